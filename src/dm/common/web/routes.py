@@ -1,0 +1,156 @@
+"""The routes table's vocabulary: what a service declares once and everything else is derived from.
+
+Dispatch, argument checks, permissions, the OpenAPI document, the reference page and the test that no route is open
+by accident all read the same list of :class:`Route`.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+from pydantic.alias_generators import to_camel
+
+
+class Arguments(BaseModel):
+    """Base of every route's argument model.
+
+    Fields are PEP 8 inside and camelCase outside; unknown arguments are refused by name. Path segments, query string
+    and JSON body are merged before validation (path wins, then query, then body).
+    """
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid")
+
+
+class NoArguments(Arguments):
+    """A route without arguments."""
+
+
+class Who(enum.Enum):
+    """Who may call a route. The service's authorizer decides for the concrete caller and object."""
+
+    PUBLIC = "anybody, without a session"
+    USER = "any logged-in user"
+    OWNER = "the user named by the owner argument, or a manager of the station"
+    EXPERIMENT = "a member of the experiment, or a manager of its station"
+    MANAGER = "a manager of the station, a system administrator, or the station's service account"
+    ADMIN = "a system administrator"
+    SERVICE = "a station's service account"
+
+
+@dataclass(frozen=True)
+class Access:
+    """A route's permission.
+
+    :param who: the rule.
+    :param argument: the field of the argument model that names the object the rule speaks of (experiment, owner,
+        station), where it has one; the authorizer reads it.
+    """
+
+    who: Who
+    argument: str | None = None
+
+
+PUBLIC = Access(Who.PUBLIC)
+USER = Access(Who.USER)
+MANAGER = Access(Who.MANAGER)
+ADMIN = Access(Who.ADMIN)
+SERVICE = Access(Who.SERVICE)
+
+
+@dataclass(frozen=True)
+class Principal:
+    """Who is calling.
+
+    :param username: the login name.
+    :param system_roles: e.g. ``{"administrator"}``.
+    :param station_roles: station name -> roles, e.g. ``{"25IDC": {"manager"}}``; the service account of a station has
+        the role ``service``.
+    :param attributes: what a service keeps with the session and never shows (e.g. the user's site session).
+    """
+
+    username: str
+    system_roles: frozenset[str] = frozenset()
+    station_roles: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    attributes: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def is_admin(self) -> bool:
+        """Whether this is a system administrator."""
+        return "administrator" in self.system_roles
+
+    def manages(self, station: str) -> bool:
+        """Whether this principal manages the station: its manager, its service account, or an administrator."""
+        return self.is_admin or bool(self.station_roles.get(station, frozenset()) & {"manager", "service"})
+
+    def serves(self, station: str | None = None) -> bool:
+        """Whether this is the service account of the station (or, without an argument, of any station)."""
+        if station is not None:
+            return "service" in self.station_roles.get(station, frozenset())
+        return any("service" in roles for roles in self.station_roles.values())
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a handler may know of the request besides its arguments.
+
+    :param id: request id, also in the reply header ``Dm-Request-Id`` and in every log line of the request.
+    :param principal: the caller; for public routes an anonymous principal with an empty user name.
+    :param headers: lower-case header name -> value.
+    :param remote: the peer's address.
+    :param session_id: the raw session id of the cookie, or ``None``.
+    """
+
+    id: str
+    principal: Principal
+    headers: Mapping[str, str]
+    remote: str
+    session_id: str | None = None
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A reply that is bytes rather than JSON.
+
+    :param read: called as ``read(first, length)`` and yields chunks of exactly ``length`` bytes in total.
+    :param length: total size in bytes, known beforehand so that ranges work.
+    :param filename: suggested name for the client (bytes-safe text).
+    :param etag: strong validator, changes whenever the bytes change.
+    :param modified: epoch seconds of the last change, or ``None``.
+    """
+
+    read: Callable[[int, int], Any]
+    length: int
+    filename: str
+    etag: str
+    modified: float | None = None
+    content_type: str = "application/octet-stream"
+
+
+@dataclass(frozen=True)
+class Route:
+    """One row of the routes table.
+
+    :param method: ``GET``, ``POST``, ``PUT`` or ``DELETE``.
+    :param path: below ``/dm``, e.g. ``/experimentsByName/{name}/{station}``; a segment in braces is an argument; an
+        optional last segment is written ``[/{beamline}]``.
+    :param handler: called as ``handler(request, arguments)``; returns a record, a dict, a list or a :class:`Stream`.
+    :param access: who may call.
+    :param summary: one line for the reference page.
+    :param arguments: the argument model; its field names (snake_case) are used in ``path`` as camelCase.
+    :param coded: camelCase names of arguments that published clients send as double base64; plain text and JSON are
+        accepted for them just the same.
+    :param body_limit: largest accepted request body in bytes.
+    """
+
+    method: str
+    path: str
+    handler: Callable[[Request, Any], Any]
+    access: Access
+    summary: str
+    arguments: type[Arguments] = NoArguments
+    coded: frozenset[str] = frozenset()
+    body_limit: int = 1 << 20
