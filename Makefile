@@ -1,0 +1,76 @@
+# Every target works on a fresh clone; what it needs is made first.
+#   make demo [DATA=folder] [KEEP=1]   a beamline's day in a minute
+#   make serve                         the suite stays up in the foreground
+#   make test | test-long | lint | docs | clean
+
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
+	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	&& { command -v $$p; break; }; done)
+VENV := .venv
+BIN := $(VENV)/bin
+CLIENTS := .venv-clients
+EXTRAS := dev,test,docs
+DATA ?=
+KEEP ?=
+
+.PHONY: install demo serve test test-long test-deps lint format docs clean
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml
+	@test -n "$(PYTHON)" || { echo "No Python >= 3.11 found; name one: make PYTHON=/path/to/python3.11"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[$(EXTRAS)]'
+	@touch $@
+
+# The published clients pin their own dependencies and are tried from a venv of their own.
+$(CLIENTS)/.installed: pyproject.toml
+	@test -n "$(PYTHON)" || { echo "No Python >= 3.11 found; name one: make PYTHON=/path/to/python3.11"; exit 1; }
+	test -x $(CLIENTS)/bin/python || $(PYTHON) -m venv $(CLIENTS)
+	$(CLIENTS)/bin/python -m pip install --quiet --editable '.[clients]'
+	@touch $@
+
+.PHONY: clients
+clients: $(CLIENTS)/.installed
+
+demo: install
+	@$(BIN)/dm-quickstart $(if $(DATA),--data '$(DATA)') $(if $(KEEP),--keep)
+
+serve: install
+	@$(BIN)/dm-serve
+
+# Programs the tests talk to. Only installing them needs root; without root it says what is missing.
+TEST_PROGRAMS := rsync sshd curl
+test-deps:
+	@PATH="$$PATH:/usr/sbin:/sbin"; missing=""; \
+	for program in $(TEST_PROGRAMS); do command -v $$program >/dev/null 2>&1 || missing="$$missing $$program"; done; \
+	test -z "$$missing" && exit 0; \
+	packages=$$(echo $$missing | sed 's/sshd/openssh-server openssh-client/'); \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$packages >/dev/null; \
+	else \
+		echo "The tests need:$$missing. Install them, for example: sudo apt-get install $$packages"; exit 1; \
+	fi
+
+test: install clients test-deps
+	$(BIN)/python -m pytest -m "not long"
+
+test-long: install clients test-deps
+	$(BIN)/python -m pytest
+
+lint: install
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: install
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+docs: install
+	$(BIN)/python -m mkdocs build --strict --quiet
+
+clean:
+	rm -rf build dist site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
