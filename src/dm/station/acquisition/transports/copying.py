@@ -1,0 +1,208 @@
+"""Reading a source file once: opened without following links, digested from the same buffers that are written.
+
+Measured here (limits.md names the machine): copying in the kernel and digesting afterwards reads everything twice and
+gains nothing, because MD5 at about 0.5 GB/s is the brake. So small files are read, digested and written by one thread,
+several files at a time; large ones hand MD5 to a helper thread, which doubles the speed of a single file.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import stat
+import threading
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import xxhash
+
+from dm.common.digests import CHUNK, VERIFICATION
+from dm.common.errors import DmException, InvalidArgument, ObjectNotFound
+from dm.common.paths import display, opened_parent
+from dm.station.acquisition.transports.base import FileStamp
+
+PARALLEL_FROM = 32 << 20
+_RING = 4
+_local = threading.local()
+_OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+class CopyError(Exception):
+    """One file could not be moved.
+
+    :param message: one sentence for the ledger. :param transient: whether trying again may help.
+    :param vanished: the source is gone.
+    """
+
+    def __init__(self, message: str, transient: bool = True, vanished: bool = False) -> None:
+        super().__init__(message)
+        self.transient = transient
+        self.vanished = vanished
+
+
+@dataclass(frozen=True)
+class Copied:
+    """What one reading found: bytes, verification digests and MD5."""
+
+    size: int
+    digests: dict[str, str]
+    md5: str
+
+
+def stamp(status: os.stat_result) -> FileStamp:
+    """Return the stamp of a local file."""
+    return FileStamp(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+
+
+def mount_point(path: bytes) -> str:
+    """Return the mount point of the file system that holds ``path``, for error texts."""
+    path = os.path.realpath(path)
+    while not os.path.ismount(path):
+        path = os.path.dirname(path)
+    return display(path)
+
+
+def reason(error: OSError) -> str:
+    """Return an operating system error as people read it, e.g. ``Input/output error (EIO)``."""
+    return f"{error.strerror} ({errno.errorcode.get(error.errno or 0, error.errno)})"
+
+
+@contextmanager
+def opened_source(root: bytes, path: bytes) -> Iterator[tuple[int, os.stat_result]]:
+    """Open a regular file beneath ``root``, following no link on the way and never waiting for a fifo's writer.
+
+    :yields: the descriptor and its status, taken through the descriptor.
+    :raises CopyError: missing (vanished), a link, not a regular file, or unreadable.
+    :raises OSError: the root itself cannot be opened.
+    """
+    shown = display(path)
+    try:
+        with opened_parent(root, path) as (parent, name):
+            descriptor = _open_regular(parent, name, shown)
+    except ObjectNotFound as error:
+        raise CopyError(f"File {shown!r} vanished before it was moved.", vanished=True) from error
+    except InvalidArgument as error:
+        cause = error.__cause__
+        if isinstance(cause, OSError) and cause.errno not in (errno.ELOOP, errno.ENOTDIR):
+            raise CopyError(f"File {shown!r} cannot be reached: {reason(cause)}.") from error
+        raise CopyError(error.message, transient=False) from error
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise CopyError(f"Path {shown!r} is not a regular file; only regular files are moved.", transient=False)
+        yield descriptor, status
+    finally:
+        os.close(descriptor)
+
+
+def _open_regular(parent: int, name: bytes, shown: str) -> int:
+    try:
+        # looked at before it is opened: opening a device can have effects
+        kind = os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode
+        if not stat.S_ISREG(kind):
+            what = "a link" if stat.S_ISLNK(kind) else "not a regular file"
+            raise CopyError(f"Path {shown!r} is {what}; only regular files are moved.", transient=False)
+        return os.open(name, _OPEN, dir_fd=parent)
+    except FileNotFoundError as error:
+        raise CopyError(f"File {shown!r} vanished before it was moved.", vanished=True) from error
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise CopyError(f"Path {shown!r} is a link; only regular files are moved.", transient=False) from error
+        raise CopyError(f"File {shown!r} cannot be opened: {reason(error)}.") from error
+
+
+def copy_digesting(
+    source: int, target: int | None, size: int, *, shown: str, where: bytes, stop: threading.Event | None = None
+) -> Copied:
+    """Read ``size`` bytes of an open file once, digest them and write them.
+
+    Never reads beyond ``size``, so a file that grows as fast as it is read ends; its stamps then differ.
+
+    :param target: descriptor to write to, or ``None`` to digest only.
+    :param shown: name for error texts. :param where: a path on the target's file system, for error texts.
+    :raises CopyError: reading or writing failed, or the service stops.
+    """
+    fast = xxhash.xxh3_128()
+    slow = hashlib.md5(usedforsecurity=False)
+    done = 0
+    parallel = size >= PARALLEL_FROM
+    ring: deque[tuple[bytearray, Future[None] | None]] = deque((buffer, None) for buffer in _buffers(parallel))
+    helper = ThreadPoolExecutor(1, "md5") if parallel else None
+    try:
+        while done < size:
+            if stop is not None and stop.is_set():
+                raise CopyError(f"File {shown!r} was not finished because the service stops; it is moved later.")
+            buffer, pending = ring.popleft()
+            if pending is not None:
+                pending.result()
+            try:
+                count = os.readv(source, [memoryview(buffer)[: min(CHUNK, size - done)]])
+            except OSError as error:
+                raise CopyError(f"File {shown!r} cannot be read: {reason(error)}.") from error
+            if not count:
+                break
+            chunk = memoryview(buffer)[:count]
+            if helper:
+                pending = helper.submit(slow.update, chunk)
+            else:
+                slow.update(chunk)
+            ring.append((buffer, pending))
+            fast.update(chunk)
+            if target is not None:
+                _write(target, chunk, shown, where)
+            done += count
+    finally:
+        if helper:
+            helper.shutdown()
+    return Copied(done, {VERIFICATION: fast.hexdigest()}, slow.hexdigest())
+
+
+def _buffers(parallel: bool) -> list[bytearray]:
+    if parallel:
+        return [bytearray(CHUNK) for _ in range(_RING)]
+    if not hasattr(_local, "buffer"):
+        _local.buffer = bytearray(CHUNK)
+    return [_local.buffer]
+
+
+def _write(target: int, chunk: memoryview, shown: str, where: bytes) -> None:
+    while chunk:
+        try:
+            chunk = chunk[os.write(target, chunk) :]
+        except OSError as error:
+            raise write_problem(shown, where, error) from error
+
+
+def write_problem(shown: str, where: bytes, error: OSError) -> CopyError:
+    """Return the problem of a write that failed, naming the file system."""
+    return CopyError(f"File {shown!r} cannot be written to the file system at {mount_point(where)!r}: {reason(error)}.")
+
+
+def require_space(size: int, where: bytes, descriptor: int, shown: str) -> None:
+    """Refuse a file that cannot fit, before its first byte (a sparse file of 1 TiB is 1 TiB once it is copied).
+
+    :param descriptor: of a directory on the target's file system.
+    :raises CopyError: transient, since space may be freed.
+    """
+    status = os.fstatvfs(descriptor)
+    free = status.f_bavail * status.f_frsize
+    if size > free:
+        raise CopyError(
+            f"File {shown!r} of {size} bytes does not fit on the file system at {mount_point(where)!r}, "
+            f"which has {free} bytes free; free some space."
+        )
+
+
+def as_problem(error: Exception, shown: str) -> CopyError:
+    """Return any error of one file as its problem."""
+    if isinstance(error, CopyError):
+        return error
+    if isinstance(error, OSError):
+        return CopyError(f"File {shown!r} cannot be moved: {reason(error)}.")
+    if isinstance(error, DmException):
+        return CopyError(error.message)
+    raise error
