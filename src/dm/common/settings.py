@@ -1,0 +1,265 @@
+"""Settings: a TOML file with one section per service, overridden by ``DM_<SECTION>__<FIELD>`` variables.
+
+Each service declares a :class:`ServiceSettings` model; unknown keys are refused by name. Everything a person reads
+about settings (sample file, reference page, JSON schema) is generated from the models by
+:mod:`dm.common.settings_docs`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, ValidationInfo, field_validator
+
+from dm.common.errors import ConfigurationError
+
+SECTIONS = ("site", "storage", "facility", "portal", "station", "catalog", "acquisition", "processing", "gui")
+CONFIG_FILE = "DM_CONFIG_FILE"
+_SECRET_NAME = re.compile(r"password$|secret$|token$", re.IGNORECASE)
+_URL_PASSWORD = re.compile(r"(://[^:/@\s]*:)[^/\s]*@")
+
+M = TypeVar("M", bound="ServiceSettings")
+
+
+class ServiceSettings(BaseModel):
+    """Base of all settings models: unknown keys refused, values fixed after loading.
+
+    Relative paths are relative to the directory of the settings file, so that a service finds them whatever its
+    working directory; ``~`` is expanded.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _absolute_paths(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, Path):
+            base = (info.context or {}).get("base")
+            expanded = value.expanduser()
+            return base / expanded if base else expanded
+        return value
+
+
+class StationSettings(ServiceSettings):
+    """What the services of one station share: section ``[station]``."""
+
+    name: str = Field(description="Station name.", examples=["25IDC"], min_length=1, pattern=r"^[A-Za-z0-9_.-]+$")
+    storage_service_url: str = Field(
+        description="Base URL of the site's storage service.", examples=["https://localhost:22237"]
+    )
+    ca_file: Path | None = Field(
+        default=None, description="Certificate authority file (PEM) that signs DM's services; unset: the system's."
+    )
+    service_username: str = Field(
+        default="", description="The station's service account at the site; empty: as the login file says."
+    )
+    service_password_file: Path = Field(
+        description="Login file of the service account (one line, username|password, mode 0600).",
+        examples=["station.service.login"],
+    )
+    var_dir: Path = Field(
+        default=Path("var"), description="Directory for state, pid and log files of the station's services."
+    )
+
+
+def default_path() -> Path:
+    """Return the settings file: ``DM_CONFIG_FILE``, else ``$DM_ETC_DIR/dm.toml``.
+
+    :raises ConfigurationError: neither variable is set.
+    """
+    if given := os.environ.get(CONFIG_FILE):
+        return Path(given)
+    if directory := os.environ.get("DM_ETC_DIR"):
+        return Path(directory) / "dm.toml"
+    raise ConfigurationError(
+        f"No settings file is named; give --config, or set {CONFIG_FILE} or DM_ETC_DIR (source dm.setup.sh)."
+    )
+
+
+def read(path: str | os.PathLike[str]) -> dict[str, dict[str, Any]]:
+    """Return the sections of a settings file.
+
+    :raises ConfigurationError: unreadable, not TOML, or a section nobody knows.
+    """
+    try:
+        with open(path, "rb") as stream:  # noqa: PTH123
+            sections = tomllib.load(stream)
+    except OSError as error:
+        raise ConfigurationError(f"Settings file {os.fspath(path)} cannot be read: {error.strerror}.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"Settings file {os.fspath(path)} is not valid TOML: {error}.") from None
+    for name, values in sections.items():
+        if name not in SECTIONS:
+            raise ConfigurationError(
+                f"Settings file {os.fspath(path)}: unknown section [{name}];{_nearest(name, SECTIONS)}"
+            )
+        if not isinstance(values, dict):
+            raise ConfigurationError(f"Settings file {os.fspath(path)}: {name} must be a section, written [{name}].")
+    return sections
+
+
+def load(model: type[M], section: str, path: str | os.PathLike[str] | None = None) -> M:
+    """Return the checked settings of one section.
+
+    :param model: the section's model.
+    :param section: TOML section, e.g. ``storage``; ``DM_STORAGE__PORT=1`` overrides its ``port``, and
+        ``DM_STORAGE__A__B`` the ``b`` of its sub-table ``a``.
+    :param path: settings file; default: :func:`default_path`.
+    :raises ConfigurationError: naming section, field, value (never a secret one) and file.
+    """
+    file = Path(path) if path is not None else default_path()
+    values = read(file).get(section, {})
+    return build(model, _overridden(model, section, values), section, file)
+
+
+def build(model: type[M], values: Mapping[str, Any], section: str, file: str | os.PathLike[str]) -> M:
+    """Check values against a model (also for the settings of a plugin, which come as a sub-table).
+
+    :param section: said in error texts, e.g. ``acquisition.plugins.metadata``.
+    :param file: said in error texts; relative paths are relative to its directory.
+    :raises ConfigurationError: see :func:`load`.
+    """
+    context = {"base": Path(file).absolute().parent}
+    try:
+        return model.model_validate(dict(values), context=context)
+    except ValidationError as error:
+        sentences = [_sentence(model, section, details) for details in error.errors(include_url=False)]
+        raise ConfigurationError(f"Settings file {os.fspath(file)}: {' '.join(sentences)}") from None
+
+
+def shown(settings: BaseModel) -> dict[str, Any]:
+    """Return settings as plain values for people: secrets and passwords in URLs are replaced by ``***``."""
+    result: dict[str, Any] = {}
+    for name in type(settings).model_fields:
+        result[name] = _shown_value(name, getattr(settings, name))
+    return result
+
+
+def _shown_value(name: str, value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return shown(value)
+    if isinstance(value, SecretStr) or (_SECRET_NAME.search(name) and isinstance(value, str)):
+        return "***"
+    if isinstance(value, str):
+        return _URL_PASSWORD.sub(r"\1***@", value)
+    if isinstance(value, Mapping):
+        return {str(key): _shown_value(str(key), item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_shown_value(name, item) for item in value]
+    return value if isinstance(value, bool | int | float | None) else str(value)
+
+
+def _overridden(model: type[BaseModel], section: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay the environment's values over a section's."""
+    result = dict(values)
+    prefix = f"DM_{section.upper()}__"
+    for variable, text in sorted(os.environ.items()):
+        if not variable.startswith(prefix):
+            continue
+        keys = variable.removeprefix(prefix).lower().split("__")
+        field = _field(model, keys)
+        if field is None:
+            raise ConfigurationError(
+                f"Environment variable {variable} names no setting of [{section}];"
+                f"{_nearest(keys[-1], model.model_fields)}"
+            )
+        table = result
+        for key in keys[:-1]:
+            inner = table.get(key)
+            table[key] = dict(inner) if isinstance(inner, Mapping) else {}
+            table = table[key]
+        table[keys[-1]] = _environment_value(field, text)
+    return result
+
+
+def _field(model: type[BaseModel], keys: list[str]) -> Any:
+    """Return the annotation a chain of keys leads to (``str`` below a free table), or ``None``."""
+    info = model.model_fields.get(keys[0])
+    if info is None:
+        return None
+    annotation = info.annotation
+    for key in keys[1:]:
+        inner = next(
+            (part for part in _parts(annotation) if isinstance(part, type) and issubclass(part, BaseModel)), None
+        )
+        if inner is None:
+            return str if any(_is_table(part) for part in _parts(annotation)) else None
+        if key not in inner.model_fields:
+            return None
+        annotation = inner.model_fields[key].annotation
+    return annotation
+
+
+def _parts(annotation: Any) -> list[Any]:
+    return [annotation, *(inner for part in get_args(annotation) for inner in _parts(part))]
+
+
+def _is_table(annotation: Any) -> bool:
+    return getattr(annotation, "__origin__", annotation) in (dict, Mapping)
+
+
+def _environment_value(annotation: Any, text: str) -> Any:
+    """Read a variable: text and numbers as they stand, lists and tables as TOML, lists also as comma list."""
+    containers = {getattr(part, "__origin__", part) for part in _parts(annotation)}
+    if not containers & {list, tuple, set, frozenset, dict, Mapping}:
+        return text
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return [item.strip() for item in text.split(",") if item.strip()]
+
+
+def _sentence(model: type[BaseModel], section: str, details: Any) -> str:
+    location = [str(part) for part in details["loc"]]
+    name = ".".join([section, *location])
+    kind = details["type"]
+    if kind == "extra_forbidden":
+        known = _model_at(model, location[:-1]).model_fields
+        return f"unknown key {name};{_nearest(location[-1], known)}"
+    if kind == "missing":
+        return f"{name} is missing; set it."
+    reason = details["msg"].removeprefix("Value error, ").rstrip(".")
+    reason = reason[:1].lower() + reason[1:]
+    if not location:
+        return f"[{section}]: {reason}."
+    if _is_secret(model, location):
+        return f"{name} is not acceptable: {reason}."
+    return f"{name} = {_short(_shown_value(location[-1], details['input']))} is not acceptable: {reason}."
+
+
+def _model_at(model: type[BaseModel], location: Iterable[str]) -> type[BaseModel]:
+    for key in location:
+        info = model.model_fields.get(key)
+        inner = next(
+            (part for part in _parts(info.annotation) if isinstance(part, type) and issubclass(part, BaseModel))
+            if info
+            else iter(()),
+            None,
+        )
+        model = inner or model
+    return model
+
+
+def _is_secret(model: type[BaseModel], location: list[str]) -> bool:
+    for depth, key in enumerate(location):
+        info = _model_at(model, location[:depth]).model_fields.get(key)
+        if _SECRET_NAME.search(key) or (info and SecretStr in _parts(info.annotation)):
+            return True
+    return False
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    choices = list(known)
+    close = difflib.get_close_matches(name, choices, n=1)
+    return f" did you mean {close[0]}?" if close else f" known are {', '.join(choices) or 'none'}."
