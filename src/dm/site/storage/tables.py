@@ -1,0 +1,239 @@
+"""The tables of the storage service, as SQLAlchemy Core sees them.
+
+Migrations (``migrations/versions``) make them; a test compares the two. Paths are kept as bytes and found by the
+SHA-256 of the path: any bytes are a legal file name, text columns and index rows are not that patient.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB, UUID
+
+METADATA = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+Moment = DateTime(timezone=True)
+NOW = text("now()")
+
+
+def _id() -> Column[int]:
+    # ALWAYS: nobody can insert a number of their own, and an identity never goes back, so no number is used twice.
+    return Column("id", Integer, Identity(always=True), primary_key=True)
+
+
+users = Table(
+    "users",
+    METADATA,
+    _id(),
+    Column("username", Text, nullable=False, unique=True),
+    Column("badge", Integer),
+    Column("first_name", Text, nullable=False, server_default=""),
+    Column("middle_name", Text, nullable=False, server_default=""),
+    Column("last_name", Text, nullable=False, server_default=""),
+    Column("email", Text, nullable=False, server_default=""),
+    Column("password_hash", Text),
+    Column("is_local_user", Boolean, nullable=False, server_default=text("true")),
+    Column("last_update", Moment, nullable=False, server_default=NOW),
+)
+
+stations = Table(
+    "stations",
+    METADATA,
+    _id(),
+    Column("name", Text, nullable=False, unique=True),
+    Column("description", Text, nullable=False, server_default=""),
+)
+
+storages = Table(
+    "storages",
+    METADATA,
+    _id(),
+    Column("name", Text, nullable=False, unique=True),
+    Column("description", Text, nullable=False, server_default=""),
+    Column("host", Text, nullable=False),
+    Column("root_directory", Text, nullable=False),
+)
+
+experiment_types = Table(
+    "experiment_types",
+    METADATA,
+    _id(),
+    Column("name", Text, nullable=False, unique=True),
+    Column("description", Text, nullable=False, server_default=""),
+)
+
+experiments = Table(
+    "experiments",
+    METADATA,
+    _id(),
+    Column("name", Text, nullable=False),
+    Column("station_id", Integer, ForeignKey("stations.id"), nullable=False),
+    Column("storage_id", Integer, ForeignKey("storages.id"), nullable=False),
+    Column("type_id", Integer, ForeignKey("experiment_types.id"), nullable=False),
+    Column("description", Text, nullable=False, server_default=""),
+    Column("root_path", Text, nullable=False, server_default=""),
+    Column("storage_directory", Text, nullable=False),
+    Column("auth_group_name", Text, nullable=False),
+    Column("start_date", Moment, nullable=False),
+    Column("end_date", Moment, nullable=False),
+    Column("create_date", Moment, nullable=False, server_default=NOW),
+    Column("update_date", Moment, nullable=False, server_default=NOW),
+    Column("globus_group_id", Text),
+    Column("managed_directory_structure", Boolean, nullable=False, server_default=text("true")),
+    Column("beamline_user_account", Text),
+    Column("beamline_admin_account", Text),
+    Column("data_directory_frozen", Boolean, nullable=False, server_default=text("false")),
+    Column("analysis_directory_frozen", Boolean, nullable=False, server_default=text("false")),
+    Column("metadata", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
+    Column("state", Text, nullable=False, server_default="active"),
+    CheckConstraint("state IN ('active', 'deleting', 'deleted')", name="state"),
+    # A deleted experiment's name and directory may be used again; its number may not.
+    Index("uq_experiments_live_name", "station_id", "name", unique=True, postgresql_where=text("state <> 'deleted'")),
+    Index(
+        "uq_experiments_live_directory",
+        "storage_directory",
+        unique=True,
+        postgresql_where=text("state <> 'deleted'"),
+    ),
+)
+
+system_roles = Table(
+    "system_roles",
+    METADATA,
+    Column("user_id", Integer, ForeignKey("users.id"), primary_key=True),
+    Column("role", Text, primary_key=True),
+    CheckConstraint("role IN ('administrator')", name="role"),
+)
+
+station_roles = Table(
+    "station_roles",
+    METADATA,
+    Column("user_id", Integer, ForeignKey("users.id"), primary_key=True),
+    Column("station_id", Integer, ForeignKey("stations.id"), primary_key=True),
+    Column("role", Text, primary_key=True),
+    CheckConstraint("role IN ('manager', 'service')", name="role"),
+)
+
+experiment_roles = Table(
+    "experiment_roles",
+    METADATA,
+    Column("user_id", Integer, ForeignKey("users.id"), primary_key=True),
+    Column("experiment_id", Integer, ForeignKey("experiments.id"), primary_key=True),
+    Column("role", Text, primary_key=True),
+    CheckConstraint("role IN ('User', 'PI')", name="role"),
+    Index(None, "experiment_id"),
+)
+
+sessions = Table(
+    "sessions",
+    METADATA,
+    Column("id_hash", LargeBinary, primary_key=True),
+    Column("user_id", Integer, ForeignKey("users.id"), nullable=False),
+    Column("created", Moment, nullable=False),
+    Column("used", Moment, nullable=False),
+    Index(None, "user_id"),
+    Index(None, "used"),
+)
+
+grants = Table(
+    "grants",
+    METADATA,
+    Column("id", UUID(as_uuid=False), primary_key=True),
+    Column("secret_hash", LargeBinary, nullable=False),
+    Column("experiment_id", Integer, ForeignKey("experiments.id"), nullable=False),
+    Column("user_id", Integer, ForeignKey("users.id"), nullable=False),
+    Column("purpose", Text, nullable=False),
+    Column("created", Moment, nullable=False, server_default=NOW),
+    Column("revoked", Moment),
+    CheckConstraint("purpose IN ('daq', 'upload', 'job')", name="purpose"),
+    Index(None, "experiment_id"),
+)
+
+batches = Table(
+    "batches",
+    METADATA,
+    Column("id", UUID(as_uuid=False), primary_key=True),
+    Column("experiment_id", Integer, ForeignKey("experiments.id"), nullable=False),
+    Column("grant_id", UUID(as_uuid=False), ForeignKey("grants.id"), nullable=False),
+    Column("root", Text, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("on_conflict", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("created", Moment, nullable=False, server_default=NOW),
+    Column("queued", Moment),
+    Column("ended", Moment),
+    Column("lease_until", Moment),
+    Column("lease_owner", Text),
+    Column("fence", Integer, nullable=False, server_default="0"),
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    Column("last_error", Text),
+    # JSON text in ASCII, not jsonb: jsonb refuses the lone surrogates that stand for undecodable bytes of names.
+    Column("request", Text),
+    Column("request_hash", LargeBinary),
+    Column("verified", Text),
+    Column("result", Text),
+    CheckConstraint("root IN ('data', 'analysis')", name="root"),
+    CheckConstraint("on_conflict IN ('fail', 'replace', 'version')", name="on_conflict"),
+    CheckConstraint("state IN ('open', 'queued', 'publishing', 'committed', 'abandoned')", name="state"),
+    Index("ix_batches_waiting", "queued", postgresql_where=text("state IN ('queued', 'publishing')")),
+    Index(None, "experiment_id"),
+)
+
+published_files = Table(
+    "published_files",
+    METADATA,
+    Column("id", BigInteger, Identity(always=True), nullable=False),
+    Column("experiment_id", Integer, ForeignKey("experiments.id"), primary_key=True),
+    Column("root", Text, primary_key=True),
+    Column("path_key", LargeBinary, primary_key=True),
+    Column("path", LargeBinary, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("mtime_ns", BigInteger, nullable=False),
+    Column("digest", LargeBinary, nullable=False),
+    Column("md5", LargeBinary),
+    Column("version", Integer, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("batch_id", UUID(as_uuid=False), nullable=False),
+    Column("published", Moment, nullable=False, server_default=NOW),
+    UniqueConstraint("experiment_id", "id"),
+)
+
+operations = Table(
+    "operations",
+    METADATA,
+    Column("id", UUID(as_uuid=False), primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("experiment_id", Integer, ForeignKey("experiments.id"), nullable=False),
+    Column("username", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("error_message", Text),
+    Column("submitted", Moment, nullable=False, server_default=NOW),
+    Column("started", Moment),
+    Column("ended", Moment),
+    Column("attempts", SmallInteger, nullable=False, server_default="0"),
+    CheckConstraint("status IN ('pending', 'running', 'done', 'failed')", name="status"),
+)

@@ -1,0 +1,187 @@
+"""SQL about users, their roles and their sessions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, RowMapping, Table, delete, func, insert, select, text, update
+from sqlalchemy.dialects.postgresql import insert as upsert
+
+from dm.common.web.routes import Principal
+from dm.site.storage.tables import (
+    experiment_roles,
+    sessions,
+    station_roles,
+    stations,
+    system_roles,
+    users,
+)
+
+
+@dataclass(frozen=True)
+class Role:
+    """One role of one user on one object (or, for system roles, on none).
+
+    :param scope: the role table. :param owner_id: station or experiment id; ``None`` for system roles.
+    """
+
+    scope: Table
+    user_id: int
+    owner_id: int | None
+    role: str
+
+    def values(self) -> dict[str, Any]:
+        """Return the row."""
+        row: dict[str, Any] = {"user_id": self.user_id, "role": self.role}
+        if self.scope is station_roles:
+            row["station_id"] = self.owner_id
+        elif self.scope is experiment_roles:
+            row["experiment_id"] = self.owner_id
+        return row
+
+
+def user_by_name(connection: Connection, username: str) -> RowMapping | None:
+    """Return a user's row."""
+    return connection.execute(select(users).where(users.c.username == username)).mappings().one_or_none()
+
+
+def all_users(connection: Connection) -> Sequence[RowMapping]:
+    """Return all users, newest last."""
+    return connection.execute(select(users).order_by(users.c.id)).mappings().all()
+
+
+def add_user(connection: Connection, values: dict[str, Any]) -> RowMapping:
+    """Insert a user. :raises IntegrityError: the name is taken."""
+    return connection.execute(insert(users).values(values).returning(users)).mappings().one()
+
+
+def change_user(connection: Connection, username: str, values: dict[str, Any]) -> RowMapping | None:
+    """Change columns of a user and return the row, or ``None`` if there is none."""
+    statement = update(users).where(users.c.username == username).values(values, last_update=func.now())
+    return connection.execute(statement.returning(users)).mappings().one_or_none()
+
+
+def principal(connection: Connection, user_id: int, username: str) -> Principal:
+    """Return who this is, with all system and station roles."""
+    system = connection.execute(select(system_roles.c.role).where(system_roles.c.user_id == user_id)).scalars().all()
+    rows = connection.execute(
+        select(stations.c.name, station_roles.c.role)
+        .join(stations, stations.c.id == station_roles.c.station_id)
+        .where(station_roles.c.user_id == user_id)
+    )
+    by_station: dict[str, set[str]] = {}
+    for name, role in rows:
+        by_station.setdefault(name, set()).add(role)
+    return Principal(username, frozenset(system), {name: frozenset(roles) for name, roles in by_station.items()})
+
+
+def add_role(connection: Connection, role: Role) -> bool:
+    """Give a role; ``False`` if the user had it."""
+    statement = upsert(role.scope).values(role.values()).on_conflict_do_nothing()
+    return connection.execute(statement).rowcount == 1
+
+
+def remove_role(connection: Connection, role: Role) -> bool:
+    """Take a role; ``False`` if the user did not have it."""
+    statement = delete(role.scope)
+    for column, value in role.values().items():
+        statement = statement.where(role.scope.c[column] == value)
+    return connection.execute(statement).rowcount == 1
+
+
+def has_role(connection: Connection, role: Role) -> bool:
+    """Whether the user has the role."""
+    statement = select(func.count()).select_from(role.scope)
+    for column, value in role.values().items():
+        statement = statement.where(role.scope.c[column] == value)
+    return bool(connection.execute(statement).scalar_one())
+
+
+def administrators(connection: Connection) -> int:
+    """Return how many users are administrators, with their roles locked against change until the commit."""
+    rows = connection.execute(
+        select(system_roles.c.user_id).where(system_roles.c.role == "administrator").with_for_update()
+    )
+    return len(rows.all())
+
+
+def roles_at_station(connection: Connection, station_id: int) -> Sequence[RowMapping]:
+    """Return ``username`` and ``role`` of everybody with a role at the station."""
+    return (
+        connection.execute(
+            select(users.c.username, station_roles.c.role)
+            .join(users, users.c.id == station_roles.c.user_id)
+            .where(station_roles.c.station_id == station_id)
+            .order_by(users.c.username, station_roles.c.role)
+        )
+        .mappings()
+        .all()
+    )
+
+
+def add_session(connection: Connection, id_hash: bytes, username: str, most: int) -> None:
+    """Record a session; of one user's sessions only the ``most`` last used survive."""
+    connection.execute(
+        text(
+            "INSERT INTO sessions (id_hash, user_id, created, used)"
+            " SELECT :hash, id, clock_timestamp(), clock_timestamp() FROM users WHERE username = :username"
+        ),
+        {"hash": id_hash, "username": username},
+    )
+    connection.execute(
+        text(
+            "DELETE FROM sessions WHERE id_hash IN (SELECT s.id_hash FROM sessions s JOIN users u ON u.id = s.user_id"
+            " WHERE u.username = :username ORDER BY s.used DESC OFFSET :most)"
+        ),
+        {"username": username, "most": most},
+    )
+
+
+def live_session(connection: Connection, id_hash: bytes, idle_seconds: float, absolute_seconds: float) -> Any:
+    """Return ``user_id``, ``username`` and ``stale`` (worth touching) of a session within its limits, or ``None``.
+
+    A session that was used in the future is refused: the clock went back, and its age cannot be told.
+    """
+    return connection.execute(
+        text(
+            "SELECT s.user_id, u.username, now() - s.used > make_interval(secs => :touch) AS stale"
+            " FROM sessions s JOIN users u ON u.id = s.user_id WHERE s.id_hash = :hash"
+            " AND now() - s.used < make_interval(secs => :idle)"
+            " AND now() - s.created < make_interval(secs => :absolute)"
+            " AND s.used - now() < interval '5 minutes'"
+        ),
+        {
+            "hash": id_hash,
+            "idle": idle_seconds,
+            "absolute": absolute_seconds,
+            "touch": min(60.0, idle_seconds / 10),
+        },
+    ).one_or_none()
+
+
+def touch_session(connection: Connection, id_hash: bytes) -> None:
+    """Note that the session is in use."""
+    connection.execute(update(sessions).where(sessions.c.id_hash == id_hash).values(used=func.clock_timestamp()))
+
+
+def remove_session(connection: Connection, id_hash: bytes) -> None:
+    """End a session."""
+    connection.execute(delete(sessions).where(sessions.c.id_hash == id_hash))
+
+
+def remove_sessions_of(connection: Connection, user_id: int, except_hash: bytes = b"") -> None:
+    """End all sessions of a user but one."""
+    connection.execute(delete(sessions).where(sessions.c.user_id == user_id, sessions.c.id_hash != except_hash))
+
+
+def sweep_sessions(connection: Connection, idle_seconds: float, absolute_seconds: float) -> int:
+    """Remove sessions past their limits and return how many."""
+    return connection.execute(
+        text(
+            "DELETE FROM sessions WHERE now() - used >= make_interval(secs => :idle)"
+            " OR now() - created >= make_interval(secs => :absolute)"
+        ),
+        {"idle": idle_seconds, "absolute": absolute_seconds},
+    ).rowcount

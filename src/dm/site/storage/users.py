@@ -1,0 +1,233 @@
+"""Users: who may log in, their names and their roles."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from typing import Any
+
+from cachetools import LRUCache
+from sqlalchemy import Connection, RowMapping
+from sqlalchemy.exc import IntegrityError
+
+from dm.common import timestamps
+from dm.common.errors import (
+    AuthenticationError,
+    InvalidArgument,
+    InvalidObjectState,
+    ObjectAlreadyExists,
+    ObjectNotFound,
+)
+from dm.common.web.routes import Principal
+from dm.site.storage import passwords, registry_store, rules, user_store
+from dm.site.storage.store import Store
+from dm.site.storage.tables import station_roles, system_roles
+from dm.site.storage.user_store import Role
+
+AUDIT = logging.getLogger("dm.audit")
+
+_TEXTS = ("first_name", "middle_name", "last_name", "email")
+
+
+def user_record(row: RowMapping) -> dict[str, Any]:
+    """Return the published record of a user's row; the password hash never leaves the database module."""
+    return {
+        "id": row["id"],
+        "username": row["username"],
+        "badge": row["badge"],
+        "firstName": row["first_name"],
+        "middleName": row["middle_name"],
+        "lastName": row["last_name"],
+        "email": row["email"],
+        "isLocalUser": row["is_local_user"],
+        "lastUpdate": timestamps.iso(row["last_update"]),
+    }
+
+
+def required_user(connection: Connection, username: str) -> RowMapping:
+    """Return a user's row. :raises ObjectNotFound: unknown."""
+    row = user_store.user_by_name(connection, username) if "\0" not in username else None
+    if row is None:
+        raise ObjectNotFound(f"User {username[:80]!a} does not exist.")
+    return row
+
+
+class FailureCounter:
+    """Wrong passwords per account within the last hour; bounded, forgets the accounts least tried.
+
+    :param limit: failures per hour after which further tries are refused unseen.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._lock = threading.Lock()
+        self._failures: LRUCache[str, deque[float]] = LRUCache(10_000)
+
+    def exhausted(self, username: str) -> bool:
+        """Whether the account has used up its failures of the hour."""
+        with self._lock:
+            failures = self._failures.get(username, deque())
+            while failures and time.monotonic() - failures[0] > 3600:
+                failures.popleft()
+            return len(failures) >= self._limit
+
+    def add(self, username: str) -> None:
+        """Count a failure."""
+        with self._lock:
+            self._failures.setdefault(username, deque(maxlen=self._limit)).append(time.monotonic())
+
+    def clear(self, username: str) -> None:
+        """Forget the failures after a success."""
+        with self._lock:
+            self._failures.pop(username, None)
+
+
+class Users:
+    """The use cases.
+
+    :param failed_logins_per_hour: see :class:`FailureCounter`.
+    """
+
+    def __init__(self, store: Store, failed_logins_per_hour: int = 100) -> None:
+        self._store = store
+        self._failures = FailureCounter(failed_logins_per_hour)
+
+    def login(self, username: str, password: str) -> Principal:
+        """Check a password.
+
+        :returns: the user with roles. :raises AuthenticationError: wrong name or password, in the same words and time.
+        """
+        name = username[:64] if "\0" not in username else ""
+        with self._store.transaction() as connection:
+            row = user_store.user_by_name(connection, name) if name == username else None
+        blocked = self._failures.exhausted(name)
+        good = passwords.matches(password, row["password_hash"] if row and not blocked else None)
+        if row is None or not good:
+            self._failures.add(name)
+            AUDIT.warning("login refused for %a%s", name, " (too many failures)" if blocked else "")
+            raise AuthenticationError("Incorrect username or password.")
+        self._failures.clear(name)
+        with self._store.transaction() as connection:
+            if passwords.outdated(row["password_hash"]):
+                user_store.change_user(connection, name, {"password_hash": passwords.hashed(password)})
+            AUDIT.info("login of %s", name)
+            return user_store.principal(connection, row["id"], name)
+
+    def has_password(self, username: str, password: str) -> bool:
+        """Whether this is the user's password (no login, no count of failures). :raises ObjectNotFound: unknown."""
+        with self._store.transaction() as connection:
+            stored = required_user(connection, username)["password_hash"]
+        return passwords.matches(password, stored)
+
+    def all(self) -> list[dict[str, Any]]:
+        """Return all users' records, newest last."""
+        with self._store.transaction() as connection:
+            return [user_record(row) for row in user_store.all_users(connection)]
+
+    def get(self, username: str) -> dict[str, Any]:
+        """Return one user's record with ``systemRoles`` and ``stationRoles``. :raises ObjectNotFound: unknown."""
+        with self._store.transaction() as connection:
+            row = required_user(connection, username)
+            principal = user_store.principal(connection, row["id"], row["username"])
+        return user_record(row) | {
+            "systemRoles": sorted(principal.system_roles),
+            "stationRoles": {name: sorted(roles) for name, roles in sorted(principal.station_roles.items())},
+        }
+
+    def add(self, username: str, password: str | None = None, **details: str | None) -> dict[str, Any]:
+        """Add a local user.
+
+        :param password: ``None`` makes a user who cannot log in with a password.
+        :param details: ``first_name``, ``middle_name``, ``last_name``, ``email``.
+        :returns: the record. :raises ObjectAlreadyExists: the name is taken. :raises InvalidArgument: a bad value.
+        """
+        values: dict[str, Any] = {"username": rules.username(username), "badge": rules.badge_of(username)}
+        values |= self._checked(details)
+        if password is not None:
+            values["password_hash"] = passwords.hashed(rules.password(password))
+        try:
+            with self._store.transaction() as connection:
+                return user_record(user_store.add_user(connection, values))
+        except IntegrityError:
+            raise ObjectAlreadyExists(f"User {username!a} already exists.") from None
+
+    def update(self, username: str, password: str | None = None, **details: str | None) -> dict[str, Any]:
+        """Change names, email or password; ``None`` leaves a value. A new password ends all the user's sessions.
+
+        :raises ObjectNotFound: unknown. :raises InvalidArgument: a bad value.
+        """
+        values = self._checked({key: value for key, value in details.items() if value is not None})
+        if password is not None:
+            values["password_hash"] = passwords.hashed(rules.password(password))
+        with self._store.transaction() as connection:
+            row = required_user(connection, username)
+            if values:
+                row = user_store.change_user(connection, username, values) or row
+            if password is not None:
+                user_store.remove_sessions_of(connection, row["id"])
+                AUDIT.info("password of %s changed", username)
+            return user_record(row)
+
+    @staticmethod
+    def _checked(details: dict[str, str | None]) -> dict[str, Any]:
+        unknown = set(details) - set(_TEXTS)
+        if unknown:
+            raise InvalidArgument(f"A user has no {sorted(unknown)[0]!a}.")
+        return {key: rules.plain_text(value, f"User's {key.replace('_', ' ')}") for key, value in details.items()}
+
+    def add_system_role(self, username: str, role: str) -> dict[str, Any]:
+        """Make somebody an administrator. :raises ObjectAlreadyExists: is one already."""
+        role = rules.role(role, rules.SYSTEM_ROLES)
+        with self._store.transaction() as connection:
+            user = required_user(connection, username)
+            if not user_store.add_role(connection, Role(system_roles, user["id"], None, role)):
+                raise ObjectAlreadyExists(f"User {username!a} already has system role {role!a}.")
+        AUDIT.info("system role %s given to %s", role, username)
+        return {"username": username, "roleName": role}
+
+    def delete_system_role(self, username: str, role: str) -> dict[str, Any]:
+        """Take a system role.
+
+        :raises ObjectNotFound: the user does not have it. :raises InvalidObjectState: it is the last administrator.
+        """
+        role = rules.role(role, rules.SYSTEM_ROLES)
+        with self._store.transaction() as connection:
+            user = required_user(connection, username)
+            count = user_store.administrators(connection)
+            if not user_store.remove_role(connection, Role(system_roles, user["id"], None, role)):
+                raise ObjectNotFound(f"System role {role!a} of user {username!a} does not exist.")
+            if count == 1:
+                raise InvalidObjectState(f"User {username!a} is the last administrator; appoint another one first.")
+        AUDIT.info("system role %s taken from %s", role, username)
+        return {"username": username, "roleName": role}
+
+    def add_station_role(self, username: str, role: str, station: str) -> dict[str, Any]:
+        """Make somebody manager, or the service account, of a station. :raises ObjectAlreadyExists: is already."""
+        role = rules.role(role, rules.STATION_ROLES)
+        with self._store.transaction() as connection:
+            user = required_user(connection, username)
+            place = registry_store.required(connection, "station", station)
+            if not user_store.add_role(connection, Role(station_roles, user["id"], place["id"], role)):
+                raise ObjectAlreadyExists(f"User {username!a} already has role {role!a} at station {station!a}.")
+        AUDIT.info("role %s at %s given to %s", role, station, username)
+        return {"username": username, "roleName": role, "stationName": station}
+
+    def delete_station_role(self, username: str, role: str, station: str) -> dict[str, Any]:
+        """Take a station role. :raises ObjectNotFound: the user does not have it."""
+        role = rules.role(role, rules.STATION_ROLES)
+        with self._store.transaction() as connection:
+            user = required_user(connection, username)
+            place = registry_store.required(connection, "station", station)
+            if not user_store.remove_role(connection, Role(station_roles, user["id"], place["id"], role)):
+                raise ObjectNotFound(f"Role {role!a} of user {username!a} at station {station!a} does not exist.")
+        AUDIT.info("role %s at %s taken from %s", role, station, username)
+        return {"username": username, "roleName": role, "stationName": station}
+
+    def station_roles(self, station: str) -> list[dict[str, Any]]:
+        """Return ``username``, ``roleName``, ``stationName`` of everybody with a role at a station."""
+        with self._store.transaction() as connection:
+            place = registry_store.required(connection, "station", station)
+            rows = user_store.roles_at_station(connection, place["id"])
+        return [{"username": row["username"], "roleName": row["role"], "stationName": station} for row in rows]
