@@ -1,0 +1,132 @@
+"""Published Python API of the facility database service: beam-time proposals (BSS) and safety forms (ESAF)."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, ClassVar
+
+from dm.common.client import ApiClient, segment
+from dm.common.environment import URL_VARIABLES, station_name
+from dm.common.records import DmObject
+
+_RUN_NAME = re.compile(r"\d{4}-\d+")
+
+
+class Run(DmObject):
+    """A run cycle: name, startTime, endTime (ISO 8601)."""
+
+    DEFAULT_KEY_LIST: ClassVar[list[str]] = ["name", "startTime", "endTime"]
+
+
+class Beamline(DmObject):
+    """A beamline: name."""
+
+    DEFAULT_KEY_LIST: ClassVar[list[str]] = ["name"]
+
+
+class Proposal(DmObject):
+    """A beam-time proposal: id, title, startTime and endTime (ISO 8601), duration in s, experimenters ..."""
+
+    DEFAULT_KEY_LIST: ClassVar[list[str]] = ["id", "title", "startTime", "endTime"]
+
+    def getStartDate(self) -> str | None:
+        """Return when it starts, as the record says it."""
+        return self.data.get("startTime")
+
+    def getEndDate(self) -> str | None:
+        """Return when it ends, as the record says it."""
+        return self.data.get("endTime")
+
+
+class Esaf(DmObject):
+    """A safety form: esafId, esafTitle, description, sector, esafStatus, experimentStartDate, experimentUsers ..."""
+
+    DEFAULT_KEY_LIST: ClassVar[list[str]] = ["esafId", "esafTitle", "experimentStartDate", "experimentEndDate"]
+
+    def getStartDate(self) -> str | None:
+        """Return the first day, ``YYYY-MM-DD HH:MM:SS``."""
+        return self.data.get("experimentStartDate")
+
+    def getEndDate(self) -> str | None:
+        """Return the last day, ``YYYY-MM-DD HH:MM:SS``."""
+        return self.data.get("experimentEndDate")
+
+
+class _FacilityApi(ApiClient):
+    URL_VARIABLE: ClassVar[str] = URL_VARIABLES["facility"]
+
+    def listStationProposals(
+        self, stationName: str | None = None, beamlineName: str | None = None, runName: str | None = None
+    ) -> list[Proposal]:
+        """Return the proposals of a station (default ``DM_STATION_NAME``), optionally of one beamline and run."""
+        path = f"/bss/stationProposals/{segment(station_name(stationName))}{_optional(beamlineName)}"
+        return self._records(Proposal, self.client.get(path, runName=runName))
+
+
+class BssApsDbApi(_FacilityApi):
+    """Runs, beamlines and proposals. Every method raises CommunicationError when the service does not answer."""
+
+    def listRuns(self) -> list[Run]:
+        """Return all run cycles."""
+        return self._records(Run, self.client.get("/bss/runs"))
+
+    def getCurrentRun(self) -> Run:
+        """Return the run cycle of today."""
+        return self._record(Run, self.client.get("/bss/runs/current"))
+
+    def listBeamlines(self) -> list[Beamline]:
+        """Return all beamlines."""
+        return self._records(Beamline, self.client.get("/bss/beamlines"))
+
+    def listProposals(self, beamlineName: str | None = None, runName: str | None = None) -> list[Proposal]:
+        """Return the proposals of a beamline and run; without a run those of the current one.
+
+        A first argument that looks like a run (``2026-1``) is the run.
+        """
+        beamline, run = beamlineName, runName
+        if run is None and beamline and _RUN_NAME.fullmatch(beamline):
+            beamline, run = None, beamline
+        return self._records(Proposal, self.client.get(f"/bss/beamlineProposals{_optional(beamline)}", runName=run))
+
+    def getProposal(self, id: int | str, runName: str | None = None, beamlineName: str | None = None) -> Proposal:
+        """Return one proposal. :raises ObjectNotFound: no such proposal in that run at that beamline."""
+        path = f"/bss/proposalsById/{segment(id)}"
+        return self._record(Proposal, self.client.get(path, runName=runName, beamlineName=beamlineName))
+
+    def getStationProposalById(self, stationName: str | None, id: int | str, runName: str | None = None) -> Proposal:
+        """Return one proposal of a station. :raises ObjectNotFound: the station has no such proposal in that run."""
+        path = f"/bss/stationProposalsById/{segment(station_name(stationName))}/{segment(id)}"
+        return self._record(Proposal, self.client.get(path, runName=runName))
+
+
+class EsafApsDbApi(_FacilityApi):
+    """Safety forms. Every method raises CommunicationError when the service does not answer."""
+
+    def listEsafs(self, sector: int | str, year: int | str | None = None) -> list[Esaf]:
+        """Return the safety forms of a sector (``"08"``), optionally of one year."""
+        return self._records(Esaf, self.client.get(f"/esaf/sectorEsafs/{segment(sector)}", year=year))
+
+    def getEsaf(self, id: int | str) -> Esaf:
+        """Return one safety form. :raises ObjectNotFound: no such form."""
+        return self._record(Esaf, self.client.get(f"/esaf/esafsById/{segment(id)}"))
+
+    def listStationEsafs(
+        self, stationName: str | None = None, beamlineName: str | None = None, year: int | str | None = None
+    ) -> list[Esaf]:
+        """Return the safety forms of a station (default ``DM_STATION_NAME``), optionally of one beamline and year."""
+        path = f"/esaf/stationEsafs/{segment(station_name(stationName))}{_optional(beamlineName)}"
+        return self._records(Esaf, self.client.get(path, year=year))
+
+    def getStationEsafById(self, stationName: str | None, id: int | str) -> Esaf:
+        """Return one safety form of a station. :raises ObjectNotFound: the station has no such form."""
+        path = f"/esaf/stationEsafsById/{segment(station_name(stationName))}/{segment(id)}"
+        return self._record(Esaf, self.client.get(path))
+
+    def listStationEsafsByDateRange(self, stationName: str | None, startDate: str, endDate: str) -> list[Esaf]:
+        """Return the safety forms of a station that touch the days from ``startDate`` to ``endDate`` (YYYY-MM-DD)."""
+        path = f"/esaf/stationEsafsByDateRange/{segment(station_name(stationName))}"
+        return self._records(Esaf, self.client.get(path, startDate=startDate, endDate=endDate))
+
+
+def _optional(value: Any) -> str:
+    return f"/{segment(value)}" if value else ""
