@@ -48,7 +48,7 @@ class UploadInfo(DaqInfo):
 class LedgerFile(DmObject):
     """One file of a DAQ or upload, as the ledger has it: state, attempts, last error, digests."""
 
-    DEFAULT_KEY_LIST: ClassVar[list[str]] = ["filePath", "state", "fileSize", "attempts", "errorMessage"]
+    DEFAULT_KEY_LIST: ClassVar[list[str]] = ["path", "state", "size", "attempts", "lastError"]
 
 
 class PluginInfo(DmObject):

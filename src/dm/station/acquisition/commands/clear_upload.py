@@ -1,0 +1,13 @@
+"""``dm-clear-upload``"""
+
+from __future__ import annotations
+
+from dm.common.command import command, option
+from dm.station.acquisition.api import ExperimentDaqApi, UploadInfo
+
+
+@command("dm-clear-upload", api="dm.station.acquisition.api:ExperimentDaqApi")
+@option("--id", required=True, help="Upload id.")
+def main(api: ExperimentDaqApi, id: str) -> UploadInfo:
+    """Forget a finished upload and its ledger; stored files stay."""
+    return api.clearUpload(id)
