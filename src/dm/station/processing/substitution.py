@@ -1,0 +1,139 @@
+"""Variables in stage commands: shown as text, passed as data.
+
+The published meaning of ``$name`` in a command is textual replacement, then the shell. Pasting would let a file name
+or the output of an earlier stage become shell syntax; so the command's text stays what its author wrote, with each
+``$name`` renamed to a shell variable of our own that a prologue sets. What the shell does with it is what it does
+with any variable: unquoted it is split into words, in double quotes it is one word, never is it read as syntax. In
+single quotes, where the shell would not look, the quotes are opened around it. ``$filePath`` is one word always.
+
+Values that a *second* interpreter would read (``ssh host "... $x"``, ``bash -c '... $x'``, an awk program) are out of
+the first shell's hands. There only plain values are let through; see :func:`interpreted`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+import re2
+
+from dm.common.errors import InvalidArgument
+from dm.station.processing.templates import COMMAND, RAW_DOCUMENT, SINGLE, Place, places
+
+PREFIX = "_dm_"
+MAX_VALUE = 4 << 20
+ONE_WORD = frozenset({"filePath", "id", "owner", "stage"})
+NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+_SHELL = r"(?:[^\s;|&()<>'\"`]*/)?(?:ba|da|z|k|mk|c|tc)?sh"
+_OPTIONS = r"(?:\s+-[\w-]+(?:=\S+)?)*"
+_START = r"(?:^|[\s;|&(`])"
+_PROGRAM = re2.compile(  # text that ends where a program text starts: sh -c HERE, python3 -c HERE, awk HERE
+    rf"(?:{_START}(?:{_SHELL}|\S*python[\d.]*|\S*perl|\S*ruby|\S*node){_OPTIONS}\s+-\w*[ceE]"
+    rf"|(?:\S*awk|\S*sed|\S*jq)(?:\s+-[vF]\s+\S+|\s+-[\w-]+(?:=\S+)?)*|\bsu\b[^;|&\n]*\s-c)\s+$"
+)
+_REREAD = re2.compile(  # the whole command is read again: by a remote shell, by eval, by a shell's standard input
+    rf"{_START}(?:\S*/)?(?:eval|ssh|rsh|pdsh|parallel)\s|[|]\s*{_SHELL}{_OPTIONS}\s*(?:$|[;|&)\n])"
+    rf"|{_START}{_SHELL}{_OPTIONS}\s*<<|{_START}{_SHELL}{_OPTIONS}\s+-s\b"
+    rf"|{_START}(?:at|batch|qsub|sbatch|bsub)\s[^\n]*<<"
+)
+_PLAIN = re.compile(r"[\w@%+=:,./ ~^-]*")
+
+
+def bad_value(name: str, value: str) -> str | None:
+    """Return why a value cannot be a shell variable, or ``None``."""
+    if "\0" in value:
+        return f"The value of {name!r} contains a NUL character."
+    if len(value) > MAX_VALUE:
+        return f"The value of {name!r} is longer than {MAX_VALUE} characters."
+    try:
+        value.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return f"The value of {name!r} is not valid text."
+    return None
+
+
+def shown(command: str, variables: Mapping[str, str], limit: int = 64 << 10) -> str:
+    """Return the command with the values in place, for people; shortened to ``limit`` characters."""
+    pieces, at, room = [], 0, limit
+    for place in places(command, variables):
+        end = place.end
+        if place.braced:
+            if not command.startswith("}", end):
+                continue  # ${name:-default}: left as written
+            end += 1
+        piece = command[at : place.start] + variables[place.name][:room]
+        pieces.append(piece)
+        room = max(0, room - len(piece))
+        at = end
+    text = "".join(pieces) + command[at:]
+    return text if len(text) <= limit else text[:limit] + " ... (shortened)"
+
+
+def interpreted(command: str, variables: Mapping[str, str]) -> str | None:
+    """Find a value that a second interpreter would read as its program.
+
+    Looks for ``eval``, ``ssh``, shells fed by a pipe or a here-document, and for the program texts of ``sh -c``,
+    ``python -c``, ``awk``, ``sed`` and the like. Arguments beside a program text are data and not looked at:
+    ``bash -c 'tool "$1"' tool "$filePath"`` takes any file name.
+
+    :returns: the name of a variable whose value holds more than plain characters there, or ``None``.
+    """
+    reread = _REREAD.search(command)
+    for place in places(command, variables):
+        if (reread or _is_program(command, place)) and not _PLAIN.fullmatch(variables[place.name]):
+            return place.name
+    return None
+
+
+def _is_program(command: str, place: Place) -> bool:
+    line = max(command.rfind("\n", 0, place.word), place.word - 2_000, 0)
+    return bool(_PROGRAM.search(command[line : place.word]))
+
+
+def script(command: str, variables: Mapping[str, str], directory: str | None = None) -> bytes:
+    """Return the shell script of one process.
+
+    :param command: the stage's command as its author wrote it.
+    :param variables: name -> value (any text without NUL; bytes that are not UTF-8 as surrogate escapes).
+    :param directory: where to run it; stays data as well.
+    :returns: assignments (never exported, so no child sees them as environment), then the command.
+    :raises InvalidArgument: a value that cannot be passed safely, naming it.
+    """
+    found = places(command, variables)
+    used = dict.fromkeys(place.name for place in found)
+    for name in used:
+        if reason := bad_value(name, variables[name]):
+            raise InvalidArgument(reason)
+    if risky := interpreted(command, variables):
+        raise InvalidArgument(
+            f"The value of {risky!r} holds characters that a second shell or interpreter in the command would read "
+            "as its program; pass it as an argument instead."
+        )
+    pieces, at = [], 0
+    for place in found:
+        if place.context == RAW_DOCUMENT:
+            raise InvalidArgument(
+                f"The command uses {place.name!r} in a here-document with a quoted delimiter; leave the quotes away."
+            )
+        renamed = PREFIX + place.name
+        end = place.end
+        if place.braced and command.startswith("}", end):
+            end += 1
+        reference = f"${{{renamed}}}" if not place.braced or end > place.end else f"${{{renamed}"
+        if place.context == SINGLE:
+            reference = f"'\"{reference}\"'" if reference.endswith("}") else command[place.start : end]
+        elif place.context == COMMAND and place.name in ONE_WORD and reference.endswith("}"):
+            reference = f'"{reference}"'
+        pieces += [command[at : place.start], reference]
+        at = end
+    lines = [f"{PREFIX}{name}={quoted(variables[name])}\n" for name in used]
+    if directory is not None:
+        lines.append(f"cd -- {quoted(directory)} || exit 126\n")
+    text = "".join(lines) + "".join(pieces) + command[at:] + "\n"
+    return text.encode("utf-8", "surrogateescape")
+
+
+def quoted(value: str) -> str:
+    """Return a value as one single-quoted shell word."""
+    return "'" + value.replace("'", "'\\''") + "'"
