@@ -69,8 +69,8 @@ format: install
 	$(BIN)/ruff format
 
 docs: install
-	$(BIN)/python -m mkdocs build --strict --quiet
+	$(BIN)/python -m sphinx -W -q docs docs/_build
 
 clean:
-	rm -rf build dist site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf build dist docs/_build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

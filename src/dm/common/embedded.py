@@ -367,7 +367,7 @@ class EmbeddedMongo:
         self.pid_file.write(process.pid)
         deadline = time.monotonic() + _START_SECONDS
         while self.running() is not None and time.monotonic() < deadline:
-            if _listens(process.pid, port) and self._answers(port):
+            if listens(process.pid, port) and self._answers(port):
                 self._port_file.write_text(f"{port}\n", "ascii")
                 return True
             time.sleep(_POLL)
@@ -391,7 +391,7 @@ class EmbeddedMongo:
         return True
 
 
-def _listens(pid: int, port: int) -> bool:
+def listens(pid: int, port: int) -> bool:
     """Whether this very process owns the port: some other program may have had it all along."""
     import psutil
 

@@ -66,6 +66,22 @@ class StationSettings(ServiceSettings):
     var_dir: Path = Field(
         default=Path("var"), description="Directory for state, pid and log files of the station's services."
     )
+    database_directory: Path | None = Field(
+        default=None,
+        description="Directory of the embedded database that dm-control runs; unset: the station has a MongoDB.",
+    )
+
+
+class SiteSettings(ServiceSettings):
+    """What the services of the site share on this host: section ``[site]``."""
+
+    var_dir: Path = Field(
+        default=Path("var"), description="Directory for state, pid and log files of the site's services."
+    )
+    database_directory: Path | None = Field(
+        default=None,
+        description="Directory of the embedded database that dm-control runs; unset: the site has a PostgreSQL.",
+    )
 
 
 def default_path() -> Path:
