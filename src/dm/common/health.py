@@ -1,0 +1,193 @@
+"""Health: one model behind ``/status`` (for people and Nagios) and ``/metrics`` (for Prometheus)."""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from typing import Any, Literal, TypeVar
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client.metrics import MetricWrapperBase
+
+from dm.common.logs import scrub
+
+Level = Literal["ok", "warning", "critical"]
+Check = Callable[[], tuple[Level, str]]
+LEVELS: tuple[Level, ...] = ("ok", "warning", "critical")
+FRESH_SECONDS = 2.0
+PATIENCE_SECONDS = 2.0
+LATENCY_BUCKETS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_log = logging.getLogger("dm.health")
+_Metric = TypeVar("_Metric", bound=MetricWrapperBase)
+
+
+def version() -> str:
+    """Return the version of the installed distribution."""
+    try:
+        return metadata.version("beamline-dm")
+    except metadata.PackageNotFoundError:
+        return "unknown"
+
+
+@dataclass
+class _State:
+    name: str
+    check: Check
+    level: Level = "warning"
+    message: str = "not checked yet"
+    finished: float | None = None
+    started: float | None = None
+    done: threading.Event = field(default_factory=threading.Event)
+
+
+class Health:
+    """What a service says about itself.
+
+    :param service: its name, e.g. ``storage``.
+    :param station: the station it belongs to, where it does.
+    """
+
+    def __init__(self, service: str, station: str | None = None) -> None:
+        self.service = service
+        self.station = station
+        self.registry = CollectorRegistry(auto_describe=True)
+        ProcessCollector(registry=self.registry)
+        self._began = time.monotonic()
+        self._version = version()
+        self._lock = threading.Lock()
+        self._checks: dict[str, _State] = {}
+        self._problems: dict[str, tuple[Level, str]] = {}
+        self._metrics: dict[str, MetricWrapperBase] = {}
+        self.gauge("info", "Version of the service; the value is always 1.", ("service", "version")).labels(
+            service, self._version
+        ).set(1)
+
+    def check(self, name: str, check: Check) -> None:
+        """Add a check, or replace the one of that name.
+
+        :param check: returns a level and one sentence without secrets; an exception counts as critical. It runs when
+            ``/status`` is asked and the last result is older than 2 s, never twice at a time, in a thread of its own
+            so that a hanging dependency does not hang ``/status``.
+        """
+        with self._lock:
+            self._checks[name] = _State(name, check)
+
+    def problem(self, name: str, message: str, level: Level = "warning") -> None:
+        """Report something that went wrong; it stays in the status until :meth:`resolve` or :meth:`clear`."""
+        with self._lock:
+            self._problems[name] = (level, message)
+
+    def resolve(self, name: str) -> None:
+        """Take a problem back; an unknown one is fine."""
+        with self._lock:
+            self._problems.pop(name, None)
+
+    def clear(self) -> None:
+        """Forget problems and results: the next status starts afresh."""
+        with self._lock:
+            self._problems.clear()
+            for state in self._checks.values():
+                state.finished = None
+
+    def status(self) -> dict[str, Any]:
+        """Return ``{service, station, status, version, uptime, checks: [{name, status, message}]}``.
+
+        ``status`` is the worst of the checks; ``uptime`` is in seconds.
+        """
+        checks = [
+            {"name": name, "status": level, "message": _public(message)} for name, level, message in self._results()
+        ]
+        worst = max((LEVELS.index(check["status"]) for check in checks), default=0)
+        status: dict[str, Any] = {"service": self.service}
+        if self.station is not None:
+            status["station"] = self.station
+        return status | {
+            "status": LEVELS[worst],
+            "version": self._version,
+            "uptime": round(time.monotonic() - self._began, 3),
+            "checks": checks,
+        }
+
+    def counter(self, name: str, help: str = "", labels: Sequence[str] = ()) -> Counter:
+        """Return the counter ``dm_<name>``, made at the first call."""
+        return self._metric(Counter, name, help, labels)
+
+    def gauge(self, name: str, help: str = "", labels: Sequence[str] = ()) -> Gauge:
+        """Return the gauge ``dm_<name>``, made at the first call."""
+        return self._metric(Gauge, name, help, labels)
+
+    def histogram(
+        self, name: str, help: str = "", labels: Sequence[str] = (), buckets: Sequence[float] = LATENCY_BUCKETS
+    ) -> Histogram:
+        """Return the histogram ``dm_<name>`` (of seconds, by its default buckets), made at the first call."""
+        return self._metric(Histogram, name, help, labels, buckets=tuple(buckets))
+
+    def metrics(self) -> bytes:
+        """Return all metrics in the Prometheus text format."""
+        return generate_latest(self.registry)
+
+    def _metric(self, kind: type[_Metric], name: str, help: str, labels: Sequence[str], **options: Any) -> _Metric:
+        full = f"dm_{name}"
+        with self._lock:
+            metric = self._metrics.get(full)
+            if metric is None:
+                metric = self._metrics[full] = kind(
+                    full, help or name.replace("_", " "), tuple(labels), registry=self.registry, **options
+                )
+        if not isinstance(metric, kind):
+            raise TypeError(f"Metric {full} is a {type(metric).__name__}, not a {kind.__name__}.")
+        return metric
+
+    def _results(self) -> list[tuple[str, Level, str]]:
+        with self._lock:
+            states = list(self._checks.values())
+        for state in states:
+            self._start(state)
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        results: list[tuple[str, Level, str]] = []
+        for state in states:
+            if state.finished is None or state.started is not None:
+                state.done.wait(max(0.0, deadline - time.monotonic()))
+            started = state.started
+            if started is not None and time.monotonic() - started >= PATIENCE_SECONDS:
+                results.append((state.name, "critical", f"no answer for {time.monotonic() - started:.0f} s"))
+            else:
+                results.append((state.name, state.level, state.message))
+        with self._lock:
+            results += [(name, level, message) for name, (level, message) in self._problems.items()]
+        return results
+
+    def _start(self, state: _State) -> None:
+        now = time.monotonic()
+        with self._lock:
+            fresh = state.finished is not None and now - state.finished < FRESH_SECONDS
+            if fresh or state.started is not None:
+                return
+            state.started = now
+            state.done.clear()
+        threading.Thread(target=self._run, args=(state,), name=f"health {state.name}", daemon=True).start()
+
+    @staticmethod
+    def _run(state: _State) -> None:
+        try:
+            level, message = state.check()
+            if level not in LEVELS:
+                level, message = "critical", f"check answered with the unknown level {level!r}"
+        except Exception as error:  # whatever a dependency throws is a finding, not a failure of the status page
+            _log.warning("check %s failed: %r", state.name, error)
+            level, message = "critical", f"{type(error).__name__}: {error}"
+        state.level, state.message = level, message
+        state.finished = time.monotonic()
+        state.started = None
+        state.done.set()
+
+
+def _public(message: str) -> str:
+    """Shorten a message to one line without anything that looks like a credential."""
+    line = re.sub(r"\s+", " ", scrub(message)).strip()
+    return line if len(line) <= 300 else f"{line[:297]}..."

@@ -1,0 +1,337 @@
+"""Connections that own a worker only while there is work.
+
+cheroot hands a new connection to a worker (or, with TLS, shakes hands in its one accepting thread) and reads requests
+blocking, so silent or slow clients freeze a service. Here a connection waits in the selector until bytes have come;
+a worker then does what they allow - a piece of the handshake, a piece of the request - without blocking, and gives
+the connection back. Only a complete request is answered, and only answering may block, under a deadline.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import selectors
+import socket
+import ssl
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from cheroot import connections as cheroot_connections
+from cheroot import server as cheroot_server
+
+from dm.common.web.wire import Reader, Refused
+
+if TYPE_CHECKING:
+    from dm.common.web.server import HttpServer
+
+HANDSHAKE_SECONDS = 9.0  # with the half second between two looks at the clock this stays below 10 s
+REQUEST_SECONDS = 8.0
+IDLE_SECONDS = 60.0
+LINGER_SECONDS = 2.0
+WRITE_SECONDS = 20.0
+SLOWEST_READ = 64 * 1024  # bytes/s that buy a large body more time
+SLOWEST_WRITE = 8 * 1024
+READ_SIZE = 64 * 1024
+READ_TURN = 1 << 20  # bytes read before another connection gets its turn
+ACCEPT_TURN = 128
+_PLAIN_BODY = b'{"errorCode":7,"errorClass":"InvalidRequest","errorMessage":"This port speaks HTTPS only."}'
+PLAIN_REPLY = (
+    b"HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nConnection: close\r\nDm-Status-Code: 7\r\n"
+    b"Content-Length: %d\r\n\r\n%s" % (len(_PLAIN_BODY), _PLAIN_BODY)
+)
+_log = logging.getLogger("dm.web")
+# cheroot's type stubs leave out the internals this module builds on
+_HTTPConnection: Any = cheroot_server.HTTPConnection
+_ConnectionManager: Any = cheroot_connections.ConnectionManager
+
+
+class _Reader:
+    """What cheroot asks of a connection's input; the bytes come through :class:`~dm.common.web.wire.Reader`."""
+
+    closed = False
+    bytes_read = 0
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class _Writer:
+    """A connection's output: blocking, each reply under a deadline that grows with what was accepted."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self.bytes_written = 0
+        self._deadline = 0.0
+
+    def begin(self) -> None:
+        """Start the clock for a reply."""
+        self._deadline = time.monotonic() + WRITE_SECONDS
+
+    def write(self, data: bytes) -> int:
+        """Send all of it.
+
+        :raises TimeoutError: the client takes less than 8 KiB/s.
+        """
+        sock = self._connection.socket
+        view = memoryview(data)
+        while view:
+            left = self._deadline - time.monotonic()
+            if left <= 0:
+                raise TimeoutError("the client does not take its reply")
+            sock.settimeout(min(left, WRITE_SECONDS))
+            sent = sock.send(view[: 1 << 18])
+            view = view[sent:]
+            self.bytes_written += sent
+            self._deadline += sent / SLOWEST_WRITE
+        return len(data)
+
+
+class Connection(_HTTPConnection):
+    """One client's connection and where it stands: handshake, request, reply or lingering."""
+
+    def __init__(self, server: HttpServer, sock: socket.socket, address: Any) -> None:
+        # cheroot's own constructor makes blocking, pure-Python file objects; none of them is needed
+        self.server = server
+        self.socket: Any = sock
+        self.remote_addr = address[0] if isinstance(address, tuple) else ""
+        self.remote_port = address[1] if isinstance(address, tuple) else 0
+        self.ssl_env = {"wsgi.url_scheme": "https", "HTTPS": "on"}
+        self.rfile: Any = _Reader()
+        self.wfile: Any = _Writer(self)
+        self.requests_seen = 0
+        self.reader = Reader(server.wsgi_app.body_limit)
+        self.events = selectors.EVENT_READ
+        self.again = False
+        self.proven = False  # whether it ever sent a whole request
+        self.deadline = time.monotonic() + HANDSHAKE_SECONDS
+        self._step: Callable[[], bool] = self._hello
+        self._began = 0.0
+        self._received = 0
+        self._continued = False
+
+    def communicate(self) -> bool:
+        """Do what the bytes at hand allow; called by a worker.
+
+        :returns: whether the connection stays open, waiting for :attr:`events` (or, with :attr:`again`, for its turn).
+        """
+        self.again = False
+        self.events = selectors.EVENT_READ
+        try:
+            return self._step()
+        except ssl.SSLWantReadError:
+            return True
+        except ssl.SSLWantWriteError:
+            self.events = selectors.EVENT_WRITE
+            return True
+        except (ssl.SSLError, OSError, EOFError) as error:
+            _log.debug("%s:%s lost: %r", self.remote_addr, self.remote_port, error)
+            return False
+
+    def _hello(self) -> bool:
+        """Look at the first byte: only a TLS handshake record is welcome."""
+        try:
+            first = self.socket.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return True
+        if first != b"\x16":
+            if first.isalpha():
+                self.socket.recv(READ_SIZE)
+                self.socket.send(PLAIN_REPLY)
+                return self._begin_linger()
+            return False
+        self.socket = self.server.ssl_adapter.wrap(self.socket)[0]
+        self._step = self._handshake
+        return self._handshake()
+
+    def _handshake(self) -> bool:
+        self.socket.do_handshake()
+        self.deadline = time.monotonic() + REQUEST_SECONDS
+        self._step = self._read
+        return self._read()
+
+    def _read(self) -> bool:
+        """Read what is there; answer when a request is complete."""
+        turn = 0
+        reader = self.reader
+        try:
+            if reader.buffer and reader.head is None:
+                reader.advance()
+            while not reader.complete:
+                data = self.socket.recv(READ_SIZE)
+                if not data:
+                    return False
+                turn += len(data)
+                self._note(len(data), not reader.started)
+                reader.feed(data)
+                if reader.waiting_for_body and not self._continued:
+                    self._continue()
+                if turn >= READ_TURN and not reader.complete:
+                    self.again = True
+                    return True
+        except Refused as refusal:
+            return self._answer(refusal)
+        return self._answer(None)
+
+    def _note(self, size: int, first: bool) -> None:
+        """Move the deadline: a request has its seconds, and more only as fast as its bytes come."""
+        if first:
+            self._began = time.monotonic()
+            self._received = 0
+        self._received += size
+        self.deadline = self._began + REQUEST_SECONDS + self._received / SLOWEST_READ
+
+    def _continue(self) -> None:
+        self._continued = True
+        head = self.reader.head
+        if head is not None and head.expects_continue:
+            self.socket.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def _answer(self, refusal: Refused | None) -> bool:
+        """Let the application answer; this may block, in sending the reply."""
+        self.proven = True
+        self.wfile.begin()
+        request = self.RequestHandlerClass(self.server, self)
+        request.take(self.reader, refusal)
+        request.respond()
+        self.requests_seen += 1
+        if refusal is not None or request.close_connection:
+            return self._begin_linger()
+        self._continued = False
+        self.socket.settimeout(0)
+        self.deadline = time.monotonic() + IDLE_SECONDS
+        self._next_request()
+        self.again = bool(self.reader.buffer) or self.socket.pending() > 0
+        return True
+
+    def _next_request(self) -> None:
+        rest = self.reader.buffer
+        self.reader = Reader(self.server.wsgi_app.body_limit, rest)
+        if rest:
+            self._note(len(rest), first=True)
+
+    def _begin_linger(self) -> bool:
+        """Say that no more comes, but read on for a moment: closing on unread bytes would discard our last reply."""
+        self._step = self._linger
+        self.socket.settimeout(0)
+        self.deadline = time.monotonic() + LINGER_SECONDS
+        try:
+            if isinstance(self.socket, ssl.SSLSocket):
+                with contextlib.suppress(ssl.SSLWantReadError):
+                    self.socket.unwrap()  # sends our goodbye; the client's is not waited for
+            socket.socket.shutdown(self.socket, socket.SHUT_WR)
+        except OSError:
+            return False
+        return True
+
+    def _linger(self) -> bool:
+        for _ in range(16):
+            try:
+                if not socket.socket.recv(self.socket, READ_SIZE):
+                    return False
+            except BlockingIOError:
+                return True
+        self.again = True
+        return True
+
+    def close(self) -> None:
+        """Close the connection."""
+        self.rfile.close()
+        try:
+            socket.socket.shutdown(self.socket, socket.SHUT_RDWR)
+        except OSError as error:
+            if error.errno not in (errno.ENOTCONN, errno.EBADF, errno.ECONNRESET, errno.EPIPE):
+                _log.debug("closing %s: %r", self.remote_addr, error)
+        self.socket.close()
+
+
+class Manager(_ConnectionManager):
+    """The selector loop: accepts, hands ready connections to workers, closes late ones.
+
+    Only its own thread unregisters and closes waiting connections; workers only register.
+    """
+
+    def put(self, connection: Connection) -> None:
+        """Take a connection back from a worker."""
+        connection.last_used = time.time()
+        if connection.again:
+            self.server.process_conn(connection)
+            return
+        try:
+            self._selector.register(connection.socket.fileno(), connection.events, data=connection)
+        except (ValueError, KeyError, OSError):  # closed meanwhile: the service is stopping
+            connection.close()
+
+    def _run(self, expiration_interval: float) -> None:
+        """Loop until stopped."""
+        server = self.server
+        server.socket.setblocking(False)
+        next_look = time.monotonic() + expiration_interval
+        while not self._stop_requested:
+            newcomers = False
+            for key, _ in self._selector._selector.select(timeout=expiration_interval):
+                if key.data is server:
+                    newcomers = True
+                else:
+                    self._selector.unregister(key.fd)
+                    server.process_conn(key.data)
+            now = time.monotonic()
+            if now >= next_look:
+                self._close_late(now)
+                next_look = now + expiration_interval
+            if newcomers:  # last, when no event of this round refers to a connection that may have to go
+                self._accept()
+
+    def _accept(self) -> None:
+        server = self.server
+        for _ in range(ACCEPT_TURN):
+            try:
+                sock, address = server.socket.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                    _log.warning("cannot accept connections: %s", error.strerror)
+                    if not self._make_room(32):
+                        time.sleep(0.05)  # all descriptors are in use by running requests
+                return
+            sock.setblocking(False)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            connection = Connection(server, sock, address)
+            self._selector.register(sock.fileno(), selectors.EVENT_READ, data=connection)
+            if self._num_connections > server.max_connections:
+                self._make_room(max(1, server.max_connections // 50))
+
+    def _make_room(self, count: int) -> int:
+        """Close waiting connections: those that never sent a request first, then those idle for longest."""
+        waiting = [connection for _, connection in self._selector.connections if connection is not self.server]
+        waiting.sort(key=lambda connection: (connection.proven, connection.deadline))
+        for connection in waiting[:count]:
+            self._drop(connection)
+        return min(count, len(waiting))
+
+    def _close_late(self, now: float) -> None:
+        late = [
+            connection
+            for _, connection in self._selector.connections
+            if connection is not self.server and connection.deadline < now
+        ]
+        for connection in late:
+            self._drop(connection)
+
+    def _drop(self, connection: Connection) -> None:
+        self._selector.unregister(connection.socket.fileno())
+        connection.close()
+
+    def close(self) -> None:
+        """Close all waiting connections."""
+        for _, connection in list(self._selector.connections):
+            if connection is not self.server:
+                connection.close()
+        self._selector.close()
+
+    @property
+    def can_add_keepalive_connection(self) -> bool:
+        """Always: room is made by closing connections that deserve it less."""
+        return True

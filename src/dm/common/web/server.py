@@ -1,0 +1,283 @@
+"""The HTTPS server: cheroot with connections that wait in the selector (see :mod:`dm.common.web.connections`)."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import resource
+import signal
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from cheroot import server as cheroot_server
+from cheroot import wsgi
+from cheroot.ssl import Adapter
+from cheroot.workers import threadpool
+
+from dm.common import tls
+from dm.common.errors import ConfigurationError
+from dm.common.web.application import Application, Call
+from dm.common.web.connections import Connection, Manager
+from dm.common.web.wire import Reader, Refused
+
+THREADS = 64
+BACKLOG = 1024
+MAX_CONNECTIONS = 4096
+STOP_SECONDS = 4.0
+_log = logging.getLogger("dm.web")
+# cheroot's type stubs leave out the internals this module builds on
+_HTTPRequest: Any = cheroot_server.HTTPRequest
+_WsgiGateway: Any = wsgi.Gateway_10
+_WsgiServer: Any = wsgi.Server
+_threads: Any = threadpool
+
+
+class _Tls(Adapter):
+    """Wraps sockets without shaking hands; the connection does that when bytes have come."""
+
+    def __init__(self, context: ssl.SSLContext) -> None:
+        self.context = context
+
+    def bind(self, sock: socket.socket) -> socket.socket:
+        """Return the listening socket as it is."""
+        return sock
+
+    def wrap(self, sock: socket.socket) -> tuple[ssl.SSLSocket, dict[str, str]]:
+        """Return the TLS socket, before its handshake."""
+        wrapped = self.context.wrap_socket(
+            sock, server_side=True, do_handshake_on_connect=False, suppress_ragged_eofs=True
+        )
+        return wrapped, self.get_environ()
+
+    def get_environ(self) -> dict[str, str]:
+        """Return nothing: the connection knows its own."""
+        return {}
+
+    def makefile(self, sock: socket.socket, mode: str = "r", bufsize: int = -1) -> Any:
+        """Return the plain file object; unused, connections read themselves."""
+        return sock.makefile(mode, bufsize)  # type: ignore[call-overload]
+
+
+class _Request(_HTTPRequest):
+    """A request that was read completely before it is answered."""
+
+    def take(self, reader: Reader, refusal: Refused | None) -> None:
+        """Fill in what cheroot's own parser would have read from the socket."""
+        head = reader.head
+        self.ready = True
+        self.rfile = None
+        self.request_protocol = b"HTTP/1.1"
+        self.response_protocol = "HTTP/1.1"
+        self.method, self.uri, self.path, self.qs, self.authority = b"GET", b"/", b"/", b"", b""
+        headers: dict[str, str] = {}
+        if head is not None:
+            headers = head.headers
+            self.method = head.method.encode("ascii")
+            self.request_protocol = f"HTTP/1.{head.minor}".encode("ascii")
+            self.response_protocol = f"HTTP/1.{head.minor}"
+            self.close_connection = not head.keep_alive
+        self.call = Call(
+            method=head.method if head is not None else "-",
+            target=head.target if head is not None else "-",
+            headers=headers,
+            body=b"" if refusal is not None else bytes(reader.body),
+            remote=self.conn.remote_addr,
+            refusal=None if refusal is None else (refusal.error, refusal.status),
+        )
+        if refusal is not None:
+            self.close_connection = True
+
+    def respond(self) -> None:
+        """Answer."""
+        self.server.gateway(self).respond()
+        self.ensure_headers_sent()
+
+
+class _Gateway(_WsgiGateway):
+    """WSGI with the request attached as ``dm.call``."""
+
+    def get_environ(self) -> dict[str, Any]:
+        """Return an environment with what CherryPy needs; the application reads the call."""
+        request = self.req
+        return {
+            "ACTUAL_SERVER_PROTOCOL": request.server.protocol,
+            "PATH_INFO": "/",
+            "QUERY_STRING": "",
+            "REMOTE_ADDR": request.conn.remote_addr,
+            "REMOTE_PORT": str(request.conn.remote_port),
+            "REQUEST_METHOD": request.method.decode("ascii"),
+            "SCRIPT_NAME": "",
+            "SERVER_NAME": request.server.server_name,
+            "SERVER_PORT": str(request.server.bind_addr[1]),
+            "SERVER_PROTOCOL": request.request_protocol.decode("ascii"),
+            "wsgi.input": None,
+            "wsgi.multiprocess": False,
+            "wsgi.multithread": True,
+            "wsgi.run_once": False,
+            "wsgi.url_scheme": "https",
+            "wsgi.version": self.version,
+            "dm.call": request.call,
+        }
+
+
+class _Pool(_threads.ThreadPool):
+    """Workers that cannot keep the process from ending."""
+
+    def _spawn_worker(self) -> threading.Thread:
+        worker: threading.Thread = _threads.WorkerThread(self.server)
+        worker.name = f"{self.server.server_name} worker {len(self._threads)}"
+        worker.daemon = True
+        worker.start()
+        return worker
+
+    def stop(self, timeout: float | None = 5) -> None:
+        """Let workers finish; after ``timeout`` break their connections; leave those that are stuck even then."""
+        workers = list(self._clear_threads())
+        for _ in workers:
+            self._queue.put(_threads._SHUTDOWNREQUEST)
+        end = time.monotonic() + (timeout or 0)
+        for worker in workers:
+            worker.join(max(0.0, end - time.monotonic()))
+        stuck = [worker for worker in workers if worker.is_alive()]
+        for worker in stuck:
+            self._force_close(worker.conn)
+        for worker in stuck:
+            worker.join(max(0.0, end + 1.0 - time.monotonic()))
+        left = sum(worker.is_alive() for worker in stuck)
+        if left:
+            _log.warning("%d workers of %s are still busy while it stops", left, self.server.server_name)
+
+    @staticmethod
+    def _force_close(conn: Connection | None) -> None:
+        if conn is not None:
+            with contextlib.suppress(OSError):
+                socket.socket.shutdown(conn.socket, socket.SHUT_RDWR)
+
+
+class HttpServer(_WsgiServer):
+    """cheroot's server with our connections, manager and pool."""
+
+    ConnectionClass = Connection
+
+    def __init__(self, address: tuple[str, int], application: Application, context: ssl.SSLContext, threads: int):
+        super().__init__(
+            address,
+            application,
+            numthreads=threads,
+            server_name="DM",
+            request_queue_size=BACKLOG,
+            shutdown_timeout=STOP_SECONDS,
+        )
+        self.ssl_adapter = _Tls(context)
+        self.requests = _Pool(self, min=threads, max=threads)
+        self.gateway = _Gateway
+        descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        self.max_connections = max(32, min(MAX_CONNECTIONS, descriptors // 2))
+
+    def prepare(self) -> None:
+        """Bind, listen and start the workers."""
+        super().prepare()
+        self._connections: Any  # cheroot just made one of its own kind
+        self._connections._selector.close()
+        self._connections = Manager(self)
+
+    def error_log(self, msg: str = "", level: int = logging.INFO, traceback: bool = False) -> None:
+        """Write to DM's log."""
+        _log.log(level, "%s", msg, exc_info=traceback)
+
+
+Connection.RequestHandlerClass = _Request
+
+
+class Server:
+    """A service's HTTPS server.
+
+    :param application: what answers. :param host: address to listen on. :param port: 0 picks a free one.
+    :param certificate: PEM file. :param key: PEM file.
+    :param threads: workers: how many requests may run, long polls and downloads included, at the same time.
+    """
+
+    def __init__(
+        self,
+        application: Application,
+        host: str,
+        port: int,
+        certificate: str | os.PathLike[str],
+        key: str | os.PathLike[str],
+        *,
+        threads: int = THREADS,
+    ) -> None:
+        self.application = application
+        self.host = host
+        self._wanted = port
+        self._http = HttpServer((host, port), application, tls.server_context(certificate, key), threads)
+        self._thread: threading.Thread | None = None
+
+    @property
+    def port(self) -> int:
+        """The port it listens on; the real one once started."""
+        return int(self._http.bind_addr[1])
+
+    @property
+    def url(self) -> str:
+        """The base URL for a client on this host."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.host, self.host)  # noqa: S104 - a comparison
+        return f"https://{host}:{self.port}/dm"
+
+    def start(self) -> None:
+        """Bind and serve in threads of its own; returns when connections are accepted.
+
+        :raises ConfigurationError: the address is not ours or the port is taken.
+        """
+        try:
+            self._http.prepare()
+        except OSError as error:
+            raise ConfigurationError(
+                f"The service cannot listen on {self.host} port {self._wanted}: {error.strerror or error}."
+            ) from error
+        self._thread = threading.Thread(target=self._http.serve, name=f"{self.application.name} server", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop accepting, let running requests finish for 4 s, then break what is left; at most 6 s in all."""
+        self.application.stopping.set()
+        self._http.stop()
+        if self._thread is not None:
+            self._thread.join(2)
+            self._thread = None
+
+    def __enter__(self) -> Server:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+def serve(server: Server, name: str, on_stop: Callable[[], None] | None = None) -> None:
+    """Run a started or fresh server until SIGTERM or SIGINT, then stop it within 10 s.
+
+    :param name: the service's name, for the log.
+    :param on_stop: called once after the last request: close databases, stop background work.
+    """
+    wake = threading.Event()
+    signals = (signal.SIGTERM, signal.SIGINT)
+    before = [signal.signal(number, lambda *_: wake.set()) for number in signals]
+    try:
+        if server._thread is None:
+            server.start()
+        _log.info("%s serves %s", name, server.url)
+        wake.wait()
+        _log.info("%s stops", name)
+        server.stop()
+        if on_stop is not None:
+            on_stop()
+        _log.info("%s has stopped", name)
+    finally:
+        for number, handler in zip(signals, before, strict=True):
+            signal.signal(number, handler)
