@@ -1,0 +1,161 @@
+"""After storage: the plugins, in their order, and the final outcome of each file."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+
+from dm.common.errors import DmException, InvalidRequest
+from dm.common.paths import encode
+from dm.station.acquisition.batch import Batch, Load
+from dm.station.acquisition.inplace import remove_source
+from dm.station.acquisition.ledger import Item, State, row_id
+from dm.station.acquisition.pipeline import Pipeline
+from dm.station.acquisition.plugins.base import Plugin, PluginBatch, PluginFile
+from dm.station.acquisition.settings import AcquisitionSettings
+from dm.station.acquisition.store import Document, Store
+from dm.station.acquisition.task import Task, source_url
+
+_log = logging.getLogger(__name__)
+
+
+class After:
+    """See the module."""
+
+    def __init__(self, store: Store, pipeline: Pipeline, settings: AcquisitionSettings) -> None:
+        self.store = store
+        self.pipeline = pipeline
+        self.settings = settings
+
+    def run(self, batch: Batch) -> None:
+        """Run the plugins that a batch's files still need and write what is final.
+
+        Files that have to be tried again stay in ``batch.loads``, with their row in state ``stored``.
+        """
+        task = batch.task
+        now = time.monotonic()
+        waiting: dict[int, str] = {}
+        failed: dict[int, str] = {}
+        for plugin in self.per_batch(task):
+            todo = [
+                load
+                for load in batch.loads
+                if plugin.name in load.pending and id(load) not in waiting and id(load) not in failed
+            ]
+            if not todo or self.pipeline.stop_event.is_set():
+                continue
+            for load, file in self._call(task, plugin, todo):
+                load.metadata = file.metadata
+                young = now - (batch.first_failure or now) < self.settings.retry_hours * 3600
+                if file.error and file.transient and young:
+                    waiting[id(load)] = f"Plugin {plugin.name}: {file.error}"
+                elif file.error and plugin.required:
+                    failed[id(load)] = f"Plugin {plugin.name}: {file.error}"
+                else:
+                    load.pending.remove(plugin.name)
+                    if file.error:
+                        load.notes.append(f"Plugin {plugin.name}: {file.error}")
+        if waiting:
+            batch.first_failure = batch.first_failure or now
+            task.trouble = next(iter(waiting.values()))
+        self._write(batch, waiting, failed)
+
+    @staticmethod
+    def per_batch(task: Task) -> list[Plugin]:
+        """Return the plugins that see a task's files batch by batch."""
+        once = task.spec.processing_mode == "directory"
+        return [plugin for plugin in task.plugins if not (once and plugin.once_per_directory)]
+
+    def _call(self, task: Task, plugin: Plugin, loads: list[Load]) -> list[tuple[Load, PluginFile]]:
+        pairs = [(load, plugin_file(task, load)) for load in loads]
+        info = task.info()
+        info["workflowArgs"] = task.spec.workflow_args
+        call = PluginBatch(
+            info,
+            task.experiment,
+            task.spec.root,
+            [file for _load, file in pairs],
+            directory_mode=task.spec.processing_mode == "directory",
+        )
+        try:
+            plugin.process(call)
+        except DmException as error:
+            _log.warning("Plugin %s of %s %s: %s", plugin.name, task.kind, task.id, error)
+            for _load, file in pairs:
+                file.fail(error.message, transient=not isinstance(error, InvalidRequest))
+        except Exception as error:
+            _log.exception("Plugin %s of %s %s failed unexpectedly.", plugin.name, task.kind, task.id)
+            for load, file in pairs:
+                load.item.attempts += 1
+                file.fail(f"{type(error).__name__}: {error}", transient=load.item.attempts < self.settings.attempts)
+        return pairs
+
+    def _write(self, batch: Batch, waiting: dict[int, str], failed: dict[int, str]) -> None:
+        task = batch.task
+        outcomes: list[tuple[Item, State, Document]] = []
+        stay: list[Load] = []
+        leaving: list[Item] = []
+        once = {plugin.name for plugin in task.plugins} - {plugin.name for plugin in self.per_batch(task)}
+        for load in batch.loads:
+            fields = outcome_fields(load)
+            left = [name for name in load.pending if name not in once]
+            if id(load) in failed:
+                fields.update(lastError=failed[id(load)], pendingPlugins=left)
+                outcomes.append((load.item, State.FAILED, fields))
+                leaving.append(load.item)
+            elif left:
+                stay.append(load)
+                fields.update(lastError=waiting.get(id(load), ""), pendingPlugins=left)
+                if task.ledger.state(load.item.path) is not State.STORED or id(load) in waiting:
+                    outcomes.append((load.item, State.STORED, fields))
+            else:
+                if task.spec.remove_source_files and (note := remove_source(task, load)):
+                    fields["notes"] = [*fields.get("notes", []), note]
+                fields.update(lastError="", pendingPlugins=[])
+                outcomes.append((load.item, State.DONE, fields))
+                leaving.append(load.item)
+        task.ledger.finish(outcomes)
+        batch.loads = stay
+        with self.pipeline.condition:
+            for item in leaving:
+                task.leave(item)
+
+
+def plugin_file(task: Task, load: Load) -> PluginFile:
+    """Return what a plugin is told of a stored file."""
+    item, result = load.item, load.result or {}
+    digests = dict(result.get("digests") or {})
+    path = task.target(item.path)
+    source = task.source.root.rstrip(b"/") + b"/" + item.path
+    in_storage = os.path.join(encode(task.root_directory), path)
+    proof = next(iter(sorted(digests.items())), ("", f"{item.size}-{item.mtime_ns}"))[1]
+    return PluginFile(
+        path=path,
+        source_path=source,
+        source_url=source_url(task.source, item.path),
+        storage_path=source if task.spec.skip_transfer else in_storage,
+        size=int(result.get("size", item.size)),
+        mtime_ns=item.mtime_ns,
+        digests=digests,
+        md5=str(result.get("md5Sum") or (load.outcome.md5 if load.outcome else "") or ""),
+        version=int(result.get("version") or 1),
+        key=f"{row_id(task.id, item.path)}:{proof}",
+        source_host=task.source.host,
+        metadata=load.metadata or dict(task.spec.metadata),
+    )
+
+
+def outcome_fields(load: Load) -> Document:
+    """Return the ledger fields of a stored file."""
+    result = load.result or {}
+    fields: Document = {
+        "digests": dict(result.get("digests") or {}),
+        "md5Sum": result.get("md5Sum") or (load.outcome.md5 if load.outcome else "") or None,
+        "version": int(result.get("version") or 1),
+        "storageStatus": result.get("status", "stored"),
+        "attempts": load.item.attempts,
+    }
+    if load.notes:
+        fields["notes"] = load.notes
+    return fields

@@ -1,0 +1,92 @@
+"""A batch: ready files that travel together, durable as one document."""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from dm.station.acquisition.ledger import Item
+from dm.station.acquisition.store import Document
+
+if TYPE_CHECKING:
+    from dm.station.acquisition.task import Task
+    from dm.station.acquisition.transports.base import FileOutcome
+
+MOVE = "move"  # to be opened, moved and handed over (also: we do not know how far it came)
+RESULT = "result"  # handed over, waiting for storage's verdict
+PLUGINS = "plugins"  # stored; plugins have work to do
+
+
+@dataclass
+class Load:
+    """One file in a batch.
+
+    :param result: storage's verdict, once known (``size``, ``digests``, ``md5Sum``, ``version``, ``status``).
+    :param pending: names of the plugins that still have to see it. :param metadata: kept between plugins.
+    """
+
+    item: Item
+    staged_name: str
+    outcome: FileOutcome | None = None
+    result: dict[str, Any] | None = None
+    pending: list[str] = field(default_factory=list)
+    metadata: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Batch:
+    """See the module.
+
+    :param attempt: how often in a row its present phase failed. :param due: monotonic seconds of the next try.
+    """
+
+    id: str
+    task: Task
+    loads: list[Load]
+    phase: str = MOVE
+    attempt: int = 0
+    due: float = 0.0
+    recorded: bool = False
+    first_failure: float = 0.0
+
+    @classmethod
+    def of(cls, task: Task, items: list[Item]) -> Batch:
+        """Make a batch of items."""
+        loads = [Load(item, f"f{number:06d}") for number, item in enumerate(items)]
+        return cls(str(uuid.uuid4()), task, loads)
+
+    def document(self) -> Document:
+        """Return what is kept in the database."""
+        return {
+            "_id": self.id,
+            "task": self.task.id,
+            "phase": self.phase,
+            "created": time.time(),
+            "files": [
+                {
+                    "pathBytes": load.item.path,
+                    "size": load.item.size,
+                    "mtimeNs": load.item.mtime_ns,
+                    "rule": load.item.rule,
+                    "attempts": load.item.attempts,
+                    "stagedName": load.staged_name,
+                    "result": json.dumps(load.result) if load.result else "",
+                }
+                for load in self.loads
+            ],
+        }
+
+    @classmethod
+    def adopt(cls, task: Task, document: Document) -> Batch:
+        """Rebuild a batch after a restart. Plugins see its files once more: they are idempotent."""
+        loads = []
+        for row in document["files"]:
+            item = Item(
+                bytes(row["pathBytes"]), int(row["size"]), int(row["mtimeNs"]), row["rule"], int(row["attempts"])
+            )
+            loads.append(Load(item, row["stagedName"], result=json.loads(row["result"]) if row["result"] else None))
+        return cls(str(document["_id"]), task, loads, str(document["phase"]), recorded=True)

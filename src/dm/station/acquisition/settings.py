@@ -1,0 +1,114 @@
+"""Settings of the Data Acquisition Service: section ``[acquisition]`` of the settings file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from dm.common.settings import ServiceSettings
+
+
+class AcquisitionSettings(ServiceSettings):
+    """Settings of the Data Acquisition Service."""
+
+    host: str = Field(default="0.0.0.0", description="Address to listen on.")  # noqa: S104
+    port: int = Field(default=33336, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    certificate: Path = Field(description="TLS certificate chain (PEM).", examples=["server.pem"])
+    key: Path = Field(description="Private key of the certificate (PEM, readable by the service only).")
+    threads: int = Field(default=24, ge=4, le=256, description="Requests served at the same time.")
+    database_url: str = Field(
+        description="MongoDB of the station; the path names the database.",
+        examples=["mongodb://localhost:27017/dm"],
+        pattern=r"^mongodb(\+srv)?://",
+    )
+    log_file: Path | None = Field(default=None, description="Log file; unset: standard error.")
+    log_level: str = Field(
+        default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="Least important messages logged."
+    )
+    session_idle_minutes: int = Field(default=60, ge=1, description="A session not used for so long ends.")
+    session_hours: int = Field(default=24, ge=1, description="A session ends after so long in any case.")
+
+    allowed_directories: list[Path] = Field(
+        default=[],
+        description="Local directories that DAQs and uploads may read from; empty: any the service can read.",
+    )
+    storage_aliases: dict[str, str] = Field(
+        default={},
+        description="Names written as @name or @name:/path for data that lies on storage already, and the local prefix "
+        "under which this machine sees it; such data is cataloged, not moved.",
+        examples=[{"voyager": "/gdata"}],
+    )
+
+    watch: Literal["auto", "events", "polling"] = Field(
+        default="auto",
+        description="How new files are seen: events of the kernel (local disks), polling (network file systems), or "
+        "auto: as the file system of the data directory needs.",
+    )
+    scan_seconds: float = Field(
+        default=60, gt=0, description="The whole data directory is looked through so often beside the events."
+    )
+    polling_seconds: float = Field(default=2, gt=0, description="The same where there are no events.")
+    settle_closed_seconds: float = Field(
+        default=0.3, ge=0, description="A file closed by its writer is whole when unchanged for so long."
+    )
+    settle_scanned_seconds: float = Field(
+        default=3, ge=0, description="A file found by looking is whole when unchanged for so long."
+    )
+    settle_upload_seconds: float = Field(
+        default=1, ge=0, description="The same for uploads, whose files are expected to be whole."
+    )
+    settle_temporary_seconds: float = Field(
+        default=60, ge=0, description="The same for names like x.tmp, x.part, x~, which usually are renamed."
+    )
+    finalize_seconds: float = Field(
+        default=60, ge=0, description="When a DAQ is stopped, files that keep changing are waited for so long."
+    )
+
+    batch_files: int = Field(default=200, ge=1, le=10_000, description="Most files moved as one batch.")
+    batch_megabytes: int = Field(default=1024, ge=1, description="A batch is closed when it has so many megabytes.")
+    batch_linger_milliseconds: float = Field(
+        default=20, ge=0, description="A batch that is not full waits so long for more files."
+    )
+    workers: int = Field(default=6, ge=1, le=64, description="Batches on their way at the same time.")
+    moves: int = Field(default=2, ge=1, le=64, description="Batches moved at the same time, of those on their way.")
+    batches_per_task: int = Field(
+        default=3, ge=1, le=64, description="Batches of one DAQ or upload on their way at the same time."
+    )
+    open_batches: int = Field(
+        default=40,
+        ge=1,
+        description="Batches of one DAQ or upload that may wait for a service that is down before no more are started.",
+    )
+    queue_files: int = Field(
+        default=20_000,
+        ge=100,
+        description="Ready files of one DAQ or upload kept in memory; more stay in the database.",
+    )
+    retry_first_seconds: float = Field(default=0.5, gt=0, description="First pause before something is tried again.")
+    retry_most_seconds: float = Field(default=60, gt=0, description="Longest pause before something is tried again.")
+    attempts: int = Field(
+        default=3, ge=1, description="How often a file is tried whose error does not look like a passing one."
+    )
+    retry_hours: float = Field(
+        default=72, gt=0, description="For so long a file is tried again whose error looks like a passing one."
+    )
+    lease_seconds: float = Field(
+        default=20, ge=2, description="A process that was silent for so long on another host lost its database."
+    )
+
+    plugins: dict[str, dict[str, Any]] = Field(
+        default={},
+        description="Processing plugins and their settings, e.g. [acquisition.plugins.catalog]; the key class names a "
+        "module:Class that is not installed as an entry point.",
+    )
+    transports: dict[str, dict[str, Any]] = Field(
+        default={"local": {}},
+        description="Transports and their settings, e.g. [acquisition.transports.rsync]; the first that can is taken.",
+    )
+
+    stalled_minutes: float = Field(
+        default=10, gt=0, description="Health warns when ready files made no progress for so long."
+    )
+    backlog_files: int = Field(default=100_000, ge=1, description="Health warns when more files are waiting.")

@@ -1,0 +1,87 @@
+"""The acquisition side of the conversation with the storage service: grants and batches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from dm.common.client import RestClient, segment
+from dm.common.errors import AuthenticationError, InvalidSession, ObjectNotFound
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Grant:
+    """Leave to publish into one experiment while its user is away."""
+
+    id: str
+    secret: str = field(repr=False)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The request header that carries the grant."""
+        return {"Dm-Grant": f"{self.id}.{self.secret}"} if self.id else {}
+
+
+class StorageSite:
+    """Calls the storage service.
+
+    :param client: under the station's service account.
+    """
+
+    def __init__(self, client: RestClient) -> None:
+        self.client = client
+
+    def grant(self, user: RestClient, experiment: str, station: str, purpose: str) -> Grant:
+        """Get a grant with the user's own session (``user``).
+
+        :param purpose: ``daq`` or ``upload``.
+        """
+        body = {"experimentName": experiment, "stationName": station, "purpose": purpose}
+        record = user.post("/grants", body)
+        return Grant(str(record["id"]), str(record["secret"]))
+
+    def revoke(self, grant: Grant) -> None:
+        """Give a grant back; one that is gone already is fine."""
+        try:
+            self.client.delete(f"/grants/{segment(grant.id)}", headers=grant.headers)
+        except ObjectNotFound:
+            return
+
+    def open_batch(
+        self, batch: str, *, experiment_id: int, root: str, source: str, on_conflict: str, grant: Grant
+    ) -> Record:
+        """Open a batch, or find it open already.
+
+        :returns: ``stagingDirectory`` and ``stagingHost``.
+        """
+        body = {
+            "batchId": batch,
+            "experimentId": experiment_id,
+            "root": root,
+            "source": source,
+            "onConflict": on_conflict,
+        }
+        return dict(self.client.post("/batches", body, headers=grant.headers))
+
+    def submit(self, batch: str, files: list[Record], grant: Grant) -> None:
+        """Hand the staged files over for publishing; repeating it changes nothing."""
+        self.client.put(f"/batches/{segment(batch)}/files", {"files": files}, headers=grant.headers)
+
+    def result(self, batch: str, wait: float, grant: Grant) -> Record:
+        """Return a batch's state, waiting up to ``wait`` seconds for it to change."""
+        query = {"waitTime": round(wait, 3)} if wait else {}
+        return dict(self.client.get(f"/batches/{segment(batch)}", headers=grant.headers, timeout=wait + 30, **query))
+
+    def abandon(self, batch: str, grant: Grant) -> None:
+        """Sweep a batch that will not be handed over."""
+        try:
+            self.client.delete(f"/batches/{segment(batch)}", headers=grant.headers)
+        except ObjectNotFound:
+            return
+
+
+def lost_login(error: Exception) -> bool:
+    """Whether the service account's login, not the request, is what failed."""
+    return isinstance(error, AuthenticationError | InvalidSession)

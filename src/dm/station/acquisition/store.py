@@ -1,0 +1,257 @@
+"""Everything the Data Acquisition Service keeps in MongoDB; the only module here that knows pymongo.
+
+Collections (all points are reached by ``_id`` or by one single-field index, see design decision 2):
+
+``acquisitionTasks``
+    one document per DAQ or upload; ``order`` = ``<kind>:<20-digit start time in ns>`` for listing.
+``acquisitionActive``
+    one document per running DAQ or upload, ``_id`` made of what may run only once at a time.
+``acquisitionFiles``
+    the ledger: ``_id`` = ``<task id>:<sha256 of the source path bytes>``; ``task``; ``slot`` = ``<task id>:<state>``.
+``acquisitionBatches``
+    batches on their way; ``task``.
+``acquisitionBaselines``
+    what lay in the data directory before a DAQ that takes only new files; ``task``.
+``acquisitionService``
+    the lease: which process may work with this database.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from functools import wraps
+from typing import Any, TypeVar
+
+from bson.binary import Binary
+from pymongo import MongoClient, ReplaceOne, UpdateOne
+from pymongo.errors import BulkWriteError, DuplicateKeyError, PyMongoError
+from pymongo.write_concern import WriteConcern
+
+from dm.common.errors import ServiceUnavailable
+
+Document = dict[str, Any]
+F = TypeVar("F", bound=Callable[..., Any])
+_ASCENDING = 1
+_DUPLICATE = 11000
+
+
+def _guarded(function: F) -> F:
+    """Turn database trouble into :class:`ServiceUnavailable`, which callers repeat."""
+
+    @wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except PyMongoError as error:
+            reason = str(error).split(", Timeout:")[0].split(" (configured timeouts")[0]
+            raise ServiceUnavailable(f"The acquisition database does not answer: {reason}.") from error
+
+    return call  # type: ignore[return-value]
+
+
+class Store:
+    """The acquisition database.
+
+    :param url: ``mongodb://`` URL; its path names the database, ``dm`` when it has none.
+    :param timeout: seconds after which an unreachable or silent server counts as down.
+    """
+
+    def __init__(self, url: str, timeout: float = 30.0) -> None:
+        self.client: MongoClient[Document] = MongoClient(
+            url,
+            serverSelectionTimeoutMS=int(min(timeout, 5.0) * 1000),
+            connectTimeoutMS=int(min(timeout, 5.0) * 1000),
+            socketTimeoutMS=int(timeout * 1000),
+            retryWrites=False,  # every write here is keyed and repeated by its caller
+        )
+        database = self.client.get_default_database("dm").with_options(write_concern=WriteConcern("majority", j=True))
+        self.tasks = database["acquisitionTasks"]
+        self.active = database["acquisitionActive"]
+        self.files = database["acquisitionFiles"]
+        self.batches = database["acquisitionBatches"]
+        self.baselines = database["acquisitionBaselines"]
+        self.service = database["acquisitionService"]
+
+    @_guarded
+    def prepare(self) -> None:
+        """Create the indexes."""
+        self.tasks.create_index("order")
+        self.tasks.create_index("place")
+        self.tasks.create_index("open")
+        for collection in (self.files, self.batches, self.baselines):
+            collection.create_index("task")
+        self.files.create_index("slot")
+
+    def close(self) -> None:
+        """Close all connections."""
+        self.client.close()
+
+    @_guarded
+    def ping(self) -> None:
+        """Raise :class:`ServiceUnavailable` unless the server answers."""
+        self.client.admin.command("ping")
+
+    # --- lease -------------------------------------------------------------------------------------------------------
+    @_guarded
+    def lease(self) -> Document | None:
+        """Return the lease document, or ``None`` when nobody ever held it."""
+        return self.service.find_one({"_id": "lease"})
+
+    @_guarded
+    def take_lease(self, seen: Document | None, mine: Document) -> bool:
+        """Write ``mine`` as the lease if it is still as ``seen``; return whether that worked."""
+        if seen is None:
+            try:
+                self.service.insert_one({"_id": "lease", **mine})
+            except DuplicateKeyError:
+                return False
+            return True
+        guard = {"_id": "lease", "owner": seen.get("owner"), "beat": seen.get("beat")}
+        return self.service.update_one(guard, {"$set": mine}).matched_count == 1
+
+    @_guarded
+    def renew_lease(self, owner: str, beat: int) -> bool:
+        """Renew; return ``False`` when somebody else has it now."""
+        return self.service.update_one({"_id": "lease", "owner": owner}, {"$set": {"beat": beat}}).matched_count == 1
+
+    @_guarded
+    def release_lease(self, owner: str) -> None:
+        """Give the lease back, so that the next process need not wait."""
+        self.service.update_one({"_id": "lease", "owner": owner}, {"$set": {"owner": None}})
+
+    # --- tasks -------------------------------------------------------------------------------------------------------
+    @_guarded
+    def add_task(self, document: Document) -> None:
+        """Store a new task; storing the same one again changes nothing."""
+        try:
+            self.tasks.insert_one(document)
+        except DuplicateKeyError:
+            return
+
+    @_guarded
+    def claim(self, key: str, task: str) -> str:
+        """Claim what may run once only.
+
+        :returns: the id of the task that has the claim, ours or another.
+        """
+        try:
+            self.active.insert_one({"_id": key, "task": task})
+        except DuplicateKeyError:
+            found = self.active.find_one({"_id": key})
+            return str(found["task"]) if found else self.claim(key, task)
+        return task
+
+    @_guarded
+    def release(self, key: str, task: str) -> None:
+        """Give a claim back."""
+        self.active.delete_one({"_id": key, "task": task})
+
+    @_guarded
+    def claims(self) -> list[Document]:
+        """Return all claims."""
+        return list(self.active.find({}))
+
+    @_guarded
+    def task(self, task: str) -> Document | None:
+        """Return one task document."""
+        return self.tasks.find_one({"_id": task})
+
+    @_guarded
+    def set_task(self, task: str, fields: Document) -> None:
+        """Change fields of a task."""
+        self.tasks.update_one({"_id": task}, {"$set": fields})
+
+    @_guarded
+    def forget_task(self, task: str) -> None:
+        """Delete a task that never started, with all that belongs to it."""
+        for collection in (self.files, self.batches, self.baselines):
+            collection.delete_many({"task": task})
+        self.tasks.delete_one({"_id": task})
+
+    @_guarded
+    def open_tasks(self) -> list[Document]:
+        """Return the tasks that are not finished, oldest first."""
+        return sorted(self.tasks.find({"open": True}), key=lambda document: str(document["order"]))
+
+    @_guarded
+    def list_tasks(self, kind: str, skip: int = 0, limit: int = 0) -> list[Document]:
+        """Return tasks of a kind, newest first."""
+        found = self.tasks.find({"order": {"$gte": f"{kind}:", "$lt": f"{kind};"}}).sort("order", -1)
+        return list(found.skip(skip).limit(limit))
+
+    @_guarded
+    def tasks_at(self, place: str) -> list[Document]:
+        """Return the tasks, finished or not, that moved the same directory to the same place."""
+        return list(self.tasks.find({"place": place}))
+
+    # --- ledger ------------------------------------------------------------------------------------------------------
+    @_guarded
+    def insert_rows(self, rows: list[Document]) -> None:
+        """Write new rows; a row that exists is replaced."""
+        if not rows:
+            return
+        try:
+            self.files.insert_many(rows, ordered=False)
+        except BulkWriteError as error:
+            if any(problem.get("code") != _DUPLICATE for problem in error.details.get("writeErrors", [])):
+                raise
+            self.files.bulk_write([ReplaceOne({"_id": row["_id"]}, row, upsert=True) for row in rows], ordered=False)
+
+    @_guarded
+    def update_rows(self, changes: Iterable[tuple[str, Document]]) -> None:
+        """Set fields of rows by ``_id``; a missing row is made."""
+        writes = [UpdateOne({"_id": row}, {"$set": fields}, upsert=True) for row, fields in changes]
+        if writes:
+            self.files.bulk_write(writes, ordered=False)
+
+    @_guarded
+    def rows(self, task: str, fields: list[str] | None = None) -> Iterator[Document]:
+        """Iterate over all rows of a task."""
+        yield from self.files.find({"task": task}, fields).batch_size(5000)
+
+    @_guarded
+    def rows_in(self, task: str, state: str, skip: int = 0, limit: int = 0) -> list[Document]:
+        """Return rows of a task in one state."""
+        return list(self.files.find({"slot": f"{task}:{state}"}).skip(skip).limit(limit))
+
+    @_guarded
+    def page(self, task: str, skip: int, limit: int) -> list[Document]:
+        """Return rows of a task in any state."""
+        return list(self.files.find({"task": task}).skip(skip).limit(limit))
+
+    @_guarded
+    def row(self, row: str) -> Document | None:
+        """Return one row."""
+        return self.files.find_one({"_id": row})
+
+    # --- batches and baselines ---------------------------------------------------------------------------------------
+    @_guarded
+    def add_batch(self, document: Document) -> None:
+        """Store a batch, replacing an earlier copy of itself."""
+        self.batches.replace_one({"_id": document["_id"]}, document, upsert=True)
+
+    @_guarded
+    def set_batch(self, batch: str, fields: Document) -> None:
+        """Change fields of a batch."""
+        self.batches.update_one({"_id": batch}, {"$set": fields})
+
+    @_guarded
+    def drop_batch(self, batch: str) -> None:
+        """Delete a batch that is over."""
+        self.batches.delete_one({"_id": batch})
+
+    @_guarded
+    def batches_of(self, task: str) -> list[Document]:
+        """Return the batches of a task that are not over."""
+        return list(self.batches.find({"task": task}))
+
+    @_guarded
+    def add_baseline(self, task: str, number: int, data: bytes) -> None:
+        """Store one block of a baseline."""
+        document = {"_id": f"{task}:{number}", "task": task, "data": Binary(data)}
+        self.baselines.replace_one({"_id": document["_id"]}, document, upsert=True)
+
+    @_guarded
+    def baseline(self, task: str) -> list[bytes]:
+        """Return the blocks of a baseline."""
+        return [bytes(document["data"]) for document in self.baselines.find({"task": task})]

@@ -1,0 +1,230 @@
+"""One running DAQ or upload: what its watching thread and the pipeline share."""
+
+from __future__ import annotations
+
+import heapq
+import json
+import threading
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from dm.common import statuses, timestamps
+from dm.common.paths import display
+from dm.station.acquisition import spec as specs
+from dm.station.acquisition.ledger import Item, Ledger, State, path_key
+from dm.station.acquisition.site import Grant
+from dm.station.acquisition.store import Document, Store
+from dm.station.acquisition.transports.base import Source, Transport
+
+if TYPE_CHECKING:
+    from dm.station.acquisition.batch import Batch
+    from dm.station.acquisition.plugins.base import Plugin
+
+DAQ = "daq"
+UPLOAD = "upload"
+_SHOWN_ERRORS = 100
+
+
+class Task:
+    """See the module.
+
+    :param document: the task document.
+    :param store: for the ledger. :param source: of the files. :param transport: that moves them.
+    :param plugins: those it needs, in order.
+    """
+
+    def __init__(
+        self, document: Document, store: Store, source: Source, transport: Transport, plugins: list[Plugin]
+    ) -> None:
+        self.document = document
+        self.id = str(document["_id"])
+        self.kind = str(document["kind"])
+        request = json.loads(document["request"])
+        self.data_directory: str = request["dataDirectory"]
+        self.spec, self.echo = specs.parse(request["taskInfo"])
+        self.experiment: dict[str, Any] = json.loads(document["experiment"])
+        self.grant = Grant(document["grant"]["id"], document["grant"]["secret"])
+        self.store = store
+        self.source = source
+        self.transport = transport
+        self.plugins = plugins
+        self.selection = self.spec.selection()
+        self.ledger = Ledger(store, self.id)
+
+        # --- shared with the pipeline, under its condition ---
+        self.queue: deque[Item] = deque()
+        self.delayed: list[tuple[float, int, Item]] = []
+        self.batches: dict[str, Batch] = {}
+        self.active = 0
+        self.busy: set[int] = set()
+        self.deferred: set[bytes] = set()
+        self.inbox: deque[bytes] = deque()
+        self.spilled = False
+        self._order = 0
+
+        self.status: str = document["status"]
+        self.trouble = ""  # what is in the way at the moment
+        self.halted = ""  # why it cannot go on
+        self.wake = threading.Event()  # for the watching thread
+        self.stopping = bool(document.get("stopRequested"))
+        self.aborting = bool(document.get("abortRequested"))
+        self.changed = threading.Condition()
+        self.progress = time.monotonic()
+
+    # --- queue (call under the pipeline's condition) ----------------------------------------------------------------
+    def push(self, item: Item) -> None:
+        """Queue an item, now or when it is due."""
+        self.busy.add(path_key(item.path))
+        if item.due > time.monotonic():
+            self._order += 1
+            heapq.heappush(self.delayed, (item.due, self._order, item))
+        else:
+            self.queue.append(item)
+
+    def promote(self, now: float) -> None:
+        """Queue what has become due."""
+        while self.delayed and self.delayed[0][0] <= now:
+            item = heapq.heappop(self.delayed)[2]
+            item.since = now
+            self.queue.append(item)
+
+    def leave(self, item: Item) -> None:
+        """Let go of a file whose outcome is final; if it changed meanwhile, its watcher looks at it again."""
+        self.busy.discard(path_key(item.path))
+        if item.path in self.deferred:
+            self.deferred.discard(item.path)
+            self.inbox.append(item.path)
+
+    @property
+    def idle(self) -> bool:
+        """Whether the pipeline has nothing of this task."""
+        return not (self.queue or self.delayed or self.batches or self.spilled or self.deferred or self.inbox)
+
+    def oldest(self) -> float | None:
+        """Return since when (monotonic) the oldest queued file waits."""
+        return self.queue[0].since if self.queue else None
+
+    # --- records ----------------------------------------------------------------------------------------------------
+    @property
+    def root_directory(self) -> str:
+        """The experiment's directory that files go below: ``data`` or ``analysis``."""
+        return root_directory(self.experiment, self.spec.root)
+
+    @property
+    def origin(self) -> str:
+        """What storage calls the source: the same for every DAQ and upload of this directory to this place, so that a
+        corrected file may replace what an earlier one brought."""
+        return str(self.document["place"])
+
+    def halt(self, reason: str) -> None:
+        """Say that the task cannot go on; its thread ends it as failed."""
+        self.halted = reason
+        self.wake.set()
+
+    def target(self, path: bytes) -> bytes:
+        """Return the experiment file path of a source path."""
+        below = self.spec.destination
+        return below + b"/" + path if below else path
+
+    def counts(self) -> Document:
+        """Return the counts of the info record."""
+        ledger = self.ledger
+        completed = ledger.count(State.DONE)
+        failed = ledger.count(State.FAILED)
+        skipped = ledger.count(State.SKIPPED, State.VANISHED)
+        waiting = ledger.count(State.READY, State.STORED)
+        total = completed + failed + skipped + waiting
+        processed = total - waiting
+        return {
+            "countFiles": total,
+            "nFiles": total,
+            "nProcessedFiles": processed,
+            "nCompletedFiles": completed,
+            "nProcessingErrors": failed,
+            "nSkippedFiles": skipped,
+            "nWaitingFiles": waiting,
+            "countBytes": ledger.bytes_total,
+            "completedBytes": ledger.bytes_done,
+            "processingErrors": list(ledger.errors.values())[:_SHOWN_ERRORS],
+        }
+
+    def snapshot(self) -> Document:
+        """Return the document with the counts of this moment."""
+        document = dict(self.document)
+        document["status"] = self.status
+        document["counts"] = self.counts()
+        document["errorMessage"] = self.halted or self.document.get("errorMessage") or self.trouble
+        return document
+
+    def info(self) -> dict[str, Any]:
+        """Return the record of 6.3."""
+        return info(self.snapshot())
+
+    def set(self, **fields: Any) -> None:
+        """Change fields of the document, durably, and wake whoever waits for a change."""
+        self.store.set_task(self.id, fields)
+        self.document.update(fields)
+        with self.changed:
+            self.status = str(self.document["status"])
+            self.changed.notify_all()
+
+    def wait(self, status: str, seconds: float) -> None:
+        """Wait until the status is another one, or the time has passed."""
+        with self.changed:
+            self.changed.wait_for(lambda: self.status != status, timeout=seconds)
+
+
+def root_directory(experiment: dict[str, Any], root: str) -> str:
+    """Return the directory of an experiment for ``data`` or ``analysis``."""
+    key = "analysisDirectory" if root == "analysis" else "dataDirectory"
+    return str(experiment.get(key) or f"{experiment.get('storageDirectory', '')}/{root}")
+
+
+def info(document: Document) -> dict[str, Any]:
+    """Return the record of 6.3 of a task document."""
+    request = json.loads(document["request"])
+    experiment = json.loads(document["experiment"])
+    echo = request["taskInfo"]
+    counts = document.get("counts") or {}
+    total = counts.get("countFiles", 0)
+    status = document["status"]
+    finished = status in statuses.INACTIVE
+    percentage = 100.0 * counts.get("nProcessedFiles", 0) / total if total else (100.0 if finished else 0.0)
+    start = float(document["startTime"])
+    end = document.get("endTime")
+    root = "analysis" if echo.get("useAnalysisDirectoryAsRoot") else "data"
+    result = dict(echo)
+    result.update(
+        id=document["_id"],
+        experimentName=experiment["name"],
+        experimentStationName=document["station"],
+        dataDirectory=request["dataDirectory"],
+        owner=document["owner"],
+        status=status,
+        percentageComplete=round(percentage, 2),
+        errorMessage=document.get("errorMessage") or "",
+        startTime=start,
+        startTimestamp=timestamps.text(start),
+        runTime=max(0.0, (float(end) if end else timestamps.now()) - start),
+        storageDirectory=root_directory(experiment, root),
+        storageHost=experiment.get("storageHost", ""),
+        storageUrl=experiment.get("storageUrl", ""),
+        workflowJobOwner=str(echo.get("workflowJobOwner") or echo.get("workflowOwner") or document["owner"]),
+    )
+    zero = {"countFiles", "nFiles", "nProcessedFiles", "nCompletedFiles", "nProcessingErrors", "nWaitingFiles"}
+    result.update(dict.fromkeys(sorted(zero | {"nSkippedFiles", "countBytes", "completedBytes"}), 0))
+    result["processingErrors"] = []
+    result.update(counts)
+    if end:
+        result.update(endTime=float(end), endTimestamp=timestamps.text(float(end)))
+    return result
+
+
+def source_url(source: Source, path: bytes) -> str:
+    """Return where a file came from, as valid text."""
+    place = display(source.root.rstrip(b"/") + b"/" + path)
+    if source.host is None:
+        return f"file://{place}"
+    port = f":{source.port}" if source.port else ""
+    return f"{source.scheme}://{source.host}{port}{place}"
