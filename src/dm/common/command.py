@@ -37,7 +37,7 @@ from dm.common import environment, plugins
 from dm.common.errors import AuthenticationError, ConfigurationError, DmException
 from dm.common.records import DmObject
 
-__all__ = ["argument", "command", "confirm", "key_values", "option", "print_records", "progress"]
+__all__ = ["DmGroup", "argument", "command", "confirm", "key_values", "option", "print_records", "progress"]
 
 DISTRIBUTION = "beamline-dm"
 DEBUG = "DM_DEBUG"
@@ -50,8 +50,8 @@ argument = click.argument
 option = click.option
 
 
-class DmCommand(click.Command):
-    """A click command with DM's exit statuses and one-line errors."""
+class _Outcome(click.Command):
+    """DM's exit statuses and one-line errors, for commands and groups."""
 
     def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any) -> NoReturn:  # type: ignore[override]
         """Run and exit; entry points call this."""
@@ -93,6 +93,19 @@ class DmCommand(click.Command):
             traceback.print_exc()
         click.echo(f"Error: {_one_line(sentence)}", err=True)
         raise click.exceptions.Exit(status)
+
+
+class DmCommand(_Outcome):
+    """One ``dm-*`` command."""
+
+
+class DmGroup(_Outcome, click.Group):
+    """A command with sub-commands, for administrators (``dm-config check``); add them with ``.command("name")``."""
+
+    def __init__(self, name: str, help: str) -> None:
+        super().__init__(
+            name, help=help, params=[_version_option(name)], context_settings={"help_option_names": ["-h", "--help"]}
+        )
 
 
 def command(

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, V
 
 from dm.common.errors import ConfigurationError
 
-SECTIONS = ("site", "storage", "facility", "portal", "station", "catalog", "acquisition", "processing", "gui")
+SECTIONS = ("site", "storage", "station", "catalog", "acquisition", "processing")
 CONFIG_FILE = "DM_CONFIG_FILE"
 _SECRET_NAME = re.compile(r"password$|secret$|token$", re.IGNORECASE)
 _URL_PASSWORD = re.compile(r"(://[^:/@\s]*:)[^/\s]*@")
@@ -39,11 +39,18 @@ class ServiceSettings(BaseModel):
     @field_validator("*", mode="after")
     @classmethod
     def _absolute_paths(cls, value: Any, info: ValidationInfo) -> Any:
-        if isinstance(value, Path):
-            base = (info.context or {}).get("base")
-            expanded = value.expanduser()
-            return base / expanded if base else expanded
-        return value
+        return _absolute(value, (info.context or {}).get("base"))
+
+
+def _absolute(value: Any, base: Path | None) -> Any:
+    if isinstance(value, Path):
+        expanded = value.expanduser()
+        return base / expanded if base else expanded
+    if type(value) in (list, tuple, set, frozenset):
+        return type(value)(_absolute(item, base) for item in value)
+    if type(value) is dict:
+        return {key: _absolute(item, base) for key, item in value.items()}
+    return value
 
 
 class StationSettings(ServiceSettings):
