@@ -49,9 +49,6 @@ class StorageSettings(ServiceSettings):
 
     session_idle_minutes: int = Field(default=60, ge=1, description="A session not used for so long ends.")
     session_hours: int = Field(default=24, ge=1, description="A session ends after so long in any case.")
-    failed_logins_per_hour: int = Field(
-        default=100, ge=3, description="Wrong passwords per account and hour, after which logins to it are refused."
-    )
 
     publisher_threads: int = Field(
         default=2, ge=0, le=64, description="Batches published at the same time; 0 leaves it to other processes."

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import logging
-import threading
-import time
-from collections import deque
 from typing import Any
 
-from cachetools import LRUCache
 from sqlalchemy import Connection, RowMapping
 from sqlalchemy.exc import IntegrityError
 
@@ -23,7 +19,7 @@ from dm.common.errors import (
 from dm.common.web.routes import Principal
 from dm.site.storage import passwords, registry_store, rules, user_store
 from dm.site.storage.store import Store
-from dm.site.storage.tables import station_roles, system_roles
+from dm.site.storage.tables import experiment_roles, station_roles, system_roles
 from dm.site.storage.user_store import Role
 
 AUDIT = logging.getLogger("dm.audit")
@@ -54,66 +50,33 @@ def required_user(connection: Connection, username: str) -> RowMapping:
     return row
 
 
-class FailureCounter:
-    """Wrong passwords per account within the last hour; bounded, forgets the accounts least tried.
-
-    :param limit: failures per hour after which further tries are refused unseen.
-    """
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._lock = threading.Lock()
-        self._failures: LRUCache[str, deque[float]] = LRUCache(10_000)
-
-    def exhausted(self, username: str) -> bool:
-        """Whether the account has used up its failures of the hour."""
-        with self._lock:
-            failures = self._failures.get(username, deque())
-            while failures and time.monotonic() - failures[0] > 3600:
-                failures.popleft()
-            return len(failures) >= self._limit
-
-    def add(self, username: str) -> None:
-        """Count a failure."""
-        with self._lock:
-            self._failures.setdefault(username, deque(maxlen=self._limit)).append(time.monotonic())
-
-    def clear(self, username: str) -> None:
-        """Forget the failures after a success."""
-        with self._lock:
-            self._failures.pop(username, None)
+def give_role(connection: Connection, username: str, role: str, experiment_id: int) -> bool:
+    """Make somebody a member; ``False`` if they had the role. :raises ObjectNotFound: no such user."""
+    user = required_user(connection, username)
+    return user_store.add_role(connection, Role(experiment_roles, user["id"], experiment_id, role))
 
 
 class Users:
-    """The use cases.
+    """The use cases."""
 
-    :param failed_logins_per_hour: see :class:`FailureCounter`.
-    """
-
-    def __init__(self, store: Store, failed_logins_per_hour: int = 100) -> None:
+    def __init__(self, store: Store) -> None:
         self._store = store
-        self._failures = FailureCounter(failed_logins_per_hour)
 
     def login(self, username: str, password: str) -> Principal:
         """Check a password.
 
         :returns: the user with roles. :raises AuthenticationError: wrong name or password, in the same words and time.
         """
-        name = username[:64] if "\0" not in username else ""
+        usable = "\0" not in username and len(username) <= 64 and username.isascii()
         with self._store.transaction() as connection:
-            row = user_store.user_by_name(connection, name) if name == username else None
-        blocked = self._failures.exhausted(name)
-        good = passwords.matches(password, row["password_hash"] if row and not blocked else None)
+            row = user_store.user_by_name(connection, username) if usable else None
+        good = passwords.matches(password, row["password_hash"] if row else None)
         if row is None or not good:
-            self._failures.add(name)
-            AUDIT.warning("login refused for %a%s", name, " (too many failures)" if blocked else "")
             raise AuthenticationError("Incorrect username or password.")
-        self._failures.clear(name)
         with self._store.transaction() as connection:
             if passwords.outdated(row["password_hash"]):
-                user_store.change_user(connection, name, {"password_hash": passwords.hashed(password)})
-            AUDIT.info("login of %s", name)
-            return user_store.principal(connection, row["id"], name)
+                user_store.change_user(connection, username, {"password_hash": passwords.hashed(password)})
+            return user_store.principal(connection, row["id"], username)
 
     def has_password(self, username: str, password: str) -> bool:
         """Whether this is the user's password (no login, no count of failures). :raises ObjectNotFound: unknown."""

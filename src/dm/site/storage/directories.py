@@ -1,0 +1,226 @@
+"""Directories of experiments: how they are made, who owns them, how they are reached without following a link.
+
+Nothing here is ever readable by the world, not even for a moment: directories are made with mode 0700 and opened up
+to their group afterwards, whatever the umask. ``data``, ``analysis``, ``system`` and ``.staging`` are set-group-id, so
+that what is made in them has the experiment's group.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import grp
+import json
+import os
+import pwd
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dm.common import paths
+from dm.common.errors import ConfigurationError, InvalidObjectState, ObjectNotFound, ServiceUnavailable
+from dm.site.storage.settings import StorageSettings
+
+DIRECTORY_MODE = 0o2750
+PASSAGE_MODE = 0o711  # stations and root paths: anybody may pass, nobody may look
+STAGING_MODE = 0o2770
+FILE_MODE = 0o640
+ROOTS = ("data", "analysis")
+STAGING = ".staging"
+MARKER = "experiment.json"
+_PARTS = ("data", "analysis", "system", STAGING)
+_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Who owns a file or directory; -1 leaves what the system gives."""
+
+    uid: int = -1
+    gid: int = -1
+
+    def apply(self, descriptor: int, mode: int) -> None:
+        """Give an open file or directory its owner and mode; set-id bits that chown clears are set after it."""
+        if self.uid != -1 or self.gid != -1:
+            os.fchown(descriptor, self.uid, self.gid)
+        os.fchmod(descriptor, mode)
+
+
+class Owners:
+    """The accounts of the settings, looked up once at start.
+
+    :raises ConfigurationError: an account or group that does not exist or that this service may not give files to.
+    """
+
+    def __init__(self, settings: StorageSettings) -> None:
+        self._root = os.geteuid() == 0
+        self._uid = self._account(settings.file_owner, "file_owner")
+        self._gid = self._group(settings.file_group, "file_group")
+        self.staging = Owner(
+            self._account(settings.staging_owner, "staging_owner"),
+            self._group(settings.staging_group, "staging_group"),
+        )
+        self.shared_staging = settings.staging_owner is not None or settings.staging_group is not None
+
+    def of_experiment(self, auth_group_name: str) -> Owner:
+        """Return the owner of an experiment's files: its own Unix group if there is one that we may give."""
+        with contextlib.suppress(KeyError):
+            gid = grp.getgrnam(auth_group_name).gr_gid
+            if self._may_give(gid):
+                return Owner(self._uid, gid)
+        return Owner(self._uid, self._gid)
+
+    def _may_give(self, gid: int) -> bool:
+        return self._root or gid == os.getegid() or gid in os.getgroups()
+
+    def _account(self, name: str | None, field: str) -> int:
+        if name is None:
+            return -1
+        try:
+            uid = pwd.getpwnam(name).pw_uid
+        except KeyError:
+            raise ConfigurationError(f"storage.{field} names account {name!r}, which does not exist.") from None
+        if uid != os.geteuid() and not self._root:
+            raise ConfigurationError(f"storage.{field} = {name!r} can only be set by a service run as root.")
+        return uid if self._root else -1
+
+    def _group(self, name: str | None, field: str) -> int:
+        if name is None:
+            return -1
+        try:
+            gid = grp.getgrnam(name).gr_gid
+        except KeyError:
+            raise ConfigurationError(f"storage.{field} names group {name!r}, which does not exist.") from None
+        if not self._may_give(gid):
+            raise ConfigurationError(f"storage.{field} = {name!r}: the service's account is no member of that group.")
+        return gid
+
+
+@contextlib.contextmanager
+def opened_directory(path: str | bytes) -> Iterator[int]:
+    """Open a directory that the service itself made. :raises ServiceUnavailable: it is not there or not readable."""
+    try:
+        descriptor = os.open(path, _FLAGS)
+    except OSError as error:
+        raise ServiceUnavailable(f"Directory {os.fsdecode(path)!a} cannot be opened: {error.strerror}.") from error
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def enter(parent: int, name: bytes, owner: Owner, mode: int) -> tuple[int, bool]:
+    """Open the directory ``name`` in ``parent``, making it with owner and mode if it is missing.
+
+    :returns: its descriptor, which the caller closes, and whether it was made.
+    :raises InvalidObjectState: there is something else, or a link, of that name. :raises OSError: it cannot be made.
+    """
+    made = False
+    try:
+        os.mkdir(name, 0o700, dir_fd=parent)
+        made = True
+    except FileExistsError:
+        pass
+    try:
+        descriptor = os.open(name, _FLAGS, dir_fd=parent)
+    except NotADirectoryError:
+        raise InvalidObjectState(f"{paths.display(name)!r} is a link or no directory; move it away.") from None
+    if made:
+        try:
+            owner.apply(descriptor, mode)
+            os.fsync(parent)
+        except OSError:
+            os.close(descriptor)
+            raise
+    return descriptor, made
+
+
+class ExperimentDirectory:
+    """The directory of one experiment.
+
+    :param storage_directory: absolute path of the experiment's directory.
+    :param owner: of everything in it.
+    """
+
+    def __init__(self, storage_directory: str, owner: Owner) -> None:
+        self.path = storage_directory
+        self.owner = owner
+
+    def make(self, storage_root: str, experiment_id: int, shared_staging: bool) -> None:
+        """Make whatever is missing of it, durably, and mark it as this experiment's; idempotent.
+
+        :param shared_staging: another account writes into staging and must be able to pass.
+        :raises InvalidObjectState: a foreign directory with contents is in the way.
+        :raises ServiceUnavailable: the file system refuses.
+        """
+        below = Path(self.path).relative_to(storage_root).parts
+        try:
+            with contextlib.ExitStack() as stack, opened_directory(storage_root) as root:
+                current = root
+                for part in below[:-1]:
+                    current, _ = enter(current, os.fsencode(part), Owner(self.owner.uid), PASSAGE_MODE)
+                    stack.callback(os.close, current)
+                mode = DIRECTORY_MODE | (0o001 if shared_staging else 0)
+                current, made = enter(current, os.fsencode(below[-1]), self.owner, mode)
+                stack.callback(os.close, current)
+                if not made:
+                    self._adopt(current, experiment_id)
+                for part in _PARTS:
+                    inner, _ = enter(current, part.encode(), self.owner, DIRECTORY_MODE)
+                    stack.callback(os.close, inner)
+                self._mark(experiment_id)
+        except OSError as error:
+            raise ServiceUnavailable(f"Directory {self.path!a} cannot be made: {error.strerror}.") from error
+
+    def _adopt(self, descriptor: int, experiment_id: int) -> None:
+        """Accept a directory that was there: our own, an empty one, or one left by a creation that was cut short."""
+        marked = self.marker()
+        if marked is not None and marked.get("experimentId") == experiment_id:
+            return
+        if any(self.files()):
+            raise InvalidObjectState(
+                f"Directory {self.path!a} exists and is not empty; move it away or choose another name."
+            )
+        os.fchmod(descriptor, 0o700)
+        self.owner.apply(descriptor, DIRECTORY_MODE)
+
+    def files(self) -> Iterator[str]:
+        """Yield the path of everything in it that is no directory and not our own marker."""
+        marker = os.path.join(self.path, "system", MARKER)  # noqa: PTH118
+        for directory, names, files in os.walk(self.path):
+            for name in files + [name for name in names if os.path.islink(os.path.join(directory, name))]:  # noqa: PTH118, PTH114
+                found = os.path.join(directory, name)  # noqa: PTH118
+                if found != marker:
+                    yield found
+
+    def marker(self) -> dict[str, Any] | None:
+        """Return the mark that says whose directory this is, or ``None``."""
+        try:
+            with paths.opened_file(self.path, b"system/" + MARKER.encode()) as descriptor:
+                value = json.loads(os.pread(descriptor, 1 << 16, 0))
+        except (ObjectNotFound, FileNotFoundError, ValueError):
+            return None
+        return value if isinstance(value, dict) else None
+
+    def _mark(self, experiment_id: int) -> None:
+        with opened_directory(os.path.join(self.path, "system")) as system:  # noqa: PTH118
+            temporary = b".experiment.json.new"
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary, dir_fd=system)
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=system)
+            try:
+                os.write(descriptor, json.dumps({"experimentId": experiment_id}).encode() + b"\n")
+                self.owner.apply(descriptor, FILE_MODE)
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            os.rename(temporary, MARKER, src_dir_fd=system, dst_dir_fd=system)
+            os.fsync(system)
+
+    def remove_empty(self) -> None:
+        """Remove it if it holds nothing but empty directories and our marker; anything else stays."""
+        for directory, _, files in os.walk(self.path, topdown=False):
+            if files == [MARKER]:
+                os.unlink(os.path.join(directory, MARKER))  # noqa: PTH118, PTH108
+            with contextlib.suppress(OSError):
+                os.rmdir(directory)  # noqa: PTH106

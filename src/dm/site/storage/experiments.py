@@ -1,0 +1,294 @@
+"""Experiments: the unit that data belongs to and that people are members of."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+import secrets
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, RowMapping
+from sqlalchemy.exc import IntegrityError
+
+from dm.common.errors import InvalidArgument, InvalidObjectState, ObjectAlreadyExists, ObjectNotFound
+from dm.common.web.routes import Principal
+from dm.site.storage import experiment_records, experiment_store, registry_store, rules
+from dm.site.storage.directories import ExperimentDirectory, Owners
+from dm.site.storage.store import CREATE_LOCK, Store, constraint_of, lock
+from dm.site.storage.users import give_role
+
+AUDIT = logging.getLogger("dm.audit")
+
+
+@dataclass(frozen=True)
+class Reference:
+    """How a caller names an experiment: by number, or by name and station."""
+
+    id: int | None = None
+    name: str | None = None
+    station: str | None = None
+
+    def __str__(self) -> str:
+        if self.id is not None:
+            return f"with id {self.id}"
+        shown = ascii((self.name or "")[:160])
+        return f"{shown} at station {self.station[:80]!a}" if self.station else shown
+
+    def not_found(self) -> ObjectNotFound:
+        """Return the error, whose words scripts look for."""
+        return ObjectNotFound(f"Experiment {self} does not exist.")
+
+
+def find(connection: Connection, reference: Reference, lock: bool = False) -> RowMapping:
+    """Return an experiment's row; a name without station must be the only one of that name.
+
+    :raises ObjectNotFound: none. :raises InvalidArgument: the name alone is ambiguous.
+    """
+    row: RowMapping | None = None
+    if reference.id is not None:
+        in_range = 0 < reference.id < 1 << 31
+        row = experiment_store.by_id(connection, reference.id, lock) if in_range else None
+    elif reference.name is not None:
+        station = reference.station
+        if not station:
+            having = experiment_store.stations_having(connection, reference.name)
+            if len(having) > 1:
+                raise InvalidArgument(f"Experiment {reference.name!a} exists at several stations; name the station.")
+            station = having[0] if having else ""
+        row = experiment_store.by_name(connection, reference.name, station, lock)
+    if row is None:
+        raise reference.not_found()
+    return row
+
+
+def find_visible(connection: Connection, reference: Reference, principal: Principal) -> RowMapping:
+    """Return an experiment the caller may know of. :raises ObjectNotFound: none, or none of theirs."""
+    try:
+        row = find(connection, reference)
+    except InvalidArgument:
+        if principal.is_admin:
+            raise
+        rows = [
+            candidate
+            for station in experiment_store.stations_having(connection, reference.name or "")
+            if (candidate := experiment_store.by_name(connection, reference.name or "", station))
+            and visible(connection, candidate, principal)
+        ]
+        if len(rows) == 1:
+            return rows[0]
+        if rows:
+            raise
+        raise reference.not_found() from None
+    if not visible(connection, row, principal):
+        raise reference.not_found()
+    return row
+
+
+def visible(connection: Connection, row: RowMapping, principal: Principal) -> bool:
+    """Whether the caller manages the experiment's station or is a member."""
+    return principal.manages(row["station_name"]) or experiment_store.is_member(
+        connection, row["id"], principal.username
+    )
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What to set on an experiment; ``None`` leaves a value (when adding: takes the default)."""
+
+    type_name: str | None = None
+    description: str | None = None
+    root_path: str | None = None
+    globus_group_id: str | None = None
+    start_date: str | float | None = None
+    end_date: str | float | None = None
+    managed_directory_structure: bool | None = None
+    beamline_user_account: str | None = None
+    beamline_admin_account: str | None = None
+    data_directory_frozen: bool | None = None
+    analysis_directory_frozen: bool | None = None
+
+    def columns(self) -> dict[str, Any]:
+        """Return the checked column values of what is given. :raises InvalidArgument: a bad value."""
+        values: dict[str, Any] = {}
+        for key in ("description", "globus_group_id", "beamline_user_account", "beamline_admin_account"):
+            if (given := getattr(self, key)) is not None:
+                values[key] = rules.plain_text(given, key.replace("_", " ").capitalize())
+        for key in ("managed_directory_structure", "data_directory_frozen", "analysis_directory_frozen"):
+            if (flag := getattr(self, key)) is not None:
+                values[key] = flag
+        for key, what in (("start_date", "Start date"), ("end_date", "End date")):
+            if (moment := rules.date(getattr(self, key), what)) is not None:
+                values[key] = moment
+        return values
+
+
+class Experiments:
+    """The use cases of adding, changing and looking up."""
+
+    def __init__(self, store: Store, owners: Owners) -> None:
+        self._store = store
+        self._owners = owners
+
+    def at_station(self, principal: Principal, station: str) -> list[dict[str, Any]]:
+        """Return the short records of the station's experiments the caller may see, newest last.
+
+        :raises ObjectNotFound: no such station.
+        """
+        with self._store.transaction() as connection:
+            place = registry_store.required(connection, "station", station)
+            member = None if principal.manages(station) else principal.username
+            rows = experiment_store.at_station(connection, place["id"], member)
+        return [experiment_records.short(row) for row in rows]
+
+    def get(self, principal: Principal, reference: Reference) -> dict[str, Any]:
+        """Return the full record. :raises ObjectNotFound: none the caller may see."""
+        with self._store.transaction() as connection:
+            return self._full(connection, find_visible(connection, reference, principal))
+
+    @staticmethod
+    def _full(connection: Connection, row: RowMapping) -> dict[str, Any]:
+        return experiment_records.full(row, experiment_store.members(connection, row["id"]))
+
+    def add(
+        self, name: str, station: str, changes: Changes, storage: str | None = None, usernames: list[str] | None = None
+    ) -> dict[str, Any]:
+        """Add an experiment and make its directories.
+
+        :param station: name of an existing station.
+        :param storage: name; default: the only one.
+        :param usernames: members from the start, role ``User``.
+        :returns: the full record. :raises ObjectAlreadyExists: the station has one of that name.
+        :raises ObjectNotFound: station, type, storage or user unknown. :raises InvalidArgument: a bad value.
+        :raises InvalidObjectState: the directory is taken. :raises ServiceUnavailable: it cannot be made.
+        """
+        rules.object_name(name)
+        below = rules.root_path(changes.root_path)
+        values = changes.columns()
+        today = datetime.now().astimezone().replace(hour=0, minute=0, second=0, microsecond=0)
+        start = values.setdefault("start_date", min(today, values.get("end_date", today)))
+        _check_dates(start, values.setdefault("end_date", start))
+        try:
+            with self._store.transaction() as connection:
+                place = registry_store.required(connection, "station", station)
+                target = self._choose(connection, "storage", storage)
+                kind = self._choose(connection, "experiment type", changes.type_name, preferred=station)
+                directory = _directory(target["root_directory"], station, below, name)
+                lock(connection, CREATE_LOCK, target["id"])
+                self._refuse_nesting(connection, name, directory, Path(target["root_directory"]))
+                values |= {
+                    "name": name, "station_id": place["id"], "storage_id": target["id"], "type_id": kind["id"],
+                    "root_path": below, "storage_directory": directory,
+                    "auth_group_name": auth_group_name(name, station),
+                }  # fmt: skip
+                number = experiment_store.add(connection, values)
+                self._add_members(connection, number, usernames or [])
+                owner = self._owners.of_experiment(values["auth_group_name"])
+                ExperimentDirectory(directory, owner).make(
+                    target["root_directory"], number, self._owners.shared_staging
+                )
+                AUDIT.info("experiment %s (%d) added at %s", name, number, station)
+                return self._full(connection, find(connection, Reference(id=number)))
+        except IntegrityError as error:
+            raise self._taken(error, name, station) from None
+
+    def update(self, reference: Reference, changes: Changes, new_name: str | None = None) -> dict[str, Any]:
+        """Change an experiment; name and root path only as long as it has no files.
+
+        :returns: the full record. :raises InvalidObjectState: it has files and its directory would have to move.
+        """
+        values = changes.columns()
+        try:
+            with self._store.transaction() as connection:
+                row = find(connection, reference, lock=True)
+                if row["state"] != "active":
+                    raise InvalidObjectState(f"Experiment {row['name']!a} is being deleted.")
+                if changes.type_name:
+                    values["type_id"] = registry_store.required(connection, "experiment type", changes.type_name)["id"]
+                _check_dates(values.get("start_date", row["start_date"]), values.get("end_date", row["end_date"]))
+                moved = self._move(connection, row, changes.root_path, new_name)
+                if values or moved:
+                    experiment_store.change(connection, row["id"], values | moved)
+                record = self._full(connection, find(connection, Reference(id=row["id"])))
+        except IntegrityError as error:
+            raise self._taken(error, new_name or "", reference.station or "") from None
+        if moved:
+            ExperimentDirectory(row["storage_directory"], self._owners.of_experiment("")).remove_empty()
+        return record
+
+    def _move(
+        self, connection: Connection, row: RowMapping, root_path: str | None, new_name: str | None
+    ) -> dict[str, Any]:
+        """Make the directories of a new name or root path and return the columns to change."""
+        name = rules.object_name(new_name) if new_name else row["name"]
+        below = row["root_path"] if root_path is None else rules.root_path(root_path)
+        if (name, below) == (row["name"], row["root_path"]):
+            return {}
+        owner = self._owners.of_experiment(row["auth_group_name"])
+        if experiment_store.has_published(connection, row["id"]) or any(
+            ExperimentDirectory(row["storage_directory"], owner).files()
+        ):
+            raise InvalidObjectState(
+                f"Experiment {row['name']!a} has files; its name and root path can no longer be changed."
+            )
+        directory = _directory(row["storage_root"], row["station_name"], below, name)
+        lock(connection, CREATE_LOCK, row["storage_id"])
+        self._refuse_nesting(connection, name, directory, Path(row["storage_root"]))
+        ExperimentDirectory(directory, owner).make(row["storage_root"], row["id"], self._owners.shared_staging)
+        return {"name": name, "root_path": below, "storage_directory": directory}
+
+    @staticmethod
+    def _choose(connection: Connection, kind: str, name: str | None, preferred: str | None = None) -> RowMapping:
+        """Return the one named, else the only one, else the preferred one."""
+        if name:
+            return registry_store.required(connection, kind, name)
+        rows = registry_store.rows(connection, kind)
+        chosen = [row for row in rows if row["name"] == preferred] or list(rows)
+        if len(chosen) != 1:
+            names = ", ".join(row["name"] for row in rows) or "none exists yet"
+            raise InvalidArgument(f"Name the {kind} of the experiment: {names}.")
+        return chosen[0]
+
+    @staticmethod
+    def _refuse_nesting(connection: Connection, name: str, directory: str, root: Path) -> None:
+        ancestors = [str(parent) for parent in Path(directory).parents if parent != root and root in parent.parents]
+        if others := experiment_store.directory_neighbours(connection, directory, ancestors):
+            raise InvalidArgument(
+                f"The directory of experiment {name!a} and that of {others[0]!a} would lie within each other; "
+                "choose another name or root path."
+            )
+
+    @staticmethod
+    def _add_members(connection: Connection, experiment_id: int, usernames: list[str]) -> None:
+        for username in usernames:
+            give_role(connection, username, "User", experiment_id)
+
+    @staticmethod
+    def _taken(error: IntegrityError, name: str, station: str) -> Exception:
+        if constraint_of(error).startswith("uq_experiments_live"):
+            where = f" at station {station!a}" if station else ""
+            return ObjectAlreadyExists(f"Experiment {name!a}{where} already exists.")
+        return error
+
+
+def _check_dates(start: datetime, end: datetime) -> None:
+    if end < start:
+        raise InvalidArgument(f"End date {end:%Y-%m-%d} lies before start date {start:%Y-%m-%d}.")
+
+
+def _directory(storage_root: str, station: str, below: str, name: str) -> str:
+    return str(Path(storage_root, station, *below.split("/"), name))
+
+
+def auth_group_name(name: str, station: str) -> str:
+    """Return a name for the experiment's Unix group: shortened name, station, short hash; at most 32 characters.
+
+    Every call gives another hash: an experiment that reuses a deleted one's name must not inherit its group.
+    """
+    digest = hashlib.sha256(f"{station}/{name}/{secrets.token_hex(8)}".encode()).hexdigest()[:6]
+    place = re.sub(r"[^a-z0-9]", "", station.lower())[:12]
+    short = re.sub(r"[^a-z0-9_]", "", name.lower())[: 32 - len(place) - len(digest) - 2] or "exp"
+    return f"{short}-{place}-{digest}"

@@ -1,0 +1,80 @@
+"""Members of experiments and the free metadata that scripts keep with an experiment."""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import Any
+
+from dm.common.errors import InvalidArgument, ObjectAlreadyExists, ObjectNotFound, ServiceLimit
+from dm.site.storage import experiment_records, experiment_store, rules, user_store
+from dm.site.storage.experiments import Reference, find
+from dm.site.storage.store import Store
+from dm.site.storage.tables import experiment_roles
+from dm.site.storage.user_store import Role
+from dm.site.storage.users import give_role, required_user
+
+AUDIT = logging.getLogger("dm.audit")
+
+
+class Members:
+    """The use cases."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def add_role(self, username: str, role: str, reference: Reference) -> dict[str, Any]:
+        """Give a user the role ``User`` or ``PI``.
+
+        :returns: username, roleName, experimentName, stationName.
+        :raises ObjectAlreadyExists: has it already. :raises ObjectNotFound: no such user or experiment.
+        """
+        role = rules.role(role, rules.EXPERIMENT_ROLES)
+        with self._store.transaction() as connection:
+            row = find(connection, reference, lock=True)
+            if not give_role(connection, username, role, row["id"]):
+                raise ObjectAlreadyExists(f"User {username!a} already has role {role!a} in experiment {row['name']!a}.")
+        AUDIT.info("role %s in experiment %d given to %s", role, row["id"], username)
+        return _record(username, role, row["name"], row["station_name"])
+
+    def delete_role(self, username: str, role: str, reference: Reference) -> dict[str, Any]:
+        """Take a role. :raises ObjectNotFound: the user does not have it, or no such user or experiment."""
+        role = rules.role(role, rules.EXPERIMENT_ROLES)
+        with self._store.transaction() as connection:
+            row = find(connection, reference, lock=True)
+            user = required_user(connection, username)
+            if not user_store.remove_role(connection, Role(experiment_roles, user["id"], row["id"], role)):
+                raise ObjectNotFound(
+                    f"Role {role!a} of user {username!a} in experiment {row['name']!a} does not exist."
+                )
+        AUDIT.info("role %s in experiment %d taken from %s", role, row["id"], username)
+        return _record(username, role, row["name"], row["station_name"])
+
+    def upsert_metadata(self, key: str, value: Any, reference: Reference) -> dict[str, Any]:
+        """Set one key of the experiment's own metadata.
+
+        :param key: 1 to 200 characters, none of the record's own keys.
+        :param value: any JSON; the whole of an experiment's metadata stays below 1 MiB.
+        :returns: the full record.
+        """
+        rules.plain_metadata_text(key, key)
+        if not 1 <= len(key) <= 200:
+            raise InvalidArgument(f"Metadata key {key[:80]!a} has {len(key)} characters; take 1 to 200.")
+        if key in experiment_records.RESERVED:
+            raise InvalidArgument(f"Metadata key {key!a} is one of the experiment's own; choose another.")
+        rules.metadata_value(key, value)
+        with self._store.transaction() as connection:
+            row = find(connection, reference, lock=True)
+            metadata = row["metadata"] | {key: value}
+            if (size := len(json.dumps(metadata))) > rules.MAX_METADATA_BYTES:
+                raise ServiceLimit(
+                    f"The metadata of experiment {row['name']!a} would have {size} bytes; "
+                    f"{rules.MAX_METADATA_BYTES} is the limit."
+                )
+            experiment_store.change(connection, row["id"], {"metadata": metadata})
+            row = find(connection, Reference(id=row["id"]))
+            return experiment_records.full(row, experiment_store.members(connection, row["id"]))
+
+
+def _record(username: str, role: str, experiment: str, station: str) -> dict[str, Any]:
+    return {"username": username, "roleName": role, "experimentName": experiment, "stationName": station}

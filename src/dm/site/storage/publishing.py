@@ -1,0 +1,362 @@
+"""Publishing one batch: from staging, through verification, to the final places.
+
+1. Take the staging directory out of the station's reach.
+2. Verify, dress and sync every file (several threads).
+3. In one database transaction, holding the experiment's publish lock: decide about each file, write the manifest,
+   rename, sync directories, write the manifest's ``committed`` line, record the files, finish the batch.
+
+A crash at any instant is followed by doing it all again: a file that is no longer staged but in place with the digest
+found before counts as stored, because nothing was recorded before the end of step 3.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import stat
+import time
+from collections.abc import Iterator
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, RowMapping
+
+from dm.common import digests, paths
+from dm.common.errors import DmException, InvalidObjectState, ObjectAlreadyExists, ServiceUnavailable, TransferError
+from dm.site.storage import batch_store, experiment_store, file_store
+from dm.site.storage.batches import TAKEN
+from dm.site.storage.directories import DIRECTORY_MODE, STAGING, Owner, Owners, enter, opened_directory
+from dm.site.storage.manifest import Manifest
+from dm.site.storage.placement import Tree
+from dm.site.storage.store import PUBLISH_LOCK, Store, lock
+from dm.site.storage.verification import Staged, digests_name, explain, verify_all
+
+_FILES_PER_TASK = 16
+_VERSIONS = b"versions"
+
+
+class ClaimLostError(Exception):
+    """Another publisher has taken the batch over; leave it alone."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A claimed batch."""
+
+    id: str
+    fence: int
+    attempts: int
+    experiment_id: int
+    root: str
+    source: str
+    on_conflict: str
+    directory: str
+    auth_group_name: str
+    files: list[dict[str, Any]]
+    verified: dict[str, list[Any]]
+
+    @classmethod
+    def of(cls, row: RowMapping) -> Batch:
+        """Build it from its row."""
+        return cls(
+            id=row["id"],
+            fence=row["fence"],
+            attempts=row["attempts"],
+            experiment_id=row["experiment_id"],
+            root=row["root"],
+            source=row["source"],
+            on_conflict=row["on_conflict"],
+            directory=row["storage_directory"],
+            auth_group_name=row["auth_group_name"],
+            files=json.loads(row["request"] or "[]"),
+            verified=json.loads(row["verified"] or "{}"),
+        )
+
+
+class Publishing:
+    """Publishes batches; thread safe.
+
+    :param pool: reads and digests files.
+    """
+
+    def __init__(self, store: Store, owners: Owners, pool: Executor) -> None:
+        self._store = store
+        self._owners = owners
+        self._pool = pool
+
+    def publish(self, batch: Batch) -> list[Staged]:
+        """Publish a claimed batch and return its files with their outcomes.
+
+        :raises ClaimLostError: it is somebody else's by now.
+        :raises ServiceUnavailable: the database is away; try again.
+        :raises OSError: the file system failed in a way that says nothing about a single file; try again.
+        """
+        owner = self._owners.of_experiment(batch.auth_group_name)
+        taken = take(batch)
+        items = [Staged(paths.encode(entry["path"]), paths.encode(entry["stagedName"]), entry) for entry in batch.files]
+        groups = [items[start : start + _FILES_PER_TASK] for start in range(0, len(items), _FILES_PER_TASK)]
+        list(self._pool.map(lambda group: verify_all(taken, group, owner), groups))
+        fresh = {paths.decode(item.path): [item.size, item.digests] for item in items if item.digests}
+        found = batch.verified | fresh
+        with self._store.transaction() as connection:
+            batch_store.note_verified(connection, batch.id, batch.fence, json.dumps(found, separators=(",", ":")))
+        with self._store.transaction() as connection:
+            _Commit(connection, batch, items, found=found, owner=owner, taken=taken).run()
+        return items
+
+    def give_up(self, batch: Batch, error: DmException) -> list[Staged]:
+        """Fail all files of a batch that cannot be published for reasons of ours; its station may send it again."""
+        items = [Staged(paths.encode(entry["path"]), b"", entry) for entry in batch.files]
+        for item in items:
+            item.fail(error, True)
+        with self._store.transaction() as connection:
+            if not batch_store.hold(connection, batch.id, batch.fence):
+                raise ClaimLostError(batch.id)
+            result = [outcome(item) for item in items]
+            batch_store.finish(connection, batch.id, json.dumps(result, separators=(",", ":")))
+        return items
+
+
+def take(batch: Batch) -> str:
+    """Move the staging directory to a name only the service may use and return its path; again is fine."""
+    with opened_directory(batch.directory) as top:
+        name = f"{STAGING}/{batch.id}"
+        with contextlib.suppress(FileNotFoundError):
+            if not _exists(top, name + TAKEN):
+                os.rename(name, name + TAKEN, src_dir_fd=top, dst_dir_fd=top)
+        staging, _ = enter(top, STAGING.encode(), Owner(), DIRECTORY_MODE)
+        try:
+            # Missing altogether after a crash between the commit and the sweep, or if the station removed it.
+            descriptor, _ = enter(staging, (batch.id + TAKEN).encode(), Owner(), 0o700)
+        finally:
+            os.close(staging)
+        try:
+            Owner(os.geteuid() if os.geteuid() == 0 else -1, -1).apply(descriptor, 0o700)
+        finally:
+            os.close(descriptor)
+    return f"{batch.directory}/{name}{TAKEN}"
+
+
+def _exists(directory: int, name: str) -> bool:
+    try:
+        os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+class _Commit:
+    """Step 3 of one batch."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        batch: Batch,
+        items: list[Staged],
+        *,
+        found: dict[str, list[Any]],
+        owner: Owner,
+        taken: str,
+    ) -> None:
+        self._connection = connection
+        self._batch = batch
+        self._items = items
+        self._found = found
+        self._owner = owner
+        self._taken = taken
+        self._rows: dict[bytes, RowMapping] = {}
+        self._kept: dict[bytes, bytes] = {}
+
+    def run(self) -> None:
+        """Decide, place, record."""
+        batch, connection = self._batch, self._connection
+        lock(connection, PUBLISH_LOCK, batch.experiment_id)
+        if not batch_store.hold(connection, batch.id, batch.fence):
+            raise ClaimLostError(batch.id)
+        experiment = experiment_store.by_id(connection, batch.experiment_id)
+        if experiment is None or experiment["state"] != "active":
+            for item in self._items:
+                item.fail(InvalidObjectState(f"File {item.shown}: the experiment is being deleted."), False)
+        else:
+            self._publish()
+        result = [outcome(item) for item in self._items]
+        batch_store.finish(connection, batch.id, json.dumps(result, separators=(",", ":")))
+
+    def _publish(self) -> None:
+        batch = self._batch
+        self._rows = file_store.by_paths(
+            self._connection, batch.experiment_id, batch.root, [item.path for item in self._items]
+        )
+        manifest = Manifest(batch.directory, self._owner)
+        root = f"{batch.directory}/{batch.root}"
+        with Tree(root, self._owner) as tree, Tree(self._taken, Owner()) as staging, self._versions() as versions:
+            for item in self._items:
+                if item.error is None:
+                    with _failing(item, root):
+                        self._decide(tree, item)
+            placing = [item for item in self._items if item.status == "stored"]
+            if not placing:
+                self._record()
+                return
+            try:
+                manifest.append(self._line(item) for item in placing)
+            except OSError as error:
+                for item in placing:
+                    item.fail(*explain(error, f"File {item.shown} cannot be recorded", batch.directory))
+                self._record()
+                return
+            for item in placing:
+                with _failing(item, root):
+                    if item.missing:
+                        continue  # in place since an earlier attempt
+                    if item.path in self._kept:
+                        tree.keep(item.path, versions, self._kept[item.path])
+                    tree.place(staging, item)
+            tree.sync()
+            failed = [paths.decode(item.path) for item in placing if item.error is not None]
+            end = {
+                "event": "committed",
+                "batch": batch.id,
+                "files": len(placing),
+                "failed": failed,
+                "time": time.time(),
+            }
+            manifest.append([end])
+        self._record()
+
+    def _decide(self, tree: Tree, item: Staged) -> None:
+        """Set the item's status to stored (with its version) or unchanged, or fail it."""
+        batch, row = self._batch, self._rows.get(item.path)
+        there = tree.status(item.path)
+        if there is not None and not stat.S_ISREG(there.st_mode):
+            item.fail(InvalidObjectState(f"File {item.shown} would replace a directory, link or special file."), False)
+            return
+        item.version = row["version"] + 1 if row else 1
+        if item.missing:
+            self._recognise(tree, item, there)
+            return
+        if there is None:
+            item.status = "stored"
+            return
+        if self._equal(tree, item, there, row):
+            item.status = "unchanged"
+            item.version = row["version"] if row else 1
+            return
+        same_source = row is not None and row["source"] == batch.source
+        if not same_source and batch.on_conflict == "fail":
+            item.fail(
+                ObjectAlreadyExists(
+                    f"File {item.shown} already exists with other contents from another source; "
+                    "send it with onConflict replace or version, or under another name."
+                ),
+                False,
+            )
+            return
+        if row is None:
+            item.version = 2  # what is there without our knowledge counts as the first
+        if batch.on_conflict == "version":
+            self._kept[item.path] = self._kept_name(item)
+        item.status = "stored"
+
+    def _recognise(self, tree: Tree, item: Staged, there: os.stat_result | None) -> None:
+        """Deal with a file that is not staged: put in place by an attempt that was cut short, or never delivered."""
+        size, known = self._found.get(paths.decode(item.path), [0, {}])
+        replayed = self._batch.attempts > 1 and there is not None and known and there.st_size == size
+        if replayed and tree.digest(item.path) == known[digests.VERIFICATION]:
+            item.size, item.digests, item.status = size, known, "stored"
+            kept = self._kept_name(item)
+            if Path(self._batch.directory, "system", "versions", os.fsdecode(kept)).exists():
+                self._kept[item.path] = kept
+            return
+        item.fail(TransferError(f"File {item.shown} is missing in staging; it was not delivered."), True)
+
+    @staticmethod
+    def _kept_name(item: Staged) -> bytes:
+        return digests_name(item.path) + f".v{item.version - 1}".encode()
+
+    @staticmethod
+    def _equal(tree: Tree, item: Staged, there: os.stat_result, row: RowMapping | None) -> bool:
+        """Whether the file in place has the bytes of the staged one."""
+        if there.st_size != item.size:
+            return False
+        value = item.digests[digests.VERIFICATION]
+        if row is not None and (there.st_size, there.st_mtime_ns) == (row["size"], row["mtime_ns"]):
+            return bool(bytes(row["digest"]).hex() == value)
+        return tree.digest(item.path) == value
+
+    @contextlib.contextmanager
+    def _versions(self) -> Iterator[int]:
+        """Hold open the directory that keeps replaced files, ``system/versions``."""
+        with opened_directory(f"{self._batch.directory}/system") as system:
+            descriptor, _ = enter(system, _VERSIONS, self._owner, DIRECTORY_MODE)
+            try:
+                yield descriptor
+            finally:
+                os.close(descriptor)
+
+    def _line(self, item: Staged) -> dict[str, Any]:
+        """Return the manifest's line of a file about to be placed."""
+        line = {
+            "event": "file",
+            "batch": self._batch.id,
+            "root": self._batch.root,
+            "path": paths.decode(item.path),
+            "size": item.size,
+            "mtimeNs": item.mtime_ns,
+            "digests": item.digests,
+            "version": item.version,
+            "source": self._batch.source,
+            "time": time.time(),
+        }
+        if "sourceUrl" in item.claim:
+            line["sourceUrl"] = item.claim["sourceUrl"]
+        if row := self._rows.get(item.path):
+            line["previous"] = {"version": row["version"], digests.VERIFICATION: bytes(row["digest"]).hex()}
+        if kept := self._kept.get(item.path):
+            line["kept"] = f"system/versions/{kept.decode()}"
+        return line
+
+    def _record(self) -> None:
+        files = [
+            file_store.Published(
+                path=item.path,
+                size=item.size,
+                mtime_ns=item.mtime_ns,
+                digest=bytes.fromhex(item.digests[digests.VERIFICATION]),
+                md5=bytes.fromhex(item.digests["md5"]) if "md5" in item.digests else None,
+                version=item.version,
+            )
+            for item in self._items
+            if item.error is None and (item.status == "stored" or item.path not in self._rows)
+        ]
+        batch = self._batch
+        file_store.upsert(
+            self._connection, batch.experiment_id, batch.root, files, source=batch.source, batch_id=batch.id
+        )
+
+
+@contextlib.contextmanager
+def _failing(item: Staged, root: str) -> Iterator[None]:
+    """Turn what happens to one file into its outcome."""
+    try:
+        yield
+    except DmException as error:
+        item.fail(error, isinstance(error, ServiceUnavailable | TransferError))
+    except OSError as error:
+        item.fail(*explain(error, f"File {item.shown} cannot be put in place", root))
+
+
+def outcome(item: Staged) -> dict[str, Any]:
+    """Return what the station is told about a file."""
+    result: dict[str, Any] = {"path": paths.decode(item.path), "status": item.status}
+    if item.error is not None:
+        return result | {
+            "errorCode": item.error.getErrorCode(),
+            "errorMessage": str(item.error),
+            "transient": item.transient,
+        }
+    strong = {name: value for name, value in item.digests.items() if name != "md5"}
+    return result | {"size": item.size, "digests": strong, "md5Sum": item.digests.get("md5"), "version": item.version}
