@@ -1,0 +1,241 @@
+"""``dm-demo-process``: what the demo's workflow does with a data file, a stage at a time.
+
+* ``inspect FILE`` prints numbers, one ``Label: value`` per line, for the stage's output regexes.
+* ``picture FILE DIRECTORY`` draws the file's image, curve or last SPEC scan into ``DIRECTORY/<name>.png``.
+* ``upload EXPERIMENT DIRECTORY`` brings the results into the experiment's ``analysis/`` and waits for the end.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    import numpy as np
+
+MAX_BYTES = 1 << 28
+PICTURE_PIXELS = 256
+_SIGNATURE_SEARCH = 1000
+# dark blue - teal - yellow, near matplotlib's viridis; avoids importing it for a thumbnail
+_COLOURS = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37))
+
+
+@dataclass
+class Content:
+    """What there is to show: an image (2-d), a curve (x, y), or nothing.
+
+    :param kind: ``image``, ``curve``, ``scan`` or ``text``. :param label: what it is, for the picture's title.
+    """
+
+    kind: str
+    label: str = ""
+    values: np.ndarray[Any, Any] | None = None
+    x: np.ndarray[Any, Any] | None = None
+    x_label: str = ""
+    scans: int = 0
+
+
+def look(path: str) -> Content:
+    """Return the content of an HDF5/NeXus or SPEC file; anything else is ``text``."""
+    import h5py
+
+    from dm.station.acquisition.plugins.metadata_spec import is_spec
+
+    if h5py.is_hdf5(path):
+        with h5py.File(path, "r", locking=False) as file:
+            return _hdf5(path, file)
+    with Path(path).open("rb") as stream:
+        head = stream.read(4096)
+    return _spec(path) if is_spec(head) else Content("text")
+
+
+def _hdf5(path: str, file: Any) -> Content:
+    from dm.station.acquisition.plugins import metadata_hdf5
+
+    found = metadata_hdf5.extract(path)
+    arrays = _arrays(file)
+    signal = str(found.get("signal", "")).strip("/")
+    title = str(found.get("title") or found.get("sampleName") or Path(path).name)
+    images = [name for name, array in arrays.items() if _is_image(array)]
+    if signal in images:
+        images.insert(0, signal)
+    if images and (signal in images or signal not in arrays):
+        return Content("image", title, _frame(arrays[images[0]]))
+    curves = [name for name, array in arrays.items() if array.ndim == 1]
+    if signal not in curves or _liveliness(arrays[signal]) == 0:
+        # the marked data are flat, or lie in a file that is not here: the liveliest curve beside them says most
+        curves.sort(key=lambda name: ("time" in name.rpartition("/")[2].lower(), -_liveliness(arrays[name])))
+        signal = curves[0] if curves else ""
+    if signal:
+        return Content("curve", title, arrays[signal][()], x_label=signal.rpartition("/")[2])
+    return Content("image", title, _frame(arrays[images[0]])) if images else Content("text")
+
+
+def _arrays(file: Any) -> dict[str, Any]:
+    """Return the numeric datasets of bearable size, biggest images first; links out of the file are not followed."""
+    import h5py
+
+    found: dict[str, Any] = {}
+
+    def visit(name: str, item: Any) -> bool | None:
+        numeric = isinstance(item, h5py.Dataset) and item.dtype.kind in "iuf" and bool(item.shape)
+        if numeric and item.size > 1 and item.size * item.dtype.itemsize <= MAX_BYTES:
+            inside = not item.external and not item.is_virtual
+            if inside:
+                found[name] = item
+        return True if len(found) >= _SIGNATURE_SEARCH else None
+
+    file.visititems(visit)
+    return dict(sorted(found.items(), key=lambda pair: (-pair[1].ndim, -pair[1].size)))
+
+
+def _is_image(array: Any) -> bool:
+    return array.ndim >= 2 and min(array.shape[-2:]) >= 4
+
+
+def _frame(array: Any) -> np.ndarray[Any, Any]:
+    """Return the middle frame of a stack."""
+    frame: np.ndarray[Any, Any] = array[(*(size // 2 for size in array.shape[:-2]), slice(None), slice(None))]
+    return frame
+
+
+def _liveliness(array: Any) -> float:
+    import numpy as np
+
+    values = np.asarray(array[()], dtype=float)
+    spread = float(np.nanmax(values) - np.nanmedian(values)) if np.isfinite(values).any() else 0.0
+    return spread / (abs(float(np.nanmedian(values))) + 1e-9)
+
+
+def _spec(path: str) -> Content:
+    from silx.io.specfile import SpecFile
+
+    file = SpecFile(path)
+    try:
+        count = len(file)
+        # scans that were aborted at once have no data: show the last one that has
+        for index in range(count - 1, -1, -1):
+            scan = file[index]
+            if scan.data.size and scan.data.shape[1] > 1:
+                labels = list(scan.labels)
+                label = f"#S {scan.scan_header_dict.get('S', '').strip()}"
+                return Content("scan", label, scan.data[-1].copy(), scan.data[0].copy(), labels[0], count)
+        return Content("scan", scans=count)
+    finally:
+        file.close()
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """The stages of the demo's workflow."""
+
+
+@main.command()
+@click.argument("file")
+def inspect(file: str) -> None:
+    """Print numbers found in FILE."""
+    import numpy as np
+
+    content = look(file)
+    click.echo(f"Kind: {content.kind}")
+    if content.kind == "scan":
+        click.echo(f"Scans: {content.scans}")
+    if content.values is not None and np.isfinite(content.values).any():
+        click.echo(f"Points: {content.values.size}")
+        click.echo(f"Maximum: {np.nanmax(content.values):.6g}")
+        click.echo(f"Mean: {np.nanmean(content.values):.6g}")
+
+
+@main.command()
+@click.argument("file")
+@click.argument("directory")
+def picture(file: str, directory: str) -> None:
+    """Draw FILE into a new directory below DIRECTORY and print its name."""
+    content = look(file)
+    if content.values is None:
+        raise click.ClickException(f"{file} holds nothing to draw.")
+    results = Path(tempfile.mkdtemp(prefix="results-", dir=directory))
+    target = results / (Path(file).name.encode("utf-8", "replace").decode() + ".png")
+    if content.kind == "image":
+        _thumbnail(content, target)
+    else:
+        _plot(content, target)
+    click.echo(f"Picture: {target.name}\nResults: {results}")
+
+
+def _thumbnail(content: Content, target: Path) -> None:
+    import numpy as np
+    from PIL import Image
+
+    image = np.nan_to_num(np.asarray(content.values, dtype=float), nan=0.0, posinf=0.0, neginf=0.0)
+    low, high = np.percentile(image, (1, 99.7))
+    image = np.clip(image, low, max(high, low + 1e-9)) - low
+    image = np.log1p(100 * image / image.max()) if image.max() > 0 else image
+    level = image / image.max() if image.max() > 0 else image
+    stops = np.linspace(0, 1, len(_COLOURS))
+    channels = [np.interp(level, stops, [colour[i] for colour in _COLOURS]) for i in range(3)]
+    drawn = Image.fromarray(np.dstack(channels).astype("u1"))
+    scale = PICTURE_PIXELS / max(drawn.size)
+    size = (max(1, round(drawn.width * scale)), max(1, round(drawn.height * scale)))
+    method = Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.NEAREST
+    drawn.resize(size, method).save(target)
+
+
+def _plot(content: Content, target: Path) -> None:
+    # its caches go where we may write: the account of a stage often has no home
+    os.environ.setdefault("MPLCONFIGDIR", str(target.parent.parent / "matplotlib"))
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.8, 3.2), layout="constrained")
+    axes: Any = figure.add_subplot()
+    if content.x is None:
+        axes.plot(content.values, linewidth=0.8)
+        axes.set_ylabel(content.x_label)
+    else:
+        axes.plot(content.x, content.values, marker=".", linewidth=0.8)
+        axes.set_xlabel(content.x_label)
+    axes.locator_params(axis="x", nbins=6)
+    axes.set_title(content.label.replace("$", "")[:60], fontsize=9)
+    figure.savefig(target, dpi=100)
+
+
+@main.command()
+@click.argument("experiment")
+@click.argument("directory")
+@click.option("--into", default="", help="Sub-folder of analysis/.")
+def upload(experiment: str, directory: str, into: str) -> None:
+    """Upload DIRECTORY into the analysis folder of EXPERIMENT, wait until it is stored, and remove it."""
+    finished = _run(
+        "dm-upload", "--wait", "--experiment", experiment, "--data-directory", directory,
+        "--use-analysis-directory-as-root", *(["--dest-directory", into] if into else []),
+        "--display-keys", "id,status,nCompletedFiles",
+    )  # fmt: skip
+    if "status=done" not in finished:
+        raise click.ClickException(f"The upload of {directory} did not succeed: {finished}")
+    shutil.rmtree(directory)
+    click.echo(f"Uploaded: {finished.strip()}")
+
+
+def _run(name: str, *arguments: str) -> str:
+    """Run one of our own commands, found beside this one, and return its output."""
+    beside = Path(os.environ.get("DM_INSTALL_DIR", ""), "bin", name)
+    command = str(beside) if beside.is_file() else shutil.which(name) or str(Path(sys.executable).parent / name)
+    done = subprocess.run([command, *arguments], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise click.ClickException(f"{name} ended with status {done.returncode}: {done.stderr.strip()[-500:]}")
+    return done.stdout.strip()
+
+
+if __name__ == "__main__":
+    main()
