@@ -13,7 +13,8 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from types import UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 
@@ -202,40 +203,37 @@ def _overridden(model: type[BaseModel], section: str, values: Mapping[str, Any])
 
 
 def _field(model: type[BaseModel], keys: list[str]) -> Any:
-    """Return the annotation a chain of keys leads to (``str`` below a free table), or ``None``."""
-    info = model.model_fields.get(keys[0])
-    if info is None:
-        return None
-    annotation = info.annotation
-    for key in keys[1:]:
-        inner = next(
-            (part for part in _parts(annotation) if isinstance(part, type) and issubclass(part, BaseModel)), None
-        )
-        if inner is None:
-            return str if any(_is_table(part) for part in _parts(annotation)) else None
-        if key not in inner.model_fields:
+    """Return the annotation a chain of keys leads to, or ``None`` where there is nothing of that name."""
+    annotation: Any = model
+    for key in keys:
+        parts = _parts(annotation)
+        inner = next((part for part in parts if isinstance(part, type) and issubclass(part, BaseModel)), None)
+        table = next((part for part in parts if get_origin(part) in (dict, Mapping)), None)
+        if inner is not None and key in inner.model_fields:
+            annotation = inner.model_fields[key].annotation
+        elif table is not None:
+            annotation = get_args(table)[1]
+        elif annotation is not Any:
             return None
-        annotation = inner.model_fields[key].annotation
     return annotation
 
 
 def _parts(annotation: Any) -> list[Any]:
-    return [annotation, *(inner for part in get_args(annotation) for inner in _parts(part))]
-
-
-def _is_table(annotation: Any) -> bool:
-    return getattr(annotation, "__origin__", annotation) in (dict, Mapping)
+    """Return the annotation and, of a union, its members."""
+    union = get_origin(annotation) in (Union, UnionType)
+    return [annotation, *get_args(annotation)] if union else [annotation]
 
 
 def _environment_value(annotation: Any, text: str) -> Any:
     """Read a variable: text and numbers as they stand, lists and tables as TOML, lists also as comma list."""
-    containers = {getattr(part, "__origin__", part) for part in _parts(annotation)}
-    if not containers & {list, tuple, set, frozenset, dict, Mapping}:
+    kinds = {get_origin(part) or part for part in _parts(annotation)}
+    containers = kinds & {list, tuple, set, frozenset, dict, Mapping}
+    if not containers and Any not in kinds:
         return text
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
-        return [item.strip() for item in text.split(",") if item.strip()]
+        return [item.strip() for item in text.split(",") if item.strip()] if containers else text
 
 
 def _sentence(model: type[BaseModel], section: str, details: Any) -> str:
@@ -257,14 +255,10 @@ def _sentence(model: type[BaseModel], section: str, details: Any) -> str:
 
 
 def _model_at(model: type[BaseModel], location: Iterable[str]) -> type[BaseModel]:
+    """Return the model of the sub-table a location ends in."""
     for key in location:
-        info = model.model_fields.get(key)
-        inner = next(
-            (part for part in _parts(info.annotation) if isinstance(part, type) and issubclass(part, BaseModel))
-            if info
-            else iter(()),
-            None,
-        )
+        found = _field(model, [key])
+        inner = next((part for part in _parts(found) if isinstance(part, type) and issubclass(part, BaseModel)), None)
         model = inner or model
     return model
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import click
 
 from dm.common import plugins, settings, settings_docs
 from dm.common.command import DmGroup
-from dm.common.errors import ConfigurationError, DmException
+from dm.common.errors import ConfigurationError
 
 # section, its model, and whether it needs the [station] section too
 TABLE: tuple[tuple[str, str, bool], ...] = (
@@ -29,9 +29,20 @@ _READ_AT_START = ("certificate", "key", "ca_file", "service_password_file")
 main = DmGroup("dm-config", "Check, show and document the settings file.")
 
 
-def models() -> dict[str, type[settings.ServiceSettings]]:
-    """Return section -> settings model, in the order of the file."""
-    return {section: plugins.resolve(reference, f"settings of [{section}]") for section, reference, _ in TABLE}
+def models(sections: Iterable[str] = ()) -> dict[str, type[settings.ServiceSettings]]:
+    """Return section -> settings model, in the order of the file.
+
+    :param sections: only these; default all. :raises ConfigurationError: one of them does not exist.
+    """
+    known = {section: reference for section, reference, _ in TABLE}
+    chosen = set(sections) or set(known)
+    for section in sorted(chosen - set(known)):
+        raise ConfigurationError(f"Section {section!r} has no settings; known are {', '.join(known)}.")
+    return {
+        section: plugins.resolve(reference, f"settings of [{section}]")
+        for section, reference in known.items()
+        if section in chosen
+    }
 
 
 def check(file: Path) -> list[str]:
@@ -39,18 +50,16 @@ def check(file: Path) -> list[str]:
 
     :raises ConfigurationError: the file cannot be read at all.
     """
-    present = settings.read(file)
-    known = models()
-    problems = [f"Settings file {file}: section [{name}] has no settings." for name in present if name not in known]
-    wanted = {section for section in known if section in present}
+    wanted = set(settings.read(file))
+    if not wanted:
+        return [f"Settings file {file} has no sections; make one with dm-config sample."]
     if any(section in wanted and station for section, _, station in TABLE):
         wanted.add("station")
-    if not wanted:
-        problems.append(f"Settings file {file} has no sections; make one with dm-config sample.")
+    problems: list[str] = []
     ports: dict[tuple[str, int], str] = {}
-    for section in (name for name in known if name in wanted):
+    for section, model in models(wanted).items():
         try:
-            loaded = settings.load(known[section], section, file)
+            loaded = settings.load(model, section, file)
         except ConfigurationError as error:
             problems.append(str(error))
             continue
@@ -109,7 +118,7 @@ def _show(file: Path | None, sections: tuple[str, ...]) -> None:
     """Show the settings in effect, defaults and environment included, secrets hidden."""
     path = file or settings.default_path()
     present = settings.read(path)
-    for name, model in _chosen(sections or tuple(present)).items():
+    for name, model in models(sections or present).items():
         click.echo(f"[{name}]")
         for key, value in settings.shown(settings.load(model, name, path)).items():
             click.echo(f"{key} = {json.dumps(value, ensure_ascii=False)}")
@@ -119,28 +128,18 @@ def _show(file: Path | None, sections: tuple[str, ...]) -> None:
 @_section_option
 def _schema(sections: tuple[str, ...]) -> None:
     """Print the JSON schema of the settings file."""
-    click.echo(json.dumps(settings_docs.schema(_chosen(sections)), indent=2))
+    click.echo(json.dumps(settings_docs.schema(models(sections)), indent=2))
 
 
 @main.command("sample")
 @_section_option
 def _sample(sections: tuple[str, ...]) -> None:
     """Print a sample settings file with every key explained."""
-    click.echo(settings_docs.sample(_chosen(sections)), nl=False)
+    click.echo(settings_docs.sample(models(sections)), nl=False)
 
 
 @main.command("reference")
 @_section_option
 def _reference(sections: tuple[str, ...]) -> None:
     """Print the reference page (Markdown)."""
-    click.echo(settings_docs.reference(_chosen(sections)), nl=False)
-
-
-def _chosen(sections: tuple[str, ...]) -> dict[str, type[settings.ServiceSettings]]:
-    known = models()
-    for section in sections:
-        if section not in known:
-            raise DmException(
-                f"Section {section!r} has no settings; known are {', '.join(known)}.", ConfigurationError.code
-            )
-    return {name: model for name, model in known.items() if not sections or name in sections}
+    click.echo(settings_docs.reference(models(sections)), nl=False)
