@@ -13,7 +13,7 @@ import os
 import stat
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ import xxhash
 from dm.common.digests import CHUNK, VERIFICATION
 from dm.common.errors import DmException, InvalidArgument, ObjectNotFound
 from dm.common.paths import display, opened_parent
-from dm.station.acquisition.transports.base import FileStamp
+from dm.station.acquisition.transports.base import FileOutcome, FileStamp
 
 PARALLEL_FROM = 32 << 20
 _RING = 4
@@ -116,7 +116,7 @@ def _open_regular(parent: int, name: bytes, shown: str) -> int:
 
 
 def copy_digesting(
-    source: int, target: int | None, size: int, *, shown: str, where: bytes, stop: threading.Event | None = None
+    source: int, target: int | None, size: int, *, shown: str, where: bytes, stop: Callable[[], bool] | None = None
 ) -> Copied:
     """Read ``size`` bytes of an open file once, digest them and write them.
 
@@ -124,6 +124,7 @@ def copy_digesting(
 
     :param target: descriptor to write to, or ``None`` to digest only.
     :param shown: name for error texts. :param where: a path on the target's file system, for error texts.
+    :param stop: asked between chunks; when true, the copy is given up.
     :raises CopyError: reading or writing failed, or the service stops.
     """
     fast = xxhash.xxh3_128()
@@ -134,7 +135,7 @@ def copy_digesting(
     helper = ThreadPoolExecutor(1, "md5") if parallel else None
     try:
         while done < size:
-            if stop is not None and stop.is_set():
+            if stop is not None and stop():
                 raise CopyError(f"File {shown!r} was not finished because the service stops; it is moved later.")
             buffer, pending = ring.popleft()
             if pending is not None:
@@ -197,7 +198,18 @@ def require_space(size: int, where: bytes, descriptor: int, shown: str) -> None:
         )
 
 
-def as_problem(error: Exception, shown: str) -> CopyError:
+def changed(path: bytes) -> CopyError:
+    """Return the problem of a file whose stamps before and after reading differ."""
+    return CopyError(f"File {display(path)!r} changed while it was read; it is moved again when it is quiet.")
+
+
+def note(outcome: FileOutcome, error: Exception, path: bytes) -> None:
+    """Write an error of one file into its outcome."""
+    problem = _as_problem(error, display(path))
+    outcome.error, outcome.transient, outcome.vanished = str(problem), problem.transient, problem.vanished
+
+
+def _as_problem(error: Exception, shown: str) -> CopyError:
     """Return any error of one file as its problem."""
     if isinstance(error, CopyError):
         return error

@@ -13,8 +13,9 @@ from dm.common.paths import display
 from dm.station.acquisition.transports.base import FileOutcome, Source, TransferBatch, TransferFile, Transport
 from dm.station.acquisition.transports.copying import (
     CopyError,
-    as_problem,
+    changed,
     copy_digesting,
+    note,
     opened_source,
     reason,
     require_space,
@@ -138,17 +139,16 @@ def _copy(batch: TransferBatch, staging: int, file: TransferFile) -> FileOutcome
             target = _create(staging, file.staged_name, shown, batch.staging_directory)
             try:
                 copied = copy_digesting(
-                    source, target, status.st_size, shown=shown, where=batch.staging_directory, stop=batch.stop
+                    source, target, status.st_size, shown=shown, where=batch.staging_directory, stop=batch.stop.is_set
                 )
             finally:
                 _close(target, shown, batch.staging_directory)
             outcome.size, outcome.digests, outcome.md5 = copied.size, copied.digests, copied.md5
             outcome.after = stamp(os.fstat(source))
         if not outcome.steady:
-            raise CopyError(f"File {shown!r} changed while it was read; it is moved again when it is quiet.")
+            raise changed(file.path)
     except (CopyError, OSError, DmException) as error:
-        problem = as_problem(error, shown)
-        outcome.error, outcome.transient, outcome.vanished = str(problem), problem.transient, problem.vanished
+        note(outcome, error, file.path)
         _discard(staging, file.staged_name)
     return outcome
 

@@ -1,0 +1,250 @@
+"""The transport through rsync: one process per batch, for staging areas or sources on another machine.
+
+*Pushing* (the source is here): every file is opened by us, following no link, and offered to rsync as a link to the
+open descriptor in a private directory, under its staged name. So rsync never resolves a name a user chose, cannot be
+led out of the data directory by a swap, and storage gets opaque names. Digests come from the same descriptors.
+
+*Pulling* (the source is ``@host:/path`` or ``rsync://host/module/path``): see :mod:`.rsync_pull`.
+"""
+
+from __future__ import annotations
+
+import calendar
+import os
+import re
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+
+from pydantic import BaseModel
+
+from dm.common.errors import InvalidArgument, TransferError
+from dm.common.paths import display
+from dm.station.acquisition.transports.base import (
+    FileOutcome,
+    FileStamp,
+    Source,
+    SourceEntry,
+    TransferBatch,
+    TransferFile,
+    Transport,
+)
+from dm.station.acquisition.transports.copying import (
+    CopyError,
+    changed,
+    copy_digesting,
+    mount_point,
+    note,
+    opened_source,
+    stamp,
+)
+from dm.station.acquisition.transports.local import check_directory, require_root
+from dm.station.acquisition.transports.rsync_command import Caller, RsyncSettings
+from dm.station.acquisition.transports.rsync_process import PARTIAL, require_version, stream
+from dm.station.acquisition.transports.rsync_pull import SECOND, pull
+
+OPEN_FILES = 256
+_LISTED = re.compile(rb"([-a-z])\S{9,10}\s+(-?[\d,]+) (-?\d+/\d\d/\d\d \d\d:\d\d:\d\d) (.*)", re.DOTALL)
+
+
+class Rsync(Transport):
+    """Moves with rsync, over ssh or an rsync daemon, or locally."""
+
+    name = "rsync"
+    settings_model = RsyncSettings
+    schemes = frozenset({"file", "ssh", "rsync"})
+
+    def __init__(self, settings: BaseModel) -> None:
+        super().__init__(settings)
+        assert isinstance(settings, RsyncSettings)
+        self._program = settings.program
+        self._caller = Caller(settings)
+        self._workers = ThreadPoolExecutor(settings.workers, "digest")
+
+    def close(self) -> None:
+        """End the digesting threads."""
+        self._workers.shutdown()
+
+    # --- the source -----------------------------------------------------------------------------------------
+
+    def check(self, source: Source) -> None:
+        """Check that the data directory exists and can be listed; see :meth:`Transport.check`.
+
+        :raises CommunicationError: its host cannot be reached.
+        """
+        require_version(self._program)
+        if source.is_local:
+            check_directory(source)
+            return
+        with tempfile.TemporaryDirectory(prefix="dm-rsync-") as nowhere:
+            arguments = ["-dn8", "--list-only", "--files-from=-", "--from0", *self._caller.origin(source)]
+            listed = self._caller.short(
+                *arguments, os.path.join(nowhere, "none", ""), names=self._caller.names(source, [b"."])
+            )
+        what = f"Data directory {source.text!r}"
+        if listed.code == PARTIAL or any(b"change_dir" in line for line in listed.complaints):
+            raise InvalidArgument(f"{what} cannot be read: {listed.sentence()}.")
+        if listed.code:
+            raise listed.failure(what)
+
+    def walk(self, source: Source, below: bytes = b"") -> Iterator[SourceEntry]:
+        """List a remote source; see :meth:`Transport.walk`. Times are whole seconds, all that rsync lists.
+
+        :raises CommunicationError: :raises TransferError: the listing is not complete.
+        """
+        require_version(self._program)
+        with tempfile.TemporaryDirectory(prefix="dm-rsync-") as nowhere:
+            command = self._caller.command(
+                "-rtn8",
+                "--list-only",
+                "--no-human-readable",
+                "--files-from=-",
+                "--from0",
+                *self._caller.origin(source),
+                os.path.join(nowhere, "none", ""),
+            )
+            names = self._caller.names(source, [below])
+            for line in stream(command, names=names, what=f"Data directory {source.text!r}"):
+                entry = _entry(line)
+                if entry is not None:
+                    yield entry
+
+    def remove(self, source: Source, path: bytes, stamp: FileStamp) -> bool:
+        """Remove a remote source file that is unchanged; see :meth:`Transport.remove`.
+
+        rsync removes what is the same on both sides: here a placeholder of equal size and time. A changed file would
+        be transferred first; with no place for temporary files that fails, and so it stays.
+        """
+        if self._listed(source, path) != stamp:
+            return False
+        with tempfile.TemporaryDirectory(prefix=b"dm-rsync-") as here:
+            placeholder = os.path.join(here, os.path.basename(path))
+            with open(placeholder, "wb") as empty:
+                empty.truncate(stamp.size)
+            os.utime(placeholder, ns=(0, stamp.mtime_ns))
+            arguments = ["-t", "--remove-source-files", "--existing", "--temp-dir=/proc", "--no-relative"]
+            places = ["--files-from=-", "--from0", *self._caller.origin(source), here + b"/"]
+            result = self._caller.short(*arguments, *places, names=self._caller.names(source, [path]))
+        return result.code == 0 and self._listed(source, path) is None
+
+    def _listed(self, source: Source, path: bytes) -> FileStamp | None:
+        """Return the stamp of one remote file, or ``None`` when it is not there."""
+        try:
+            return next((entry.stamp for entry in self.walk(source, path) if entry.path == path), None)
+        except TransferError:
+            return None
+
+    # --- moving ---------------------------------------------------------------------------------------------
+
+    def move(self, batch: TransferBatch) -> list[FileOutcome]:
+        """Move a batch; see :meth:`Transport.move`."""
+        require_version(self._program)
+        if batch.source.is_local:
+            require_root(batch.source)
+            return [outcome for part in _parts(batch.files) for outcome in self._push(batch, part)]
+        if batch.staging_host is not None:
+            raise InvalidArgument(
+                f"Data directory {batch.source.text!r} and staging on {batch.staging_host!r} are both remote; "
+                "run the acquisition service on one of the two machines."
+            )
+        return pull(self._caller, batch, self._workers)
+
+    def _push(self, batch: TransferBatch, files: Sequence[TransferFile]) -> list[FileOutcome]:
+        """Send files that are here."""
+        outcomes = [FileOutcome(file.staged_name) for file in files]
+        with ExitStack() as stack, tempfile.TemporaryDirectory(prefix="dm-rsync-") as directory:
+            opened: list[tuple[TransferFile, int, FileOutcome]] = []
+            for file, outcome in zip(files, outcomes, strict=True):
+                try:
+                    descriptor, status = stack.enter_context(opened_source(batch.source.root, file.path))
+                except (CopyError, OSError) as error:
+                    note(outcome, error, file.path)
+                    continue
+                outcome.mode, outcome.before = status.st_mode & 0o7777, stamp(status)
+                os.symlink(f"/proc/{os.getpid()}/fd/{descriptor}", os.path.join(directory, file.staged_name))
+                opened.append((file, descriptor, outcome))
+            if opened:
+                self._send_and_digest(batch, directory, opened)
+        return outcomes
+
+    def _send_and_digest(
+        self, batch: TransferBatch, directory: str, opened: Sequence[tuple[TransferFile, int, FileOutcome]]
+    ) -> None:
+        """Let rsync send while we digest the same files, so that both find them in memory; then look at them again."""
+        given_up = threading.Event()
+        tasks = [self._workers.submit(_digest, batch, *item, given_up) for item in opened]
+        try:
+            unsent = self._send(batch, directory, [file.staged_name.encode() for file, _, _ in opened])
+        except BaseException:
+            given_up.set()
+            raise
+        finally:
+            for task in tasks:
+                task.result()
+        for file, descriptor, outcome in opened:
+            outcome.after = stamp(os.fstat(descriptor))
+            if file.staged_name in unsent:
+                note(outcome, CopyError(f"File {display(file.path)!r} {unsent[file.staged_name]}."), file.path)
+            elif not outcome.error and not outcome.steady:
+                note(outcome, changed(file.path), file.path)
+
+    def _send(self, batch: TransferBatch, directory: str, names: Sequence[bytes]) -> dict[str, str]:
+        """Run rsync from the directory of links to staging.
+
+        :returns: staged name -> why it did not arrive.
+        """
+        places = ["--files-from=-", "--from0", directory + "/", *self._caller.target(batch)]
+        common = ["-Lpt", "--chmod=F600", "--modify-window=-1", *places]
+        result = self._caller.move(batch, "-W8", "--ignore-times", *common, names=names)
+        if result.code == 0:
+            return {}
+        compared = self._caller.move(batch, "-n8", "--out-format=%n", *common, names=names) if result.partial else None
+        if compared is None or compared.code:
+            raise result.failure(f"Staging on {batch.staging_host or 'this machine'}")
+        where = batch.staging_host or f"the file system at {mount_point(batch.staging_directory)!r}"
+        return {
+            name.decode(): f"did not arrive on {where}: {result.complaint(name) or result.sentence()}"
+            for name in set(names) & set(compared.lines)
+        }
+
+
+def _parts(files: Sequence[TransferFile]) -> Iterator[Sequence[TransferFile]]:
+    """Cut a batch so that it never needs more descriptors than an account usually has."""
+    for first in range(0, len(files), OPEN_FILES):
+        yield files[first : first + OPEN_FILES]
+
+
+def _digest(
+    batch: TransferBatch, file: TransferFile, descriptor: int, outcome: FileOutcome, given_up: threading.Event
+) -> None:
+    """Digest a file that rsync reads at the same time, through our own descriptor."""
+    assert outcome.before is not None
+    shown, where = display(file.path), batch.staging_directory
+    try:
+        copied = copy_digesting(
+            descriptor,
+            None,
+            outcome.before.size,
+            shown=shown,
+            where=where,
+            stop=lambda: batch.stop.is_set() or given_up.is_set(),
+        )
+        outcome.size, outcome.digests, outcome.md5 = copied.size, copied.digests, copied.md5
+    except (CopyError, OSError) as error:
+        note(outcome, error, file.path)
+
+
+def _entry(line: bytes) -> SourceEntry | None:
+    """Read a line of a listing; ``None`` for directories and other lines."""
+    match = _LISTED.fullmatch(line)
+    if match is None or match[1] == b"d":
+        return None
+    try:
+        seconds = calendar.timegm(time.strptime(match[3].decode(), "%Y/%m/%d %H:%M:%S"))
+    except ValueError:
+        seconds = 0  # a year rsync can print and Python cannot
+    kind = {b"-": "file", b"l": "link"}.get(match[1], "other")
+    return SourceEntry(match[4], FileStamp(int(match[2].replace(b",", b"")), seconds * SECOND), kind)
