@@ -32,7 +32,7 @@ from typing import Any
 from urllib.parse import quote
 
 from dm.common.errors import ConfigurationError, ServiceUnavailable
-from dm.common.pidfile import PidFile, start_token
+from dm.common.pidfile import PidFile
 
 _SOCKET_PATH_LIMIT = 107
 _SERVER_ACCOUNTS = ("pgserver", "postgres")
@@ -230,15 +230,21 @@ class EmbeddedPostgres:
         _write(self.data / "pg_hba.conf", "local  all  all  peer  map=dm\n", account)
 
     def _forget_dead_postmaster(self) -> None:
-        """PostgreSQL takes a zombie named by its lock file for a running server: reap it, or drop the lock file.
+        """Remove lock files PostgreSQL would believe although their process is a zombie or has become another one.
 
         Backends that outlived it stay protected by the shared memory segment, whose key comes from the data directory.
         """
         self.pid_file.reap()
-        lock = PidFile(self.data / "postmaster.pid")
-        found = lock.recorded()
-        if found and start_token(found[0]) is None and Path(f"/proc/{found[0]}").exists():
-            lock.remove()
+        for lock in (self.data / "postmaster.pid", self.socket_directory / ".s.PGSQL.5432.lock"):
+            found = PidFile(lock).recorded()
+            if found and not self._is_ours(found[0]):
+                lock.unlink(missing_ok=True)
+
+    def _is_ours(self, pid: int) -> bool:
+        try:
+            return os.fsencode(self.data) in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        except OSError:
+            return False
 
     def _launch(self, binaries: Path, account: pwd.struct_passwd) -> None:
         settings = {
