@@ -134,12 +134,23 @@ class Application(Shell):
         self._seconds = health.histogram("request_seconds", "Seconds until the reply began.", ("method", "route"))
         self._children: dict[tuple[str, str, int], Any] = {}
 
-    def body_limit(self, method: str, target: str) -> int:
-        """Return how many body bytes the server may read for a request before it refuses it."""
+    def admit(self, method: str, target: str, headers: Mapping[str, str], length: int | None) -> tuple[int, bool]:
+        """Say how many body bytes the server may read for a request, knowing only its head.
+
+        :param length: the announced length, ``None`` when unknown.
+        :returns: the limit, and whether the caller has a session (a large body without one is for public routes only).
+        :raises DmException: a large body for a route that needs a session, without one.
+        """
         try:
-            return self.table.match(method, target.partition("?")[0]).entry.route.body_limit
+            route = self.table.match(method, target.partition("?")[0]).entry.route
         except (UnknownPathError, UnknownMethodError, DmException):
-            return SMALL_BODY
+            return SMALL_BODY, False
+        if route.access.who is Who.PUBLIC:
+            return route.body_limit, False
+        if length is None or length > SMALL_BODY:
+            self._find_session(headers)
+            return route.body_limit, True
+        return min(route.body_limit, SMALL_BODY), False
 
     def answer(self, call: Call) -> Reply:
         """Answer a request. Never raises: whatever goes wrong becomes an error reply."""
@@ -203,12 +214,17 @@ class Application(Shell):
         """Find the caller; public routes do not look at cookies."""
         if entry.route.access.who is Who.PUBLIC:
             return Request(call.id, ANONYMOUS, call.headers, call.remote)
-        candidates = cookies.session_ids(call.headers.get("cookie", ""))
+        session_id, principal = self._find_session(call.headers)
+        call.username = principal.username
+        return Request(call.id, principal, call.headers, call.remote, session_id)
+
+    def _find_session(self, headers: Mapping[str, str]) -> tuple[str, Principal]:
+        """Return the first of the request's session ids that is alive, and whose it is."""
+        candidates = cookies.session_ids(headers.get("cookie", ""))
         for session_id in candidates:
             principal = self.sessions.get(session_id)
             if principal is not None:
-                call.username = principal.username
-                return Request(call.id, principal, call.headers, call.remote, session_id)
+                return session_id, principal
         if candidates:
             raise InvalidSession("The session is unknown or has expired; log in again.")
         raise AuthenticationError("There is no session; log in first (POST /dm/login).")

@@ -11,9 +11,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import os
 import selectors
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -21,7 +23,8 @@ from typing import TYPE_CHECKING, Any
 from cheroot import connections as cheroot_connections
 from cheroot import server as cheroot_server
 
-from dm.common.web.wire import Reader, Refused
+from dm.common.errors import DmException, ServiceUnavailable
+from dm.common.web.wire import MAX_HEADERS, MAX_LINE, Head, Reader, Refused
 
 if TYPE_CHECKING:
     from dm.common.web.server import HttpServer
@@ -36,6 +39,7 @@ SLOWEST_WRITE = 8 * 1024
 READ_SIZE = 64 * 1024
 READ_TURN = 1 << 20  # bytes read before another connection gets its turn
 ACCEPT_TURN = 128
+SMALL = 64 * 1024  # what a connection may keep in memory without asking
 _PLAIN_BODY = b'{"errorCode":7,"errorClass":"InvalidRequest","errorMessage":"This port speaks HTTPS only."}'
 PLAIN_REPLY = (
     b"HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nConnection: close\r\nDm-Status-Code: 7\r\n"
@@ -63,6 +67,8 @@ class _Writer:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self.bytes_written = 0
+        self.held = b""
+        self.holding = False
         self._deadline = 0.0
 
     def begin(self) -> None:
@@ -70,12 +76,16 @@ class _Writer:
         self._deadline = time.monotonic() + WRITE_SECONDS
 
     def write(self, data: bytes) -> int:
-        """Send all of it.
+        """Send all of it; while :attr:`holding`, only keep it, so that headers and body leave together.
 
         :raises TimeoutError: the client takes less than 8 KiB/s.
         """
+        if self.holding:
+            self.held += data
+            return len(data)
         sock = self._connection.socket
-        view = memoryview(data)
+        view = memoryview(self.held + data if self.held else data)
+        self.held = b""
         while view:
             left = self._deadline - time.monotonic()
             if left <= 0:
@@ -86,6 +96,30 @@ class _Writer:
             self.bytes_written += sent
             self._deadline += sent / SLOWEST_WRITE
         return len(data)
+
+
+class Budget:
+    """Bytes that requests under way may take together.
+
+    :param size: how many.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._left = size
+        self._lock = threading.Lock()
+
+    def take(self, size: int) -> bool:
+        """Reserve bytes; returns whether there were that many."""
+        with self._lock:
+            if size > self._left:
+                return False
+            self._left -= size
+            return True
+
+    def give(self, size: int) -> None:
+        """Give bytes back."""
+        with self._lock:
+            self._left += size
 
 
 class Connection(_HTTPConnection):
@@ -101,7 +135,8 @@ class Connection(_HTTPConnection):
         self.rfile: Any = _Reader()
         self.wfile: Any = _Writer(self)
         self.requests_seen = 0
-        self.reader = Reader(server.wsgi_app.body_limit)
+        self.reader = Reader(self._admit)
+        self._budget: tuple[Budget, int] | None = None
         self.events = selectors.EVENT_READ
         self.again = False
         self.proven = False  # whether it ever sent a whole request
@@ -165,6 +200,8 @@ class Connection(_HTTPConnection):
                 turn += len(data)
                 self._note(len(data), not reader.started)
                 reader.feed(data)
+                if reader.head is None and self._budget is None and len(reader.buffer) > SMALL:
+                    self._reserve(self.server.public_budget, MAX_LINE + MAX_HEADERS)
                 if reader.waiting_for_body and not self._continued:
                     self._continue()
                 if turn >= READ_TURN and not reader.complete:
@@ -182,6 +219,29 @@ class Connection(_HTTPConnection):
         self._received += size
         self.deadline = self._began + REQUEST_SECONDS + self._received / SLOWEST_READ
 
+    def _admit(self, head: Head) -> int:
+        """Ask the application about the body to come, and for the memory it will take."""
+        self._release()
+        try:
+            limit, known = self.server.wsgi_app.admit(head.method, head.target, head.headers, head.length)
+        except DmException as error:
+            raise Refused(error, error.http_status) from error
+        size = limit if head.length is None else head.length
+        if SMALL < size <= limit:
+            self._reserve(self.server.known_budget if known else self.server.public_budget, size)
+        return int(limit)
+
+    def _reserve(self, budget: Budget, size: int) -> None:
+        if not budget.take(size):
+            raise Refused(ServiceUnavailable("Too many large requests are under way; try again in a moment."), 503)
+        self._budget = (budget, size)
+
+    def _release(self) -> None:
+        if self._budget is not None:
+            budget, size = self._budget
+            self._budget = None
+            budget.give(size)
+
     def _continue(self) -> None:
         self._continued = True
         head = self.reader.head
@@ -198,6 +258,7 @@ class Connection(_HTTPConnection):
         self.requests_seen += 1
         if refusal is not None or request.close_connection:
             return self._begin_linger()
+        self._release()
         self._continued = False
         self.socket.settimeout(0)
         self.deadline = time.monotonic() + IDLE_SECONDS
@@ -207,7 +268,7 @@ class Connection(_HTTPConnection):
 
     def _next_request(self) -> None:
         rest = self.reader.buffer
-        self.reader = Reader(self.server.wsgi_app.body_limit, rest)
+        self.reader = Reader(self._admit, rest)
         if rest:
             self._note(len(rest), first=True)
 
@@ -237,6 +298,7 @@ class Connection(_HTTPConnection):
 
     def close(self) -> None:
         """Close the connection."""
+        self._release()
         self.rfile.close()
         try:
             socket.socket.shutdown(self.socket, socket.SHUT_RDWR)
@@ -251,6 +313,20 @@ class Manager(_ConnectionManager):
 
     Only its own thread unregisters and closes waiting connections; workers only register.
     """
+
+    def __init__(self, server: HttpServer) -> None:
+        super().__init__(server)
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._selector.register(self._wake, selectors.EVENT_READ, data=server)
+
+    def stop(self) -> None:
+        """End the loop, at once."""
+        self._stop_requested = True
+        os.eventfd_write(self._wake, 1)
+        super().stop()
+
+    def _waiting(self) -> list[Connection]:
+        return [connection for _, connection in self._selector.connections if connection is not self.server]
 
     def put(self, connection: Connection) -> None:
         """Take a connection back from a worker."""
@@ -305,20 +381,16 @@ class Manager(_ConnectionManager):
 
     def _make_room(self, count: int) -> int:
         """Close waiting connections: those that never sent a request first, then those idle for longest."""
-        waiting = [connection for _, connection in self._selector.connections if connection is not self.server]
+        waiting = self._waiting()
         waiting.sort(key=lambda connection: (connection.proven, connection.deadline))
         for connection in waiting[:count]:
             self._drop(connection)
         return min(count, len(waiting))
 
     def _close_late(self, now: float) -> None:
-        late = [
-            connection
-            for _, connection in self._selector.connections
-            if connection is not self.server and connection.deadline < now
-        ]
-        for connection in late:
-            self._drop(connection)
+        for connection in self._waiting():
+            if connection.deadline < now:
+                self._drop(connection)
 
     def _drop(self, connection: Connection) -> None:
         self._selector.unregister(connection.socket.fileno())
@@ -326,10 +398,10 @@ class Manager(_ConnectionManager):
 
     def close(self) -> None:
         """Close all waiting connections."""
-        for _, connection in list(self._selector.connections):
-            if connection is not self.server:
-                connection.close()
+        for connection in self._waiting():
+            connection.close()
         self._selector.close()
+        os.close(self._wake)
 
     @property
     def can_add_keepalive_connection(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import os
 import resource
@@ -22,10 +23,13 @@ from cheroot.workers import threadpool
 from dm.common import tls
 from dm.common.errors import ConfigurationError
 from dm.common.web.application import Application, Call
-from dm.common.web.connections import Connection, Manager
+from dm.common.web.connections import Budget, Connection, Manager
 from dm.common.web.wire import Reader, Refused
 
-THREADS = 64
+THREADS = 16
+MAX_THREADS = 200
+PUBLIC_BYTES = 64 << 20
+KNOWN_BYTES = 512 << 20
 BACKLOG = 1024
 MAX_CONNECTIONS = 4096
 STOP_SECONDS = 4.0
@@ -96,6 +100,13 @@ class _Request(_HTTPRequest):
         """Answer."""
         self.server.gateway(self).respond()
         self.ensure_headers_sent()
+        self.conn.wfile.write(b"")
+
+    def send_headers(self) -> None:
+        """Prepare the headers; they leave with the first part of the body."""
+        self.conn.wfile.holding = True
+        super().send_headers()
+        self.conn.wfile.holding = False
 
 
 class _Gateway(_WsgiGateway):
@@ -126,11 +137,26 @@ class _Gateway(_WsgiGateway):
 
 
 class _Pool(_threads.ThreadPool):
-    """Workers that cannot keep the process from ending."""
+    """Workers that multiply while all are busy, and cannot keep the process from ending."""
+
+    def __init__(self, server: HttpServer, min: int, max: int) -> None:
+        super().__init__(server, min=min, max=max)
+        self._growing = threading.Lock()
+        self._numbers = itertools.count(1)
+
+    def put(self, connection: Connection) -> None:
+        """Queue a connection; start another worker when none is free for it."""
+        super().put(connection)
+        if self.qsize > self.idle and len(self._threads) < self.max and self._growing.acquire(blocking=False):
+            try:
+                if self.server.ready:
+                    self._threads.append(self._spawn_worker())
+            finally:
+                self._growing.release()
 
     def _spawn_worker(self) -> threading.Thread:
         worker: threading.Thread = _threads.WorkerThread(self.server)
-        worker.name = f"{self.server.server_name} worker {len(self._threads)}"
+        worker.name = f"{self.server.server_name} worker {next(self._numbers)}"
         worker.daemon = True
         worker.start()
         return worker
@@ -164,7 +190,14 @@ class HttpServer(_WsgiServer):
 
     ConnectionClass = Connection
 
-    def __init__(self, address: tuple[str, int], application: Application, context: ssl.SSLContext, threads: int):
+    def __init__(
+        self,
+        address: tuple[str, int],
+        application: Application,
+        context: ssl.SSLContext,
+        threads: int,
+        max_threads: int,
+    ) -> None:
         super().__init__(
             address,
             application,
@@ -174,7 +207,9 @@ class HttpServer(_WsgiServer):
             shutdown_timeout=STOP_SECONDS,
         )
         self.ssl_adapter = _Tls(context)
-        self.requests = _Pool(self, min=threads, max=threads)
+        self.requests = _Pool(self, threads, max(threads, max_threads))
+        self.public_budget = Budget(PUBLIC_BYTES)
+        self.known_budget = Budget(KNOWN_BYTES)
         self.gateway = _Gateway
         descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self.max_connections = max(32, min(MAX_CONNECTIONS, descriptors // 2))
@@ -199,7 +234,8 @@ class Server:
 
     :param application: what answers. :param host: address to listen on. :param port: 0 picks a free one.
     :param certificate: PEM file. :param key: PEM file.
-    :param threads: workers: how many requests may run, long polls and downloads included, at the same time.
+    :param threads: workers to begin with. :param max_threads: how many requests may run at the same time, long polls
+        and downloads included; what waits for its client's bytes does not count.
     """
 
     def __init__(
@@ -211,11 +247,12 @@ class Server:
         key: str | os.PathLike[str],
         *,
         threads: int = THREADS,
+        max_threads: int = MAX_THREADS,
     ) -> None:
         self.application = application
         self.host = host
         self._wanted = port
-        self._http = HttpServer((host, port), application, tls.server_context(certificate, key), threads)
+        self._http = HttpServer((host, port), application, tls.server_context(certificate, key), threads, max_threads)
         self._thread: threading.Thread | None = None
 
     @property

@@ -116,6 +116,8 @@ class RouteTable:
         entry = self._find(self._root, parts, 0, method, allowed)
         if entry is None and parts[-1] == "":  # a trailing slash is an empty optional last segment
             entry = self._find(self._root, parts[:-1], 0, method, allowed, optional_only=True)
+            if entry is not None and len(parts) != len(entry.segments):
+                entry = None
         if entry is None:
             if allowed:
                 raise UnknownMethodError([name for name in METHODS if name in allowed])

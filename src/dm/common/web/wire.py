@@ -132,15 +132,16 @@ def _length(headers: dict[str, str], minor: int) -> int | None:
 class Reader:
     """Collects one request after the other from a connection's bytes.
 
-    :param body_limit: called with method and target as soon as the head is there; returns the largest body to read.
+    :param admit: called as soon as the head is there; returns the largest body to read, or raises :class:`Refused`.
     """
 
-    body_limit: Callable[[str, str], int]
+    admit: Callable[[Head], int]
     buffer: bytearray = field(default_factory=bytearray)
     head: Head | None = None
     body: bytearray = field(default_factory=bytearray)
     complete: bool = False
     _searched: int = 0
+    _line_end: int = -1
     _limit: int = 0
     _left: int = 0
     _stage: str = "head"
@@ -171,18 +172,17 @@ class Reader:
             continue
 
     def _read_head(self) -> bool:
-        while self.buffer[:2] == b"\r\n":  # an empty line before the request line
+        while self._line_end < 0 and self.buffer[:2] == b"\r\n":  # an empty line before the request line
             del self.buffer[:2]
         end = self.buffer.find(_END, self._searched)
-        if end < 0 or end > MAX_LINE + MAX_HEADERS:
-            self._check_head_size()
+        self._check_head_size(end)
+        if end < 0:
             self._searched = max(0, len(self.buffer) - 3)
             return False
         data = bytes(self.buffer[:end])
-        self._check_head_size(end)
         self.head = head = parse_head(data)
         del self.buffer[: end + 4]
-        self._limit = self.body_limit(head.method, head.target)
+        self._limit = self.admit(head)
         if head.length is None:
             self._stage = "size"
         elif head.length > self._limit:
@@ -192,15 +192,16 @@ class Reader:
             self._stage = "fixed"
         return True
 
-    def _check_head_size(self, end: int | None = None) -> None:
-        size = len(self.buffer) if end is None else end
-        line = self.buffer.find(b"\r\n", 0, MAX_LINE + 2)
-        if line < 0:
-            if b"\n" in self.buffer[:MAX_LINE]:
+    def _check_head_size(self, end: int) -> None:
+        """Look at the size so far; each byte is searched once, however many pieces it comes in."""
+        size = len(self.buffer) if end < 0 else end
+        if self._line_end < 0:
+            self._line_end = self.buffer.find(b"\n", self._searched)
+            if self._line_end == 0 or (self._line_end > 0 and self.buffer[self._line_end - 1] != 13):
                 raise _bad("Lines of a request end in CR LF.")
-            if size > MAX_LINE:
-                raise Refused(ServiceLimit(f"The request line is longer than {MAX_LINE} bytes."), 414)
-        elif size - line > MAX_HEADERS:
+        if (size if self._line_end < 0 else self._line_end) > MAX_LINE:
+            raise Refused(ServiceLimit(f"The request line is longer than {MAX_LINE} bytes."), 414)
+        if self._line_end >= 0 and size - self._line_end > MAX_HEADERS:
             raise Refused(ServiceLimit(f"The request headers are larger than {MAX_HEADERS} bytes."), 431)
 
     def _read_fixed(self) -> bool:
