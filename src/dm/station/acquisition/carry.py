@@ -73,6 +73,8 @@ class Carry:
         try:
             if batch.phase == phases.MOVE:
                 self._move(batch)
+                if self.pipeline.stop_event.is_set():
+                    return 0.0
                 self._enter(batch, phases.PLUGINS if task.spec.skip_transfer else phases.RESULT)
             if batch.phase == phases.RESULT and batch.loads:
                 if not self._verdict(batch):
@@ -169,19 +171,28 @@ class Carry:
 
     def _verdict(self, batch: Batch) -> bool:
         """Wait for storage's verdict; return whether there is one."""
-        task = batch.task
         deadline = time.monotonic() + 10 * _POLL_SECONDS
         while True:
-            answer = self.site.result(batch.id, _POLL_SECONDS, task.grant)
+            asked = time.monotonic()
+            answer = self.site.result(batch.id, _POLL_SECONDS, batch.task.grant)
             if answer["state"] == "committed":
-                break
+                self._apply(batch, answer["files"])
+                return True
+            if answer["state"] == "abandoned":
+                raise InvalidObjectState(f"Batch {batch.id} was given up by storage.")
             if answer["state"] == "open":
                 # It lost what we handed over: from the start.
                 self._enter(batch, phases.MOVE)
                 raise ServiceUnavailable(f"Storage is not ready for batch {batch.id}.")
             if self.pipeline.stop_event.is_set() or time.monotonic() > deadline:
                 return False
-        verdicts = {encode(str(row["path"])): dict(row) for row in answer["files"]}
+            if time.monotonic() - asked < _POLL_SECONDS / 10:  # storage had no place for one more to wait
+                self.pipeline.stop_event.wait(_POLL_SECONDS / 10)
+
+    def _apply(self, batch: Batch, files: list[Document]) -> None:
+        """Take over storage's verdict on each file."""
+        task = batch.task
+        verdicts = {encode(str(row["path"])): dict(row) for row in files}
         stay: list[Load] = []
         out = Leaving()
         for load in batch.loads:
@@ -202,7 +213,6 @@ class Carry:
         if batch.loads and task.plugins:
             document = batch.document()
             self.store.set_batch(batch.id, {"phase": phases.PLUGINS, "files": document["files"]})
-        return True
 
     @staticmethod
     def _file(task: Task, load: Load) -> Document:

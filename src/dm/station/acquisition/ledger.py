@@ -107,9 +107,11 @@ class Ledger:
         return None if value is None else State(value & _STATE_BITS)
 
     def knows(self, path: bytes, stamp: FileStamp) -> State | None:
-        """Return the state of a path if it was in the same shape when last taken."""
+        """Return the state of a path if it was in the same shape when last taken; a vanished one counts as unknown."""
         value = self._known.get(path_key(path))
         if value is None or value & ~_STATE_BITS != stamp_key(stamp.size, stamp.mtime_ns):
+            return None
+        if value & _STATE_BITS == State.VANISHED:
             return None
         return State(value & _STATE_BITS)
 
@@ -141,6 +143,14 @@ class Ledger:
     def count(self, *states: State) -> int:
         """Return how many files are in these states."""
         return sum(self._counts[state] for state in states)
+
+    def clear(self) -> None:
+        """Forget everything, to load it anew."""
+        with self._lock:
+            self._known.clear()
+            self._counts = [0] * len(State)
+            self.errors.clear()
+            self.bytes_done = self.bytes_total = 0
 
     # --- database ----------------------------------------------------------------------------------------------------
     def load(self) -> list[Item]:

@@ -26,3 +26,289 @@
 
 With ``waitTime`` an info call answers when the record changed status or the time has passed, whichever is first.
 """
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+
+from dm.common.errors import AuthorizationError, InvalidArgument, ObjectNotFound
+from dm.common.paths import encode
+from dm.common.web.routes import MANAGER, USER, Arguments, Request, Route
+from dm.station.acquisition.listing import listed_files
+from dm.station.acquisition.office import Office
+from dm.station.acquisition.task import DAQ, UPLOAD
+
+_PAGE = 1000
+_LONGEST_WAIT = 30.0
+
+
+class DirectoryArguments(Arguments):
+    """A data directory of an experiment."""
+
+    experiment_name: str = Field(min_length=1, max_length=500)
+    data_directory: str = Field(min_length=1, max_length=8192)
+
+
+class StartArguments(DirectoryArguments):
+    """The same, with the keys of 6.1; ``daqInfo`` is another name for them."""
+
+    task_info: dict[str, Any] = Field(default_factory=dict)
+    daq_info: dict[str, Any] = Field(default_factory=dict)
+
+
+class ListArguments(Arguments):
+    """Filters of a list."""
+
+    experiment_name: str | None = None
+    status: str | None = None
+
+
+class IdArguments(Arguments):
+    """One DAQ or upload."""
+
+    id: str = Field(min_length=1, max_length=100)
+
+
+class InfoArguments(IdArguments):
+    """The same, with patience."""
+
+    wait_time: float = Field(default=0, ge=0, le=86_400)
+
+
+class FilesArguments(IdArguments):
+    """A page of a ledger."""
+
+    state: str | None = None
+    skip: int = Field(default=0, ge=0)
+    limit: int = Field(default=_PAGE, ge=1, le=100_000)
+
+
+class RetryArguments(IdArguments):
+    """Which failed files; all by default."""
+
+    path: str | None = Field(default=None, min_length=1)
+
+
+class RecordsArguments(Arguments):
+    """A page of upload records."""
+
+    query_dict: dict[str, Any] = Field(default_factory=dict)
+    skip: int = Field(default=0, ge=0)
+    limit: int = Field(default=_PAGE, ge=1, le=100_000)
+
+
+class Desk:
+    """Answers the routes for one :class:`~dm.station.acquisition.office.Office`."""
+
+    def __init__(self, office: Office) -> None:
+        self.office = office
+
+    # --- who sees what ----------------------------------------------------------------------------------------------
+    def _sees(self, request: Request, record: dict[str, Any], known: dict[str, bool]) -> bool:
+        """Whether a record may be shown: to managers, to who started it, and to members of the experiment."""
+        principal = request.principal
+        if principal.manages(self.office.parts.station) or record["owner"] == principal.username:
+            return True
+        name = str(record["experimentName"])
+        if name not in known:
+            try:
+                self.office.parts.identity.experiment(principal, name)
+                known[name] = True
+            except (ObjectNotFound, AuthorizationError):
+                known[name] = False
+        return known[name]
+
+    def _visible(self, request: Request, kind: str, task: str) -> None:
+        record = self.office.info(kind, task)
+        if not self._sees(request, record, {}):
+            what = "DAQ" if kind == DAQ else "Upload"
+            raise ObjectNotFound(f"{what} {task[:80]!r} does not exist.")
+
+    def _list(self, kind: str, request: Request, arguments: ListArguments) -> list[dict[str, Any]]:
+        known: dict[str, bool] = {}
+        return [
+            record
+            for record in self.office.list(kind)
+            if arguments.experiment_name in (None, "", record["experimentName"])
+            and arguments.status in (None, "", record["status"])
+            and self._sees(request, record, known)
+        ]
+
+    # --- handlers ---------------------------------------------------------------------------------------------------
+    def start_daq(self, request: Request, arguments: StartArguments) -> dict[str, Any]:
+        """Start a DAQ."""
+        return self._start(DAQ, request, arguments)
+
+    def upload(self, request: Request, arguments: StartArguments) -> dict[str, Any]:
+        """Start an upload."""
+        return self._start(UPLOAD, request, arguments)
+
+    def _start(self, kind: str, request: Request, arguments: StartArguments) -> dict[str, Any]:
+        keys = {**arguments.daq_info, **arguments.task_info}
+        return self.office.start(kind, request.principal, arguments.experiment_name, arguments.data_directory, keys)
+
+    def stop_daq(self, request: Request, arguments: DirectoryArguments) -> dict[str, Any]:
+        """Stop the DAQ of an experiment and directory."""
+        for task in list(self.office.live.values()):
+            record = task.document
+            if (
+                task.kind == DAQ
+                and task.data_directory == arguments.data_directory
+                and task.experiment["name"] == arguments.experiment_name
+                and record.get("open")
+            ):
+                return self.office.stop(DAQ, task.id, abort=False)
+        for info in reversed(self.office.list(DAQ)):
+            if (info["experimentName"], info["dataDirectory"]) == (
+                arguments.experiment_name,
+                arguments.data_directory,
+            ):
+                return info
+        raise ObjectNotFound(
+            f"A DAQ of experiment {arguments.experiment_name!r} on {arguments.data_directory!r} does not exist."
+        )
+
+    def list_daqs(self, request: Request, arguments: ListArguments) -> list[dict[str, Any]]:
+        """List DAQs."""
+        return self._list(DAQ, request, arguments)
+
+    def list_uploads(self, request: Request, arguments: ListArguments) -> list[dict[str, Any]]:
+        """List uploads."""
+        return self._list(UPLOAD, request, arguments)
+
+    def upload_records(self, request: Request, arguments: RecordsArguments) -> list[dict[str, Any]]:
+        """List upload records, cleared ones included."""
+        for key, value in arguments.query_dict.items():
+            if key.startswith("$") or isinstance(value, dict):
+                raise InvalidArgument(f"queryDict key {key!r}: upload records are found by plain equality only.")
+        known: dict[str, bool] = {}
+        found = [
+            record
+            for record in self.office.list(UPLOAD, cleared=True)
+            if all(record.get(key) == value for key, value in arguments.query_dict.items())
+            and self._sees(request, record, known)
+        ]
+        end = len(found) - arguments.skip
+        return found[max(0, end - arguments.limit) : max(0, end)]
+
+    def plugins(self, request: Request, arguments: Arguments) -> list[dict[str, Any]]:
+        """List the processing plugins."""
+        return [
+            {"name": plugin.name, "description": plugin.summary or (type(plugin).__doc__ or "").split("\n")[0]}
+            for plugin in self.office.parts.plugins
+        ]
+
+    def info(self, kind: str) -> Any:
+        """Return the handler that shows one."""
+
+        def handler(request: Request, arguments: InfoArguments) -> dict[str, Any]:
+            self._visible(request, kind, arguments.id)
+            return self.office.info(kind, arguments.id, min(arguments.wait_time, _LONGEST_WAIT))
+
+        return handler
+
+    def stop(self, kind: str) -> Any:
+        """Return the handler that stops one."""
+
+        def handler(request: Request, arguments: IdArguments) -> dict[str, Any]:
+            return self.office.stop(kind, arguments.id, abort=kind == UPLOAD)
+
+        return handler
+
+    def clear(self, kind: str) -> Any:
+        """Return the handler that takes one off the list."""
+
+        def handler(request: Request, arguments: IdArguments) -> dict[str, Any]:
+            return self.office.clear(kind, arguments.id)
+
+        return handler
+
+    def files(self, kind: str) -> Any:
+        """Return the handler that lists the ledger of one."""
+
+        def handler(request: Request, arguments: FilesArguments) -> list[dict[str, Any]]:
+            self._visible(request, kind, arguments.id)
+            return listed_files(self.office, arguments.id, arguments.state, arguments.skip, arguments.limit)
+
+        return handler
+
+    def retry(self, kind: str) -> Any:
+        """Return the handler that lets failed files of one be tried again."""
+
+        def handler(request: Request, arguments: RetryArguments) -> dict[str, Any]:
+            path = encode(arguments.path) if arguments.path is not None else None
+            return {"count": self.office.retry(kind, arguments.id, path)}
+
+        return handler
+
+
+def routes(office: Office) -> list[Route]:
+    """Return the table for an office."""
+    desk = Desk(office)
+    named = frozenset({"experimentName", "dataDirectory"})
+    start = named | {"taskInfo", "daqInfo"}
+    by_name = "/experimentsByName/{experimentName}"
+    table = [
+        Route(
+            "POST",
+            by_name + "/startDaq/{dataDirectory}",
+            desk.start_daq,
+            MANAGER,
+            "Start a DAQ: watch a directory and move, verify, catalog and process each file; idempotent.",
+            StartArguments,
+            start,
+        ),
+        Route(
+            "POST",
+            by_name + "/stopDaq/{dataDirectory}",
+            desk.stop_daq,
+            MANAGER,
+            "Stop a DAQ; files written before are finished.",
+            DirectoryArguments,
+            named,
+        ),
+        Route(
+            "POST",
+            by_name + "/upload/{dataDirectory}",
+            desk.upload,
+            MANAGER,
+            "Upload what a directory holds now.",
+            StartArguments,
+            start,
+        ),
+        Route(
+            "GET",
+            "/uploadRecords",
+            desk.upload_records,
+            USER,
+            "List uploads of the past, newest last.",
+            RecordsArguments,
+            frozenset({"queryDict"}),
+        ),
+        Route("GET", "/processingPlugins", desk.plugins, USER, "List the processing plugins of this station."),
+    ]
+    listed = frozenset({"experimentName"})
+    for kind, plural, what, lister in (
+        (DAQ, "daqs", "DAQ", desk.list_daqs),
+        (UPLOAD, "uploads", "upload", desk.list_uploads),
+    ):
+        one = f"/{plural}/{{id}}"
+        table += [
+            Route("GET", f"/{plural}", lister, USER, f"List {what}s, newest last.", ListArguments, listed),
+            Route("GET", one, desk.info(kind), USER, f"Show one {what}; waitTime waits for a change.", InfoArguments),
+            Route("POST", f"{one}/stop", desk.stop(kind), MANAGER, f"Stop one {what}.", IdArguments),
+            Route("DELETE", one, desk.clear(kind), MANAGER, f"Take a finished {what} off the list.", IdArguments),
+            Route("GET", f"{one}/files", desk.files(kind), USER, f"List the files of one {what}.", FilesArguments),
+            Route(
+                "POST",
+                f"{one}/retry",
+                desk.retry(kind),
+                MANAGER,
+                f"Try failed files of a running {what} again.",
+                RetryArguments,
+                frozenset({"path"}),
+            ),
+        ]
+    return table

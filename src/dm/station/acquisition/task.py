@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import json
+import os
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from dm.common import statuses, timestamps
@@ -24,6 +27,36 @@ if TYPE_CHECKING:
 DAQ = "daq"
 UPLOAD = "upload"
 _SHOWN_ERRORS = 100
+
+
+class Wake:
+    """Wakes a thread that polls descriptors."""
+
+    def __init__(self) -> None:
+        self._descriptor = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._lock = threading.Lock()
+
+    def fileno(self) -> int:
+        """Return the descriptor to poll for reading."""
+        return self._descriptor
+
+    def set(self) -> None:
+        """Wake the thread; does nothing once closed."""
+        with self._lock:
+            if self._descriptor >= 0:
+                os.eventfd_write(self._descriptor, 1)
+
+    def clear(self) -> None:
+        """Forget the wakes so far."""
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._descriptor)
+
+    def close(self) -> None:
+        """Release the descriptor."""
+        with self._lock:
+            if self._descriptor >= 0:
+                os.close(self._descriptor)
+                self._descriptor = -1
 
 
 class Task:
@@ -66,9 +99,15 @@ class Task:
         self.status: str = document["status"]
         self.trouble = ""  # what is in the way at the moment
         self.halted = ""  # why it cannot go on
-        self.wake = threading.Event()  # for the watching thread
+        self.directory_error = ""  # what a plugin that sees the directory as a whole said
+        self.wake = Wake()  # for the watching thread
         self.stopping = bool(document.get("stopRequested"))
         self.aborting = bool(document.get("abortRequested"))
+        self.deadline: float | None = None  # monotonic end of maxRunTimeInHours
+        if self.spec.max_run_time_in_hours:
+            gone = max(0.0, timestamps.now() - float(document["startTime"]))
+            self.deadline = time.monotonic() + self.spec.max_run_time_in_hours * 3600 - gone
+        self.settling: Callable[[], list[bytes]] = list  # paths that may be whole soon; set by the watching thread
         self.changed = threading.Condition()
         self.progress = time.monotonic()
 

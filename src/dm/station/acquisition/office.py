@@ -1,0 +1,299 @@
+"""Where DAQs and uploads are started, stopped, shown and taken up again after a restart."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from dm.common import statuses
+from dm.common.client import RestClient
+from dm.common.errors import DmException, InvalidArgument, ObjectNotFound, ServiceUnavailable
+from dm.common.web.routes import Principal
+from dm.station.acquisition import requests, sources
+from dm.station.acquisition.after import After
+from dm.station.acquisition.carry import Carry
+from dm.station.acquisition.closing import Closing
+from dm.station.acquisition.lease import Lease
+from dm.station.acquisition.pipeline import Pipeline
+from dm.station.acquisition.plugins.base import Plugin
+from dm.station.acquisition.requests import Wish
+from dm.station.acquisition.resume import drop_unborn, retry_failed
+from dm.station.acquisition.runner import Runner
+from dm.station.acquisition.settings import AcquisitionSettings
+from dm.station.acquisition.site import StorageSite
+from dm.station.acquisition.store import Document, Store
+from dm.station.acquisition.task import DAQ, Task, info
+from dm.station.acquisition.transports.base import Transport
+
+_log = logging.getLogger(__name__)
+_EXIT_UPLOAD = uuid.UUID("6f0b6d0e-6f5c-4b51-9a5e-2f4b8d0a3c11")
+
+
+class Identity(Protocol):
+    """What is needed of :class:`dm.station.identity.SiteIdentity`."""
+
+    def experiment(self, principal: Principal, name: str) -> Any:
+        """Return the experiment as this user sees it. :raises ObjectNotFound: ``... does not exist``."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What an :class:`Office` is made of.
+
+    :param user_client: makes a client of the storage service under a user's own session.
+    """
+
+    store: Store
+    site: StorageSite
+    identity: Identity
+    user_client: Callable[[Principal], RestClient]
+    station: str
+    settings: AcquisitionSettings
+    transports: list[Transport]
+    plugins: list[Plugin]
+
+
+class Office:
+    """See the module. :meth:`open` takes the database and resumes what was running; :meth:`close` stops everything."""
+
+    def __init__(self, parts: Parts) -> None:
+        self.parts = parts
+        self.store = parts.store
+        self.pipeline = Pipeline(parts.settings)
+        self.after = After(parts.store, self.pipeline, parts.settings)
+        self.carry = Carry(parts.store, parts.site, self.pipeline, parts.settings, self.after)
+        self.closing = Closing(parts.store, parts.site, self.pipeline, self._follow)
+        self.lease = Lease(parts.store, parts.settings.lease_seconds, self._lost)
+        self.live: dict[str, Task] = {}
+        self._threads: dict[str, threading.Thread] = {}
+        self._lock = threading.Lock()
+        self._starting: dict[str, threading.Lock] = {}
+
+    # --- life -------------------------------------------------------------------------------------------------------
+    def open(self) -> None:
+        """Take the database and resume all DAQs and uploads that were running.
+
+        :raises ConfigurationError: another service has the database.
+        """
+        self.store.prepare()
+        self.lease.acquire()
+        drop_unborn(self.store)
+        self.pipeline.start(self.carry)
+        for document in self.store.open_tasks():
+            self._resume(document)
+
+    def _resume(self, document: Document) -> None:
+        try:
+            task = self._task(document)
+        except DmException as error:
+            # It cannot run with today's settings (a transport was taken out, say): kept open, and told.
+            _log.error("%s %s cannot be resumed: %s", document["kind"], document["_id"], error)
+            self.store.set_task(str(document["_id"]), {"errorMessage": f"It cannot be resumed: {error}"})
+            return
+        self._run(task)
+        _log.info("%s %s resumed.", task.kind, task.id)
+
+    def close(self) -> None:
+        """Stop all threads; what runs is taken up at the next start."""
+        self.pipeline.stop_event.set()
+        for task in list(self.live.values()):
+            task.wake.set()
+            with task.changed:
+                task.changed.notify_all()
+        deadline = time.monotonic() + 8
+        self.pipeline.stop(8)
+        for thread in list(self._threads.values()):
+            thread.join(max(0.1, deadline - time.monotonic()))
+        for plugin in self.parts.plugins:
+            plugin.close()
+        for transport in self.parts.transports:
+            transport.close()
+        self.lease.release()
+        self.store.close()
+
+    def _lost(self) -> None:
+        self.pipeline.paused = "Another acquisition service took the database."
+
+    # --- start ------------------------------------------------------------------------------------------------------
+    def start(
+        self, kind: str, principal: Principal, experiment_name: str, data_directory: str, task_info: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Start a DAQ or upload, or return the same one if it runs.
+
+        :returns: its info record.
+        :raises ObjectNotFound: no such experiment. :raises InvalidArgument: anything else that cannot be.
+        """
+        experiment = dict(self.parts.identity.experiment(principal, experiment_name))
+        wish = requests.wish(kind, self.parts, experiment, data_directory, task_info)
+        with self._lock:
+            lock = self._starting.setdefault(wish.claim, threading.Lock())
+        with lock:
+            running = self._running(wish.claim)
+            if running is not None:
+                return self.info(kind, running)
+            requests.check(wish, self.parts)
+            grant = self.parts.site.grant(self.parts.user_client(principal), experiment_name, self.parts.station, kind)
+            task_id = str(uuid.uuid4())
+            document = requests.document(wish, task_id, self.parts.station, principal.username, grant)
+            try:
+                return self._begin(document, wish)
+            except DmException:
+                self.closing.revoke(kind, task_id, grant)
+                raise
+
+    def _running(self, claim: str) -> str | None:
+        with self._lock:
+            for task in self.live.values():
+                if task.document["claim"] == claim and task.document.get("open"):
+                    return task.id
+        return None
+
+    def _begin(self, document: Document, wish: Wish) -> dict[str, Any]:
+        task = self._task(document)
+        if wish.kind == DAQ and not wish.spec.process_existing_files:
+            task.ledger.save_baseline(requests.existing(wish, task))
+            task.ledger.clear()
+        self.store.add_task(document)
+        holder = self.store.claim(wish.claim, task.id)
+        if holder != task.id:
+            # Only a crash between the two leaves a claim whose task is over; it is not ours to wait for.
+            self.store.release(wish.claim, holder)
+            self.store.claim(wish.claim, task.id)
+        self._run(task)
+        _log.info(
+            "%s %s of experiment %s started by %s.", task.kind, task.id, task.experiment["name"], document["owner"]
+        )
+        return task.info()
+
+    def _task(self, document: Document) -> Task:
+        request = json.loads(document["request"])
+        experiment = json.loads(document["experiment"])
+        place = sources.parse(
+            request["dataDirectory"], self.parts.settings, experiment, str(document.get("root", "data"))
+        )
+        transport = sources.choose(place.source, self.parts.transports)
+        names = set(document["plugins"])
+        plugins = [plugin for plugin in self.parts.plugins if plugin.name in names]
+        missing = names - {plugin.name for plugin in plugins}
+        if missing:
+            raise InvalidArgument(f"Processing plugin {sorted(missing)[0]!r} is no longer in the settings.")
+        return Task(document, self.store, place.source, transport, plugins)
+
+    def _run(self, task: Task) -> None:
+        runner = Runner(task, self.pipeline, self.parts.settings, self.closing, self._ended)
+        with self._lock:
+            self.live[task.id] = task
+            self._threads[task.id] = runner.thread
+        runner.start()
+
+    def _ended(self, task: Task) -> None:
+        with self._lock:
+            if not task.document.get("open"):
+                self.live.pop(task.id, None)
+            self._threads.pop(task.id, None)
+
+    def _follow(self, task: Task) -> bool:
+        """Start the upload that follows a DAQ; see :class:`Closing`."""
+        directory = task.spec.upload_data_directory_on_exit
+        task_id = str(uuid.uuid5(_EXIT_UPLOAD, task.id))
+        if task_id in self.live or self.store.task(task_id) is not None:
+            return True
+        keys: dict[str, Any] = dict(task.spec.metadata)
+        if task.spec.upload_dest_directory_on_exit:
+            keys["destDirectory"] = task.spec.upload_dest_directory_on_exit
+        if task.spec.use_analysis_directory_as_root:
+            keys["useAnalysisDirectoryAsRoot"] = True
+        try:
+            wish = requests.wish("upload", self.parts, task.experiment, directory, keys)
+            requests.check(wish, self.parts)
+        except ServiceUnavailable:
+            raise
+        except DmException as error:
+            task.directory_error = f"The upload of {directory!r} at the end was refused: {error.message}"
+            return False
+        if self._running(wish.claim):
+            return False
+        owner = str(task.document["owner"])
+        document = requests.document(wish, task_id, self.parts.station, owner, task.grant)
+        self._begin(document, wish)
+        return True
+
+    # --- show -------------------------------------------------------------------------------------------------------
+    def document(self, kind: str, task_id: str) -> Document:
+        """Return a task document, with the counts of this moment.
+
+        :raises ObjectNotFound: no such DAQ or upload.
+        """
+        live = self.live.get(task_id)
+        if live is not None and live.kind == kind:
+            return live.snapshot()
+        found = self.store.task(task_id)
+        if found is None or found["kind"] != kind or found.get("cleared"):
+            raise ObjectNotFound(f"{kind.capitalize() if kind != DAQ else 'DAQ'} {task_id[:80]!r} does not exist.")
+        return found
+
+    def info(self, kind: str, task_id: str, wait: float = 0.0) -> dict[str, Any]:
+        """Return an info record, after waiting up to ``wait`` seconds for a change of its status."""
+        live = self.live.get(task_id)
+        if wait > 0 and live is not None and live.kind == kind and not self.pipeline.stop_event.is_set():
+            live.wait(live.status, wait)
+        return info(self.document(kind, task_id))
+
+    def list(self, kind: str, *, cleared: bool = False, skip: int = 0, limit: int = 0) -> list[dict[str, Any]]:
+        """Return info records, newest last; ``skip`` and ``limit`` count from the newest."""
+        found = [document for document in self.store.list_tasks(kind) if cleared or not document.get("cleared")]
+        chosen = found[skip : skip + limit if limit else None]
+        records = []
+        for document in reversed(chosen):
+            live = self.live.get(str(document["_id"]))
+            records.append(info(live.snapshot() if live is not None else document))
+        return records
+
+    # --- change -----------------------------------------------------------------------------------------------------
+    def stop(self, kind: str, task_id: str, *, abort: bool) -> dict[str, Any]:
+        """End a DAQ or upload: a DAQ finishes what was written before, an upload leaves what has not begun.
+
+        :raises ObjectNotFound: none. :returns: its info record; ending may take a while.
+        """
+        document = self.document(kind, task_id)
+        live = self.live.get(task_id)
+        if live is None or document["status"] in statuses.INACTIVE:
+            return info(document)
+        if abort:
+            live.set(abortRequested=True, status=statuses.ABORTING)
+            live.aborting = True
+        else:
+            live.set(stopRequested=True)
+            live.stopping = True
+        live.wake.set()
+        return live.info()
+
+    def clear(self, kind: str, task_id: str) -> dict[str, Any]:
+        """Take a finished DAQ or upload off the list; its upload record and ledger stay.
+
+        :raises InvalidObjectState: it is still running.
+        """
+        document = self.document(kind, task_id)
+        requests.finished(document)
+        self.store.set_task(task_id, {"cleared": True})
+        return info(document)
+
+    def retry(self, kind: str, task_id: str, path: bytes | None) -> int:
+        """Let failed files of a running DAQ or upload be tried again.
+
+        :returns: how many. :raises InvalidObjectState: it is finished.
+        """
+        document = self.document(kind, task_id)
+        live = self.live.get(task_id)
+        if live is None or document["status"] in statuses.INACTIVE:
+            raise requests.over(document)
+        rows = self.store.rows_in(task_id, "failed")
+        if path is not None:
+            rows = [row for row in rows if bytes(row["pathBytes"]) == path]
+        return retry_failed(live, self.pipeline, rows)

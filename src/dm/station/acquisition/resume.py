@@ -1,0 +1,115 @@
+"""Taking up a task: from nothing, or from what an earlier run of the service left in the database."""
+
+from __future__ import annotations
+
+from dm.station.acquisition import batch as phases
+from dm.station.acquisition.batch import Batch, Load
+from dm.station.acquisition.ledger import Item, State, path_key
+from dm.station.acquisition.pipeline import Pipeline
+from dm.station.acquisition.store import Document, Store
+from dm.station.acquisition.task import Task
+
+
+def resume(task: Task, pipeline: Pipeline) -> None:
+    """Load a task's ledger, adopt its open batches and queue its ready files.
+
+    :raises ServiceUnavailable: the database is down; calling it again is fine.
+    """
+    store = task.store
+    ledger = task.ledger
+    ledger.clear()
+    if not task.spec.reprocess_files:
+        for earlier in store.tasks_at(str(task.document["place"])):
+            if earlier["_id"] != task.id:
+                ledger.load_prior(str(earlier["_id"]))
+    items = ledger.load()
+    ledger.load_baseline()
+    batches = [Batch.adopt(task, document) for document in store.batches_of(task.id)]
+    names = [plugin.name for plugin in task.plugins]
+    with pipeline.condition:
+        task.queue.clear()
+        task.delayed.clear()
+        task.batches.clear()
+        task.busy.clear()
+    for batch in batches:
+        if batch.phase == phases.PLUGINS:
+            keep(batch, names)
+        pipeline.adopt(batch)
+    ready = [item for item in items if path_key(item.path) not in task.busy]
+    pipeline.add(task, ready)
+
+
+def keep(batch: Batch, names: list[str]) -> None:
+    """Leave in a batch that is stored only the files whose outcome is not final; plugins see them again."""
+    ledger = batch.task.ledger
+    batch.loads = [
+        load
+        for load in batch.loads
+        if load.result is not None and ledger.state(load.item.path) in (State.READY, State.STORED)
+    ]
+    for load in batch.loads:
+        load.pending = list(names)
+
+
+def load_of(row: Document) -> Load:
+    """Rebuild a stored file from its ledger row."""
+    item = Item(
+        bytes(row["pathBytes"]),
+        int(row["size"]),
+        int(row["mtimeNs"]),
+        str(row.get("rule", "")),
+        int(row.get("attempts") or 0),
+    )
+    result = {
+        "status": row.get("storageStatus", "stored"),
+        "size": int(row["size"]),
+        "digests": dict(row.get("digests") or {}),
+        "md5Sum": row.get("md5Sum"),
+        "version": int(row.get("version") or 1),
+    }
+    return Load(item, "", result=result)
+
+
+def retry_failed(task: Task, pipeline: Pipeline, rows: list[Document]) -> int:
+    """Let failed files of a running task be tried again: plugins only where storage has the file already.
+
+    :returns: how many. :raises ServiceUnavailable: the database is down.
+    """
+    ledger = task.ledger
+    move: list[Item] = []
+    stored: list[Load] = []
+    for row in rows:
+        load = load_of(row)
+        load.item.attempts = 0
+        if path_key(load.item.path) in task.busy:
+            continue
+        if row.get("pendingPlugins"):
+            load.pending = [plugin.name for plugin in task.plugins]
+            stored.append(load)
+        else:
+            move.append(load.item)
+    again = [(item, State.READY, {"lastError": "", "attempts": 0}) for item in move]
+    again += [(load.item, State.STORED, {"lastError": "", "attempts": 0}) for load in stored]
+    ledger.finish([(item, state, dict(fields)) for item, state, fields in again])
+    size = pipeline.settings.batch_files
+    for first in range(0, len(stored), size):
+        batch = Batch.of(task, [])
+        batch.loads, batch.phase, batch.recorded = stored[first : first + size], phases.PLUGINS, True
+        task.store.add_batch(batch.document())
+        pipeline.adopt(batch)
+    pipeline.add(task, move)
+    task.wake.set()
+    return len(move) + len(stored)
+
+
+def drop_unborn(store: Store) -> None:
+    """Remove what a crash in the middle of a start left: claims without a task, tasks without a claim."""
+    claims = store.claims()
+    tasks = {str(document["_id"]): document for document in store.open_tasks()}
+    for claim in claims:
+        if claim["task"] not in tasks:
+            store.release(str(claim["_id"]), str(claim["task"]))
+    held = {str(claim["task"]) for claim in claims}
+    for task in tasks:
+        if task not in held:
+            store.forget_task(task)

@@ -1,0 +1,107 @@
+"""The forms of a data directory (6.2), and which transport can read one."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote_to_bytes, urlsplit
+
+from dm.common.errors import InvalidArgument
+from dm.common.paths import display, encode
+from dm.station.acquisition.settings import AcquisitionSettings
+from dm.station.acquisition.spec import check_text_bytes
+from dm.station.acquisition.task import root_directory
+from dm.station.acquisition.transports.base import Source, Transport
+
+
+@dataclass(frozen=True)
+class Place:
+    """A data directory, understood.
+
+    :param in_place: the data lies on storage already: cataloged, not moved.
+    """
+
+    source: Source
+    in_place: bool = False
+
+
+def parse(text: str, settings: AcquisitionSettings, experiment: dict[str, Any], root: str) -> Place:
+    """Read a data directory text.
+
+    :param text: an absolute path, ``@host:/path``, ``@alias`` or ``@alias:/path`` (see ``storage_aliases``), or a URL
+        such as ``ftp://host:2811/path``.
+    :param experiment: its record, for ``@alias`` alone: the experiment's own directory.
+    :param root: ``data`` or ``analysis``.
+    :raises InvalidArgument: none of these.
+    """
+    raw = check_text_bytes(text)
+    if text.startswith("@"):
+        return _at(text, settings, experiment, root)
+    if "://" in text:
+        return Place(_url(text))
+    if not raw.startswith(b"/"):
+        raise InvalidArgument(f"Data directory {text!r} is not an absolute path; begin it with '/', or with '@host:/'.")
+    return Place(_local(text, raw, settings.allowed_directories))
+
+
+def _at(text: str, settings: AcquisitionSettings, experiment: dict[str, Any], root: str) -> Place:
+    host, colon, path = text[1:].partition(":")
+    if host in settings.storage_aliases:
+        prefix = settings.storage_aliases[host]
+        place = prefix.rstrip("/") + "/" + path.lstrip("/") if path else root_directory(experiment, root)
+        return Place(_local(text, encode(place), []), in_place=True)
+    if not colon or not path.startswith("/"):
+        known = ", ".join(f"@{name}" for name in settings.storage_aliases) or "none"
+        raise InvalidArgument(
+            f"Data directory {text!r} is neither '@host:/path' nor a storage alias of this station (known: {known})."
+        )
+    # The host becomes an argument of the mover's command: nothing that could be read as an option.
+    if not host or host.startswith("-") or any(not (sign.isalnum() or sign in "._-@") for sign in host):
+        raise InvalidArgument(f"Data directory {text!r} names no valid host.")
+    return Place(Source(text, _clean(encode(path)), host, "ssh"))
+
+
+def _url(text: str) -> Source:
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError as error:
+        raise InvalidArgument(f"Data directory {text!r} is not a valid URL: {error}.") from None
+    path = unquote_to_bytes(parts.path.encode("utf-8", "surrogateescape"))
+    if not path.startswith(b"/") or b"\0" in path:
+        raise InvalidArgument(f"Data directory {text!r} has no absolute path.")
+    if parts.scheme == "file" and parts.hostname in (None, "localhost"):
+        return Source(text, _clean(path))
+    if not parts.hostname or parts.hostname.startswith("-"):
+        raise InvalidArgument(f"Data directory {text!r} names no host.")
+    return Source(text, _clean(path), parts.hostname, parts.scheme, port)
+
+
+def _local(text: str, raw: bytes, allowed: list[Path]) -> Source:
+    root = _clean(raw)
+    if allowed:
+        real = Path(os.fsdecode(os.path.realpath(root)))
+        if not any(real.is_relative_to(directory.resolve()) for directory in allowed):
+            places = ", ".join(str(directory) for directory in allowed)
+            raise InvalidArgument(f"Data directory {display(root)!r} is not below {places}.")
+    return Source(text, root)
+
+
+def _clean(path: bytes) -> bytes:
+    return path.rstrip(b"/") or b"/"
+
+
+def choose(source: Source, transports: list[Transport]) -> Transport:
+    """Return the first transport that can read a source.
+
+    :raises InvalidArgument: none can.
+    """
+    for transport in transports:
+        if source.scheme in transport.schemes:
+            return transport
+    known = ", ".join(sorted({scheme for transport in transports for scheme in transport.schemes})) or "none"
+    raise InvalidArgument(
+        f"No transport of this station reads {source.scheme!r} sources such as {source.text!r} (known: {known})."
+    )
