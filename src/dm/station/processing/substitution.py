@@ -13,7 +13,7 @@ the first shell's hands. There only plain values are let through; see :func:`int
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import re2
 
@@ -91,13 +91,30 @@ def _is_program(command: str, place: Place) -> bool:
     return bool(_PROGRAM.search(command[line : place.word]))
 
 
-def script(command: str, variables: Mapping[str, str], directory: str | None = None) -> bytes:
+def prologue(environment: Mapping[str, str], directories: Iterable[str], directory: str | None, input_: bool) -> str:
+    """Return the beginning of a script: environment, file mode mask, standard input and working directory.
+
+    :param environment: exported; names must be shell names. :param directories: the first that can be entered is the
+        default. :param directory: the one asked for, perhaps relative to it; it is an error when it cannot be entered.
+    :param input_: whether the script itself comes by standard input, which the command must not read on.
+    """
+    lines = [f"export {name}={quoted(value)}\n" for name, value in environment.items()]
+    if input_:
+        lines.append("exec </dev/null\n")
+    attempts = [f"cd -- {quoted(place)} 2>/dev/null" for place in directories]
+    lines += ["umask 027\n", " || ".join([*attempts, "cd /"]) + "\n"]
+    if directory is not None:
+        lines.append(f"cd -- {quoted(directory)} || exit 126\n")
+    return "".join(lines)
+
+
+def script(command: str, variables: Mapping[str, str], head: str = "") -> bytes:
     """Return the shell script of one process.
 
     :param command: the stage's command as its author wrote it.
     :param variables: name -> value (any text without NUL; bytes that are not UTF-8 as surrogate escapes).
-    :param directory: where to run it; stays data as well.
-    :returns: assignments (never exported, so no child sees them as environment), then the command.
+    :param head: see :func:`prologue`.
+    :returns: head, assignments (never exported, so no child sees them as environment), then the command.
     :raises InvalidArgument: a value that cannot be passed safely, naming it.
     """
     found = places(command, variables)
@@ -128,9 +145,7 @@ def script(command: str, variables: Mapping[str, str], directory: str | None = N
         pieces += [command[at : place.start], reference]
         at = end
     lines = [f"{PREFIX}{name}={quoted(variables[name])}\n" for name in used]
-    if directory is not None:
-        lines.append(f"cd -- {quoted(directory)} || exit 126\n")
-    text = "".join(lines) + "".join(pieces) + command[at:] + "\n"
+    text = head + "".join(lines) + "".join(pieces) + command[at:] + "\n"
     return text.encode("utf-8", "surrogateescape")
 
 

@@ -1,0 +1,223 @@
+"""The only code of this service that touches the database: MongoDB, by key or by one indexed field."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import pymongo
+from pymongo.errors import ConnectionFailure, DuplicateKeyError, ExecutionTimeout, PyMongoError, WriteConcernError
+
+from dm.common.errors import ObjectAlreadyExists, ProcessingError, ServiceUnavailable
+
+_TIMEOUT_MS = 10_000
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except DuplicateKeyError:
+        raise
+    except (ConnectionFailure, ExecutionTimeout, WriteConcernError) as error:
+        raise ServiceUnavailable("The processing database does not answer; try again.") from error
+    except PyMongoError as error:
+        raise ProcessingError(f"The processing database refuses an operation: {error}.") from error
+
+
+class Store:
+    """Workflows and jobs in one database.
+
+    :param url: ``mongodb://...``; its path names the database.
+
+    Methods raise :class:`ServiceUnavailable` while the database is down. Thread-safe.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._client: pymongo.MongoClient[dict[str, Any]] = pymongo.MongoClient(
+            url,
+            serverSelectionTimeoutMS=_TIMEOUT_MS,
+            connectTimeoutMS=_TIMEOUT_MS,
+            socketTimeoutMS=6 * _TIMEOUT_MS,
+            w="majority",
+            journal=True,
+            tz_aware=True,
+        )
+        database = self._client.get_default_database("dm")
+        self._workflows = database["processingWorkflows"]
+        self._jobs = database["processingJobs"]
+        self._children = database["processingChildren"]
+        self._order_lock = threading.Lock()
+        self._last_order = 0
+
+    def prepare(self) -> None:
+        """Make the indexes, and learn the order number of the newest job."""
+        with _translated():
+            for field in ("owner", "id"):
+                self._workflows.create_index(field)
+            for field in ("ownerOrder", "order", "active"):
+                self._jobs.create_index(field)
+            self._children.create_index("order")
+            newest = self._jobs.find_one({}, {"order": 1}, sort=[("order", -1)])
+        self._last_order = int(newest["order"]) if newest else 0
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+    def ping(self) -> None:
+        """Ask the database whether it is there."""
+        with _translated():
+            self._client.admin.command("ping")
+
+    # --- workflows -------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def _workflow_key(owner: str, name: str) -> str:
+        return f"{owner}:{hashlib.sha256(name.encode()).hexdigest()}"
+
+    def _workflow_document(self, workflow: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            "_id": self._workflow_key(workflow["owner"], workflow["name"]),
+            "owner": workflow["owner"],
+            "name": workflow["name"],
+            "id": workflow["id"],
+            "workflow": json.dumps(workflow),
+        }
+
+    def add_workflow(self, workflow: Mapping[str, Any]) -> None:
+        """Insert a workflow. :raises ObjectAlreadyExists: owner and name are taken."""
+        try:
+            with _translated():
+                self._workflows.insert_one(self._workflow_document(workflow))
+        except DuplicateKeyError:
+            raise ObjectAlreadyExists(
+                f"Workflow {workflow['name']!r} of owner {workflow['owner']!r} already exists."
+            ) from None
+
+    def workflow(self, owner: str, name: str) -> dict[str, Any] | None:
+        """Return a workflow by owner and name."""
+        with _translated():
+            found = self._workflows.find_one({"_id": self._workflow_key(owner, name)})
+        return json.loads(found["workflow"]) if found else None
+
+    def workflow_by_id(self, workflow_id: str) -> dict[str, Any] | None:
+        """Return a workflow by its id."""
+        with _translated():
+            found = self._workflows.find_one({"id": workflow_id})
+        return json.loads(found["workflow"]) if found else None
+
+    def workflows(self, owner: str) -> list[dict[str, Any]]:
+        """Return all workflows of an owner, by name."""
+        with _translated():
+            found = list(self._workflows.find({"owner": owner}))
+        return [json.loads(entry["workflow"]) for entry in sorted(found, key=lambda entry: entry["name"])]
+
+    def replace_workflow(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+        """Replace a workflow that may get another name or owner.
+
+        :returns: ``False`` when the old one is gone. :raises ObjectAlreadyExists: the new name is taken.
+        """
+        document = self._workflow_document(new)
+        old_key = self._workflow_key(old["owner"], old["name"])
+        if document["_id"] != old_key:
+            self.add_workflow(new)
+            self.delete_workflow(old["owner"], old["name"])
+            return True
+        with _translated():
+            return self._workflows.replace_one({"_id": old_key, "id": old["id"]}, document).matched_count > 0
+
+    def delete_workflow(self, owner: str, name: str) -> bool:
+        """Delete a workflow; ``False`` when there is none."""
+        with _translated():
+            return self._workflows.delete_one({"_id": self._workflow_key(owner, name)}).deleted_count > 0
+
+    # --- jobs ------------------------------------------------------------------------------------------------
+
+    def next_order(self) -> str:
+        """Return a key that sorts after those of all earlier jobs (microseconds, never backwards)."""
+        with self._order_lock:
+            self._last_order = max(self._last_order + 1, int(time.time() * 1_000_000))
+            return f"{self._last_order:017d}"
+
+    def add_job(self, document: Mapping[str, Any]) -> bool:
+        """Insert a job durably; ``False`` when a job of this id exists."""
+        try:
+            with _translated():
+                self._jobs.insert_one(dict(document))
+        except DuplicateKeyError:
+            return False
+        return True
+
+    def job(self, job_id: str) -> dict[str, Any] | None:
+        """Return a job's document."""
+        with _translated():
+            return self._jobs.find_one({"_id": job_id})
+
+    def active_jobs(self) -> list[dict[str, Any]]:
+        """Return all jobs that have not ended, oldest first."""
+        with _translated():
+            return sorted(self._jobs.find({"active": 1}), key=lambda job: str(job["order"]))
+
+    def count_active(self) -> int:
+        """Return the number of jobs that have not ended."""
+        with _translated():
+            return self._jobs.count_documents({"active": 1})
+
+    def jobs(
+        self, owner: str | None, query: Mapping[str, Any], skip: int, limit: int, full: bool
+    ) -> list[dict[str, Any]]:
+        """Return a page of jobs, oldest first, counted from the newest.
+
+        :param owner: whose; ``None`` for all. :param query: checked conditions. :param full: with workflows.
+        """
+        field, bounds = "order", {}
+        if owner is not None:
+            field, bounds = "ownerOrder", {"ownerOrder": {"$gte": f"{owner}:", "$lt": f"{owner};"}}
+        projection = None if full else {"workflow": 0, "children": 0, "files": 0, "stages": 0}
+        with _translated():
+            cursor = self._jobs.find({**query, **bounds}, projection).sort(field, -1).skip(skip).limit(limit)
+            return list(cursor)[::-1]
+
+    def update_job(self, job_id: str, values: Mapping[str, Any], children: Iterable[Mapping[str, Any]] = ()) -> bool:
+        """Set fields of a job, after storing the processes that are not part of its document.
+
+        :returns: ``False`` when the job is gone.
+        """
+        with _translated():
+            for child in children:
+                key = self._child_key(job_id, child["number"])
+                self._children.replace_one({"_id": key}, {"_id": key, "order": key, **child}, upsert=True)
+            return self._jobs.update_one({"_id": job_id}, {"$set": dict(values)}).matched_count > 0
+
+    def request_abort(self, job_id: str, status: str) -> bool:
+        """Note that a job is to be stopped; ``False`` when it has ended already."""
+        with _translated():
+            found = self._jobs.update_one({"_id": job_id, "active": 1}, {"$set": {"abort": True, "status": status}})
+        return found.matched_count > 0
+
+    @staticmethod
+    def _child_key(job_id: str, number: int) -> str:
+        return f"{job_id}:{number:08d}"
+
+    def children(self, job_id: str, first: int = 0, count: int = 0) -> list[dict[str, Any]]:
+        """Return processes of a job that are stored outside its document, by number.
+
+        :param first: smallest number. :param count: how many at most; 0 for all.
+        """
+        bounds = {"$gte": self._child_key(job_id, first), "$lt": f"{job_id};"}
+        with _translated():
+            return list(self._children.find({"order": bounds}).sort("order", 1).limit(count))
+
+    def delete_job(self, job_id: str) -> bool:
+        """Delete an ended job; ``False`` when there is none."""
+        with _translated():
+            if not self._jobs.delete_one({"_id": job_id, "active": 0}).deleted_count:
+                return False
+            self._children.delete_many({"order": {"$gte": self._child_key(job_id, 0), "$lt": f"{job_id};"}})
+        return True
