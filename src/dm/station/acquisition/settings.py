@@ -104,7 +104,7 @@ class AcquisitionSettings(ServiceSettings):
         "module:Class that is not installed as an entry point.",
     )
     transports: dict[str, dict[str, Any]] = Field(
-        default={"local": {}},
+        default={"local": {}, "rsync": {}},
         description="Transports and their settings, e.g. [acquisition.transports.rsync]; the first that can is taken.",
     )
 

@@ -14,6 +14,7 @@ from dm.station.acquisition.settings import AcquisitionSettings
 from dm.station.acquisition.spec import check_text_bytes
 from dm.station.acquisition.task import root_directory
 from dm.station.acquisition.transports.base import Source, Transport
+from dm.station.acquisition.transports.choice import Choice
 
 
 @dataclass(frozen=True)
@@ -94,14 +95,10 @@ def _clean(path: bytes) -> bytes:
 
 
 def choose(source: Source, transports: list[Transport]) -> Transport:
-    """Return the first transport that can read a source.
+    """Return the transport of a source, which picks for every batch the one that reaches its staging directory.
 
-    :raises InvalidArgument: none can.
+    :raises InvalidArgument: none can read the source.
     """
-    for transport in transports:
-        if source.scheme in transport.schemes:
-            return transport
-    known = ", ".join(sorted({scheme for transport in transports for scheme in transport.schemes})) or "none"
-    raise InvalidArgument(
-        f"No transport of this station reads {source.scheme!r} sources such as {source.text!r} (known: {known})."
-    )
+    choice = Choice(transports)
+    choice.reader(source)
+    return choice

@@ -160,6 +160,8 @@ class Transport(ABC):
     name: ClassVar[str]
     settings_model: ClassVar[type[BaseModel]] = NoSettings
     schemes: ClassVar[frozenset[str]] = frozenset({"file"})
+    #: whether it can write to a staging directory on another host
+    remote_staging: ClassVar[bool] = False
 
     def __init__(self, settings: BaseModel) -> None:
         self.settings = settings

@@ -56,6 +56,7 @@ class Rsync(Transport):
     name = "rsync"
     settings_model = RsyncSettings
     schemes = frozenset({"file", "ssh", "rsync"})
+    remote_staging = True
 
     def __init__(self, settings: BaseModel) -> None:
         super().__init__(settings)

@@ -1,0 +1,86 @@
+"""Plugin ``catalog``: one bulk write into the metadata catalog for every batch of stored files."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import quote
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from dm.common.paths import decode
+from dm.station.acquisition.plugins.base import Order, Plugin, PluginBatch, PluginContext, PluginFile
+from dm.station.catalog.api import CatalogServiceApi
+
+
+class CatalogSettings(BaseModel):
+    """Settings ``[acquisition.plugins.catalog]``.
+
+    :param url: of the catalog service; empty: ``DM_CAT_WEB_SERVICE_URL``. :param timeout: seconds per request.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    url: str = Field(default="", pattern=r"^(https?://\S+)?$")
+    timeout: float = Field(default=120, gt=0)
+
+
+class Catalog(Plugin):
+    """Files become catalog records with digests, replicas, the user's own keys and the metadata found in them."""
+
+    name = "catalog"
+    summary = "Records each stored file in the metadata catalog."
+    order = Order.CATALOG
+    settings_model = CatalogSettings
+
+    def __init__(self, settings: BaseModel, context: PluginContext) -> None:
+        super().__init__(settings, context)
+        assert isinstance(settings, CatalogSettings)
+        self._api = CatalogServiceApi(
+            context.username,
+            context.password,
+            settings.url or None,
+            ca_file=context.ca_file,
+            timeout=settings.timeout,
+        )
+
+    def applies(self, daq: dict[str, Any]) -> bool:
+        """Whether the DAQ does not say ``skipCatalog``."""
+        return not daq.get("skipCatalog")
+
+    def process(self, batch: PluginBatch) -> None:
+        """Write all records of the batch; repeating it changes nothing. A catalog that is down repeats the batch."""
+        found = self._api.upsertFiles([_record(batch, file) for file in batch.files])
+        for problem in found["errors"]:
+            batch.files[int(problem["index"])].fail(str(problem["errorMessage"]))
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._api.close()
+
+
+def _record(batch: PluginBatch, file: PluginFile) -> dict[str, Any]:
+    """Return a file as the catalog's bulk route takes it."""
+    return {
+        "experimentId": batch.experiment["id"],
+        "experimentName": batch.experiment["name"],
+        "root": batch.root,
+        "path": decode(file.path),
+        "fileSize": file.size,
+        "fileModificationTime": file.mtime_ns / 1e9,
+        "md5Sum": file.md5 or None,
+        "digests": file.digests,
+        "version": file.version,
+        "replicas": _replicas(batch, file),
+        "metadata": file.metadata,
+    }
+
+
+def _replicas(batch: PluginBatch, file: PluginFile) -> list[dict[str, Any]]:
+    """Return where the bytes are: in storage, and at the source unless that is storage or is to be removed."""
+    experiment, daq = batch.experiment, batch.daq
+    base = str(experiment.get("storageUrl") or f"file://{experiment.get('storageHost') or ''}")
+    url = f"{base.rstrip('/')}/{batch.root}/{quote(file.path)}"
+    replicas = [{"type": "storage", "url": url, "host": experiment.get("storageHost") or ""}]
+    if not (daq.get("skipTransfer") or daq.get("removeSourceFiles")) and file.source_path != file.storage_path:
+        replicas.append({"type": "source", "url": file.source_url, "host": file.source_host or ""})
+    return replicas

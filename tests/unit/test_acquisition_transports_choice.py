@@ -1,0 +1,124 @@
+"""Which transport moves a batch, and the command lines of rsync."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from dm.common.errors import InvalidArgument, TransferError
+from dm.station.acquisition.transports.base import FileOutcome, Source, TransferBatch, Transport
+from dm.station.acquisition.transports.choice import Choice, reachable
+from dm.station.acquisition.transports.rsync import _entry
+from dm.station.acquisition.transports.rsync_command import Caller, DaemonSettings, RsyncSettings
+from dm.station.acquisition.transports.rsync_process import Result, unescape
+
+
+class Here(Transport):
+    """Writes only where this machine can; tells which batch it was given."""
+
+    name = "here"
+
+    def __init__(self) -> None:
+        self.moved: list[TransferBatch] = []
+
+    def move(self, batch: TransferBatch) -> list[FileOutcome]:
+        self.moved.append(batch)
+        return []
+
+
+class Far(Here):
+    """Writes anywhere and reads remote sources."""
+
+    name = "far"
+    schemes = frozenset({"file", "ssh"})
+    remote_staging = True
+
+
+LOCAL = Source("/data", b"/data")
+REMOTE = Source("@h:/data", b"/data", "h", "ssh")
+
+
+def batch(source: Source, staging: str, host: str | None) -> TransferBatch:
+    return TransferBatch("b", source, [], os.fsencode(staging), host)
+
+
+def test_reachable_staging_is_written_directly_whatever_storage_calls_its_host(tmp_path: Path) -> None:
+    here, far = Here(), Far()
+    Choice([here, far]).move(batch(LOCAL, str(tmp_path), "storage.example.org"))
+    assert [moved.staging_host for moved in here.moved] == [None] and not far.moved
+
+
+def test_staging_elsewhere_falls_back(tmp_path: Path) -> None:
+    here, far = Here(), Far()
+    Choice([here, far]).move(batch(LOCAL, str(tmp_path / "none"), "storage.example.org"))
+    assert [moved.staging_host for moved in far.moved] == ["storage.example.org"] and not here.moved
+
+
+def test_remote_source_is_read_by_the_transport_that_can(tmp_path: Path) -> None:
+    here, far = Here(), Far()
+    choice = Choice([here, far])
+    choice.move(batch(REMOTE, str(tmp_path), "localhost"))
+    assert [moved.staging_host for moved in far.moved] == [None]
+    assert choice.reader(REMOTE) is far and choice.reader(LOCAL) is here
+    assert choice.schemes == {"file", "ssh"}
+
+
+def test_nothing_reaches_it(tmp_path: Path) -> None:
+    with pytest.raises(TransferError, match=r"Staging on 's' is not reachable .* configure"):
+        Choice([Here()]).move(batch(LOCAL, str(tmp_path / "none"), "s"))
+    with pytest.raises(TransferError, match="does not exist"):
+        Choice([Here()]).move(batch(LOCAL, str(tmp_path / "none"), None))
+    with pytest.raises(InvalidArgument, match=r"No transport of this station reads 'ssh' .*known: file"):
+        Choice([Here()]).reader(REMOTE)
+    assert not reachable(os.fsencode(tmp_path / "none"))
+
+
+def test_command_lines_hold_no_name_a_user_chose() -> None:
+    caller = Caller(RsyncSettings(ssh=["ssh", "-i", "/k ey"]))
+    line = caller.command(*caller.origin(Source("x", b"/-e sh;rm/", "u@h", "ssh")))
+    assert line[1] == "--secluded-args" and line[-1] == b"u@h:/-e sh;rm/"
+    assert str(line[2]).startswith("--rsh='ssh' '-i' '/k ey' '-o' 'BatchMode=yes'")
+    assert caller.names(REMOTE, [b"-a", b"b\n"]) == [b"./-a", b"./b\n"]
+
+
+def test_daemon_lines(tmp_path: Path) -> None:
+    daemon = DaemonSettings(url="rsync://u@s:8730/dm/", directory="/srv/dm/", password_file=tmp_path / "p")
+    caller = Caller(RsyncSettings(daemons={"s": daemon}))
+    source = Source("x", b"/module/run 7/data", "u@s", "rsync", 873)
+    assert caller.origin(source) == [f"--password-file={tmp_path / 'p'}", b"rsync://u@s:873/module/"]
+    assert caller.names(source, [b"f"]) == [b"run 7/data/./f"]
+    assert caller.names(Source("x", b"/module", "s", "rsync"), [b"f"]) == [b"./f"]
+    assert not [word for word in caller.command(*caller.origin(source)) if b"--rsh" in os.fsencode(word)]
+    target = caller.target(TransferBatch("b", LOCAL, [], b"/srv/dm/e1/.staging/b", "s"))
+    assert target[-1] == b"rsync://u@s:8730/dm/e1/.staging/b/"
+    with pytest.raises(InvalidArgument, match=r"'/srv/dmx/b/' is not below '/srv/dm/'"):
+        caller.target(TransferBatch("b", LOCAL, [], b"/srv/dmx/b", "s"))
+
+
+@pytest.mark.parametrize("words", [["ssh", "it's"], ["ssh", "a\nb"], [""], []])
+def test_ssh_words_that_cannot_be_quoted_are_refused(words: list[str]) -> None:
+    with pytest.raises(ValidationError):
+        RsyncSettings(ssh=words)
+
+
+def test_listing_lines() -> None:
+    entry = _entry(unescape(rb"-rw-r--r--    1,234,567 2026/11/22 16:08:43  a\#012b -> c"))
+    assert entry is not None
+    assert entry.path == b" a\nb -> c" and entry.stamp.size == 1234567 and entry.kind == "file"
+    assert entry.stamp.mtime_ns == 1795363723 * 10**9
+    assert _entry(b"drwxr-xr-x           4096 2026/11/22 16:08:43 d") is None
+    assert _entry(b"created directory x") is None
+    pipe = _entry(b"prw-r--r--              0 1969/12/31 23:59:59 p")
+    assert pipe is not None and pipe.kind == "other" and pipe.stamp.mtime_ns == -(10**9)
+
+
+def test_results_are_told_apart() -> None:
+    gone = b'rsync: [sender] link_stat "/d/a" failed: No such file or directory (2)'
+    assert Result(23, [], [gone]).partial and Result(23, [], [gone]).complaint(b"a")
+    assert not Result(23, [], [gone]).complaint(b"ink_stat")
+    assert not Result(12, [], []).partial
+    assert Result(11, [], [b"write failed: No space left on device (28)"]).partial
+    assert Result(0, [b'skipping non-regular file "p"'], []).skipped(b"p")
