@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 DEFAULT_TIMEOUT = 60.0
 CONNECT_TIMEOUT = 10.0
 _KEEP_ALIVE_SECONDS = 5.0  # below the services' own limit, so that a connection is seldom closed under a request
+_LARGE_BODY = 1 << 16  # bytes; from here on services look for a session before they read
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 
 R = TypeVar("R", bound=DmObject)
@@ -194,6 +195,8 @@ class RestClient:
             response = self.send(method, path, query=query, headers=headers, content=content, timeout=timeout)
             return decoded(response)
 
+        if content is not None and len(content) > _LARGE_BODY:
+            return self._with_session(call)
         return self.with_login(call)
 
     def download(
@@ -231,6 +234,19 @@ class RestClient:
             with self._login_lock:
                 if self._cookie == used:  # otherwise another thread has logged in meanwhile
                     self._login(refusal)
+            return call()
+
+    def _with_session(self, call: Callable[[], Any]) -> Any:
+        """Call with a large body: a service that knows no session breaks off instead of reading it."""
+        if self.cookie is None and (self._password is not None or self._credentials is not None):
+            self.login()
+        used = self.cookie
+        try:
+            return self.with_login(call)
+        except CommunicationError:
+            self.get("/session")  # logs in when the session had ended, and only then the body was not read
+            if self.cookie == used:
+                raise
             return call()
 
     def address(self, path: str, query: Mapping[str, Any] | None = None) -> str:

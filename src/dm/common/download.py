@@ -10,6 +10,7 @@ import hashlib
 import os
 import re
 import stat
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,10 +24,15 @@ if TYPE_CHECKING:
 
     from dm.common.client import RestClient
 
-CHUNK = 1 << 20
 ATTEMPTS_WITHOUT_PROGRESS = 3
+PROGRESS = 1 << 16  # bytes; an attempt that brought fewer was fruitless
+PAUSE = 0.2  # seconds before the attempt after a fruitless one, more after each further one
 _MAX_TAG = 120
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
+
+
+class _StartAgainError(CommunicationError):
+    """What was received so far is of no use."""
 
 
 class _Part:
@@ -54,18 +60,24 @@ class _Part:
                 os.close(descriptor)
 
     def restart(self, tag: str) -> None:
-        """Begin anew with the validator of the current reply."""
+        """Begin anew with the validator of the current reply; without a usable one the part cannot be resumed."""
         self.discard()
-        name = _name_of(tag) or f"-{os.getpid()}-{id(self):x}"
+        name = _name_of(tag)
         path = self.directory / f".{self.key}.{name}.dmpart"
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        descriptor = os.open(path, flags, 0o666)
-        if not self._claim(descriptor):  # another program downloads the same just now: use a name of our own
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        descriptor = -1
+        if name:
+            with contextlib.suppress(OSError):  # something else of that name: leave it alone
+                descriptor = os.open(path, flags, 0o666)
+        if descriptor >= 0 and not self._claim(descriptor):  # another program downloads the same just now
             os.close(descriptor)
+            descriptor = -1
+        if descriptor < 0:
+            tag = ""
             path = self.directory / f".{self.key}.-{os.getpid()}-{id(self):x}.dmpart"
             descriptor = os.open(path, flags | os.O_EXCL, 0o666)
         os.ftruncate(descriptor, 0)
-        self.descriptor, self.path, self.tag = descriptor, path, tag if _name_of(tag) else ""
+        self.descriptor, self.path, self.tag = descriptor, path, tag
 
     @property
     def size(self) -> int:
@@ -147,6 +159,8 @@ class Download:
             _verify(part, target, total if size is None else size, digests)
             part.publish(target)
         finally:
+            if not part.tag:
+                part.discard()
             part.close()
         return target
 
@@ -157,10 +171,12 @@ class Download:
             before = self._part.size
             try:
                 return int(self._client.with_login(lambda: self._receive(progress)))
-            except CommunicationError:
-                fruitless = fruitless + 1 if self._part.size <= before else 0
-                if fruitless >= ATTEMPTS_WITHOUT_PROGRESS or not self._part.tag:
+            except CommunicationError as error:
+                fruitless = fruitless + 1 if self._part.size < before + PROGRESS else 0
+                resumable = bool(self._part.tag) or isinstance(error, _StartAgainError)
+                if fruitless >= ATTEMPTS_WITHOUT_PROGRESS or not resumable:
                     raise
+                time.sleep(PAUSE * fruitless)
 
     def _receive(self, progress: Callable[[int, int], None]) -> int:
         part, sent = self._part, dict(self._headers)
@@ -186,14 +202,14 @@ def _begin(response: httpx.Response, part: _Part) -> int:
         if match and int(match[1]) == part.size and response.headers.get("etag", part.tag) == part.tag:
             return part.size
         part.discard()
-        raise CommunicationError(f"{_shown(response)} has changed while it was downloaded; start again.")
+        raise _StartAgainError(f"{_shown(response)} has changed while it was downloaded; start again.")
     if (error := _refusal(response)) is not None:
         raise error
     if response.status_code == 206:
         match = _CONTENT_RANGE.fullmatch(response.headers.get("content-range", ""))
         if not match or int(match[1]) != part.size:
             part.discard()
-            raise CommunicationError(f"{_shown(response)} sent another range than asked for; start again.")
+            raise _StartAgainError(f"{_shown(response)} sent another range than asked for; start again.")
         return int(match[3])
     tag = response.headers.get("etag", "")
     part.restart("" if tag.startswith("W/") else tag)
@@ -221,7 +237,7 @@ def _chunks(response: httpx.Response) -> Iterator[bytes]:
     if response.is_closed or response.status_code == 416:
         return
     try:
-        yield from response.iter_raw(CHUNK)
+        yield from response.iter_raw()  # as they come: collected chunks would be lost when the connection breaks
     except httpx.HTTPError as error:
         raise CommunicationError(
             f"The download of {_shown(response)} broke off: {error or type(error).__name__}."

@@ -6,7 +6,6 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from http import cookies
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
@@ -17,6 +16,8 @@ if TYPE_CHECKING:
     import httpx
 
 SESSION_COOKIE = "SESSIONID"
+_COOKIE = re.compile(rf'(?:^|[;,])\s*{SESSION_COOKIE}="?([^\s;,"]*)')
+_BARE_ID = re.compile(r"[A-Za-z0-9._~+/=-]+")
 _HTTP_CODES = {400: 7, 401: 6, 403: 5, 404: 14, 409: 16, 413: 19, 414: 19, 429: 19, 431: 19, 503: 9, 504: 22}
 
 
@@ -121,14 +122,9 @@ def fault(response: httpx.Response, body: Any) -> DmException | None:
 
 def session_id(text: str, bare: bool = True) -> str | None:
     """Return the session id of ``SESSIONID=...`` text (a whole Set-Cookie header too), or of the bare id."""
-    jar: cookies.SimpleCookie = cookies.SimpleCookie()
-    try:
-        jar.load(text)
-    except cookies.CookieError:
-        return None
-    if SESSION_COOKIE in jar:
-        return jar[SESSION_COOKIE].value or None
-    return text.strip() if bare and re.fullmatch(r"[\x21-\x3a\x3c\x3e-\x7e]+=*", text.strip()) else None
+    if match := _COOKIE.search(text):
+        return match[1] or None
+    return text.strip() if bare and _BARE_ID.fullmatch(text.strip()) else None
 
 
 def lower_first(reason: str) -> str:
