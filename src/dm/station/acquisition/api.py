@@ -103,7 +103,7 @@ class ExperimentDaqApi(ApiClient):
         return DaqInfo(self.client.get(f"/daqs/{segment(id)}", waitTime=waitTime))
 
     def clearDaq(self, id: str) -> DaqInfo:
-        """Forget a finished DAQ and its ledger; stored files stay.
+        """Take a finished DAQ off the list; stored files stay.
 
         :returns: its last record. :raises InvalidObjectState: it is still running.
         """
@@ -139,7 +139,7 @@ class ExperimentDaqApi(ApiClient):
         return UploadInfo(self.client.get(f"/uploads/{segment(id)}", waitTime=waitTime))
 
     def clearUpload(self, id: str) -> UploadInfo:
-        """Forget a finished upload; see :meth:`clearDaq`."""
+        """Take a finished upload off the list; see :meth:`clearDaq`."""
         return UploadInfo(self.client.delete(f"/uploads/{segment(id)}"))
 
     def waitUpload(
@@ -157,7 +157,7 @@ class ExperimentDaqApi(ApiClient):
     def listUploadRecords(
         self, queryDict: Mapping[str, Any] | None = None, skip: int = 0, limit: int = RECORD_LIMIT
     ) -> list[UploadInfo]:
-        """Return uploads of the past, newest last, with the files of none.
+        """Return uploads of the past, cleared ones too, newest last.
 
         :param queryDict: keys that must be equal, e.g. ``{"experimentName": "e1"}``.
         :param skip: :param limit: page, counted from the newest.
@@ -184,16 +184,17 @@ class ExperimentDaqApi(ApiClient):
         """Return the ledger of an upload; see :meth:`listDaqFiles`."""
         return self._files("uploads", id, state, skip, limit)
 
-    def retryDaqFiles(self, id: str) -> DmObject:
+    def retryDaqFiles(self, id: str, path: str | None = None) -> DmObject:
         """Make the failed files of a DAQ ready again.
 
+        :param path: only this one, relative to the data directory.
         :returns: ``{"count": n}``, how many.
         """
-        return DmObject(self.client.post(f"/daqs/{segment(id)}/retry"))
+        return DmObject(self.client.post(f"/daqs/{segment(id)}/retry", {"path": path} if path else None))
 
-    def retryUploadFiles(self, id: str) -> DmObject:
+    def retryUploadFiles(self, id: str, path: str | None = None) -> DmObject:
         """Make the failed files of an upload ready again; see :meth:`retryDaqFiles`."""
-        return DmObject(self.client.post(f"/uploads/{segment(id)}/retry"))
+        return DmObject(self.client.post(f"/uploads/{segment(id)}/retry", {"path": path} if path else None))
 
     # --- plugins --------------------------------------------------------------------------------------------
 

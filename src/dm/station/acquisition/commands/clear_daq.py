@@ -9,5 +9,5 @@ from dm.station.acquisition.api import DaqInfo, ExperimentDaqApi
 @command("dm-clear-daq", api="dm.station.acquisition.api:ExperimentDaqApi")
 @option("--id", required=True, help="DAQ id.")
 def main(api: ExperimentDaqApi, id: str) -> DaqInfo:
-    """Forget a finished DAQ and its ledger; stored files stay."""
+    """Take a finished DAQ off the list; stored files stay."""
     return api.clearDaq(id)

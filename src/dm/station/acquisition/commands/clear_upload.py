@@ -9,5 +9,5 @@ from dm.station.acquisition.api import ExperimentDaqApi, UploadInfo
 @command("dm-clear-upload", api="dm.station.acquisition.api:ExperimentDaqApi")
 @option("--id", required=True, help="Upload id.")
 def main(api: ExperimentDaqApi, id: str) -> UploadInfo:
-    """Forget a finished upload and its ledger; stored files stay."""
+    """Take a finished upload off the list; stored files stay."""
     return api.clearUpload(id)

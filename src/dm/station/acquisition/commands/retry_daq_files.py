@@ -10,9 +10,10 @@ from dm.station.acquisition.api import ExperimentDaqApi
 
 @command("dm-retry-daq-files", api="dm.station.acquisition.api:ExperimentDaqApi")
 @option("--id", required=True, help="DAQ or upload id.")
-def main(api: ExperimentDaqApi, id: str) -> DmObject:
+@option("--path", help="Only this file, relative to the data directory.")
+def main(api: ExperimentDaqApi, id: str, path: str | None) -> DmObject:
     """Try the failed files of a DAQ or upload again; prints how many."""
     try:
-        return api.retryDaqFiles(id)
+        return api.retryDaqFiles(id, path)
     except ObjectNotFound:
-        return api.retryUploadFiles(id)
+        return api.retryUploadFiles(id, path)
