@@ -213,12 +213,14 @@ def _plot(content: Content, target: Path) -> None:
 @main.command()
 @click.argument("experiment")
 @click.argument("directory")
-@click.option("--into", default="", help="Sub-folder of analysis/.")
-def upload(experiment: str, directory: str, into: str) -> None:
-    """Upload DIRECTORY into the analysis folder of EXPERIMENT, wait until it is stored, and remove it."""
+@click.argument("file")
+def upload(experiment: str, directory: str, file: str) -> None:
+    """Upload DIRECTORY, the results of FILE, into analysis/pictures of EXPERIMENT; wait for the end, and remove it."""
+    inside = file.rpartition(f"/{experiment}/data/")[2]
+    into = str(Path("pictures", inside).parent)
     finished = _run(
         "dm-upload", "--wait", "--experiment", experiment, "--data-directory", directory,
-        "--use-analysis-directory-as-root", *(["--dest-directory", into] if into else []),
+        "--use-analysis-directory-as-root", "--dest-directory", into, "--on-conflict", "version",
         "--display-keys", "id,status,nCompletedFiles",
     )  # fmt: skip
     if "status=done" not in finished:

@@ -1,0 +1,365 @@
+"""A beamline's day in a minute: the suite on free ports, a detector that writes, and every file's way to its result."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import secrets
+import selectors
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dm.common.environment import write_login_file
+from dm.common.errors import DmException, InvalidArgument, ServiceUnavailable, TaskTimeout
+from dm.common.setupfile import read_setup
+from dm.common.statuses import INACTIVE
+from dm.deploy import components, demo_data, runtime
+from dm.deploy.demo_checks import Check, Claims, jobs_by_name, verify
+from dm.deploy.install import ADMINISTRATOR, Installed, Plan, install
+
+STATION = "25IDC"
+EXPERIMENT = "agbh-demo"
+USERS = ("d100001", "d100002")
+WORKFLOW = "look-and-draw"
+PATIENCE = 300.0
+_PAUSE = 0.05
+_POLL = 0.2
+
+
+@dataclass
+class Step:
+    """One step of the demo: what it was, how long it took (seconds), what came of it."""
+
+    name: str
+    seconds: float
+    outcome: str
+
+
+@dataclass
+class Progress:
+    """How far the files are: events written by the detector, files whole, files done by the DAQ, jobs finished."""
+
+    total: int = 0
+    written: int = 0
+    stored: int = 0
+    processed: int = 0
+
+
+@dataclass
+class Outcome:
+    """What the demo did and found."""
+
+    steps: list[Step] = field(default_factory=list)
+    checks: list[Check] = field(default_factory=list)
+    records: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    jobs: Mapping[str, list[Mapping[str, Any]]] = field(default_factory=dict)
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything claimed is so."""
+        return bool(self.checks) and all(check.ok for check in self.checks)
+
+
+class Demo:
+    """The suite in a directory of its own, and the day's work.
+
+    :param root: directory of the installation; fresh or of an earlier run.
+    :param data: folder whose files the detector writes; default: a small generated set.
+    :param say: called with a line for people. :param show: called with :class:`Progress` while files move.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        data: Path | None = None,
+        say: Callable[[str], None] = lambda line: None,
+        show: Callable[[Progress], None] = lambda progress: None,
+    ) -> None:
+        if data is not None and not data.is_dir():
+            raise InvalidArgument(f"Data folder {data} is not a directory; name one.")
+        self.root = root
+        self.data = data
+        self.say = say
+        self.show = show
+        self.outcome = Outcome()
+        self.installed: Installed | None = None
+
+    # --- the suite ---------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[list[str]]:
+        """Time a step; the list takes the words for its outcome."""
+        words: list[str] = []
+        begun = time.monotonic()
+        yield words
+        done = Step(name, time.monotonic() - begun, ", ".join(words))
+        self.outcome.steps.append(done)
+        self.say(f"{done.seconds:6.1f} s  {done.name}" + (f": {done.outcome}" if done.outcome else ""))
+
+    def set_up(self) -> Installed:
+        """Install below the root, and start everything."""
+        with self.step("install") as words:
+            plan = Plan(self.root, STATION, host="localhost", listen="127.0.0.1", free_ports=True)
+            self.installed = install(plan)
+            words.append(str(self.root))
+        with self.step("start services and databases") as words:
+            parts = components.chosen("all", self.installed.layout.settings)
+            components.start(parts)
+            words.append(", ".join(part.name for part in parts))
+        for name, value in read_setup(self.installed.layout.setup).items():
+            os.environ[name] = value
+        os.environ["DM_HOME"] = str(self.root / "home")
+        return self.installed
+
+    def stop(self) -> None:
+        """Stop everything."""
+        if self.installed is not None:
+            with self.step("stop services and databases"):
+                components.stop(components.chosen("all", self.installed.layout.settings))
+
+    # --- the day -----------------------------------------------------------------------------------------------
+
+    def run(self) -> Outcome:
+        """Do the day's work on the running suite and check it. :raises DmException: a service refuses something."""
+        if self.installed is None:
+            raise InvalidArgument("The suite is not set up yet; call set_up first.")
+        with self.step("experiment and users") as words:
+            self._people()
+            words.append(f"experiment {EXPERIMENT} at {STATION}, users {', '.join(USERS)}")
+        with self.step("workflow") as words:
+            self._workflow()
+            words.append(f"{WORKFLOW}: inspect, picture, upload")
+        source = self._source()
+        sources = {
+            os.fspath(path.relative_to(source)): path
+            for path in sorted(source.rglob("*"))
+            if path.is_file() and not path.is_symlink()
+        }
+        if not sources:
+            raise InvalidArgument(f"Data folder {source} holds no files; name another one.")
+        with self.step("detector writes, files move, jobs run") as words:
+            daq, jobs = self._acquire(source, sources)
+            words.append(f"{len(sources)} files, {len(jobs)} jobs, DAQ {daq['status']}")
+        with self.step("check everything against the disk") as words:
+            self._check(sources, jobs)
+            words.append("all as claimed" if self.outcome.ok else "NOT as claimed")
+        return self.outcome
+
+    def _people(self) -> None:
+        from dm.site.storage.api import ExperimentDsApi, UserDsApi
+
+        layout = self._layout
+        administrator = _login(layout.login_file(ADMINISTRATOR))
+        passwords = {}
+        users = UserDsApi(*administrator)
+        for number, username in enumerate(USERS, 1):
+            passwords[username] = secrets.token_urlsafe(18)
+            users.addUser(username, passwords[username], firstName="Demo", lastName=f"User {number}")
+        users.close()
+        # The stages upload as an ordinary member of the experiment; only their account may read this login.
+        login = layout.login_file(USERS[1])
+        write_login_file(login, USERS[1], passwords[USERS[1]])
+        account = self._stage_account()
+        if account is not None:
+            os.chown(login, account.pw_uid, account.pw_gid)
+        manager = _login(layout.login_file(self._plan.manager_account))
+        experiments, members = ExperimentDsApi(*manager), UserDsApi(*manager)
+        experiments.addExperiment(EXPERIMENT, stationName=STATION, typeName="TEST", description="The demo's experiment")
+        for username, role in zip(USERS, ("PI", "User"), strict=True):
+            members.addUserExperimentRole(username, role, EXPERIMENT, STATION)
+        experiments.close()
+        members.close()
+
+    def _stage_account(self) -> pwd.struct_passwd | None:
+        return runtime.account(self._plan.stage_account) if os.geteuid() == 0 else None
+
+    def _workflow(self) -> None:
+        from dm.station.processing.api import WorkflowProcApi
+
+        layout = self._layout
+        work = self.root / "work"
+        work.mkdir(exist_ok=True)
+        work.chmod(0o1777)
+        program = layout.bin / "dm-demo-process"
+        # What a beamline's own script does: source the setup file, name its login.
+        environment = f". {layout.setup}; export DM_LOGIN_FILE={layout.login_file(USERS[1])} DM_HOME={work}/home"
+        drawable = '"$kind" != "text"'
+        owner = self._plan.manager_account
+        api = WorkflowProcApi(*_login(layout.login_file(owner)))
+        api.upsertWorkflow(
+            {
+                "name": WORKFLOW,
+                "owner": owner,
+                "description": "Numbers and a picture of each data file",
+                "stages": {
+                    "01-INSPECT": {
+                        "command": f"{program} inspect $filePath",
+                        "outputVariableRegexList": [
+                            "Kind: (?P<kind>.*)",
+                            "Points: (?P<points>.*)",
+                            "Maximum: (?P<maximum>.*)",
+                            "Scans: (?P<scans>.*)",
+                        ],
+                    },
+                    "02-PICTURE": {
+                        "command": f"{program} picture $filePath {work}",
+                        "runIf": drawable,
+                        "outputVariableRegexList": ["Picture: (?P<picture>.*)", "Results: (?P<results>.*)"],
+                    },
+                    "03-UPLOAD": {
+                        "command": f"{environment}; {program} upload $experimentName $results $filePath",
+                        "runIf": drawable,
+                    },
+                },
+            }
+        )
+        api.close()
+
+    def _source(self) -> Path:
+        if self.data is not None:
+            return self.data
+        source = self.root / "generated"
+        if not source.exists():
+            demo_data.make_default_set(source)
+        return source
+
+    def _acquire(self, source: Path, sources: Mapping[str, Path]) -> tuple[Any, list[Mapping[str, Any]]]:
+        from dm.station.acquisition.api import ExperimentDaqApi
+        from dm.station.processing.api import WorkflowProcApi
+
+        watched = self.root / "detector"
+        watched.mkdir()
+        manager = _login(self._layout.login_file(self._plan.manager_account))
+        daqs, jobs = ExperimentDaqApi(*manager), WorkflowProcApi(*manager)
+        try:
+            daq = daqs.startDaq(
+                EXPERIMENT,
+                str(watched),
+                {
+                    "processExistingFiles": True,
+                    "workflowName": WORKFLOW,
+                    "workflowOwner": manager[0],
+                    "beamtime": "demo",
+                },
+            )
+            progress = Progress(total=len(sources))
+            deadline = time.monotonic() + PATIENCE
+
+            def look() -> list[Mapping[str, Any]]:
+                found = [dict(job) for job in jobs.listProcessingJobs(manager[0])]
+                progress.stored = int(daqs.getDaqInfo(daq["id"]).get("nProcessedFiles", 0))
+                finished = [job for job in found if job.get("status") in INACTIVE]
+                progress.processed = len(jobs_by_name(sources, finished))
+                self.show(progress)
+                if time.monotonic() > deadline:
+                    raise TaskTimeout(f"Not everything was done within {PATIENCE:g} s: {progress}.")
+                return found
+
+            self._detect(source, watched, progress, look)
+            daqs.stopDaq(EXPERIMENT, str(watched))
+            while not (daq := daqs.getDaqInfo(daq["id"])).is_over:
+                look()
+                time.sleep(_POLL)
+            found = look()
+            while any(job.get("status") not in INACTIVE for job in found) or progress.processed < len(sources):
+                if daq["status"] != "done" and all(job.get("status") in INACTIVE for job in found):
+                    break  # the checks say what is missing
+                time.sleep(_POLL)
+                found = look()
+            return daq, found
+        finally:
+            daqs.close()
+            jobs.close()
+
+    def _detect(self, source: Path, watched: Path, progress: Progress, look: Callable[[], Any]) -> None:
+        """Run the detector's process to its end."""
+        command = [sys.executable, "-P", "-m", demo_data.__name__, str(source), str(watched), str(_PAUSE)]
+        whole: set[bytes] = set()
+        with subprocess.Popen(command, stdout=subprocess.PIPE, cwd="/") as detector:
+            if detector.stdout is None:
+                raise ServiceUnavailable("The detector process has no output.")
+            with selectors.DefaultSelector() as selector:
+                selector.register(detector.stdout, selectors.EVENT_READ)
+                while True:
+                    if selector.select(_POLL):
+                        lines = os.read(detector.stdout.fileno(), 1 << 16)
+                        if not lines:
+                            break
+                        whole.update(lines.split())
+                        progress.written = len(whole)
+                    look()
+        if detector.returncode:
+            raise ServiceUnavailable(f"The detector process ended with status {detector.returncode}.")
+
+    def _check(self, sources: Mapping[str, Path], jobs: list[Mapping[str, Any]]) -> None:
+        from dm.site.storage.api import ExperimentDsApi
+        from dm.station.catalog.api import FileCatApi
+
+        manager = _login(self._layout.login_file(self._plan.manager_account))
+        experiments, catalog = ExperimentDsApi(*manager), FileCatApi(*manager)
+        try:
+            experiment = experiments.getExperimentByName(EXPERIMENT, STATION)
+            records = [dict(record) for record in catalog.getExperimentFiles(EXPERIMENT, keyList="ALL")]
+        finally:
+            experiments.close()
+            catalog.close()
+        account = self._stage_account()
+        by_root: dict[str, dict[str, Mapping[str, Any]]] = {"data": {}, "analysis": {}}
+        for record in records:
+            by_root[str(record.get("root", "data"))][str(record["experimentFilePath"])] = record
+        claims = Claims(
+            sources=sources,
+            experiment=experiment,
+            data_records=by_root["data"],
+            analysis_records=by_root["analysis"],
+            jobs=jobs,
+            texts={name for name, path in sources.items() if path.suffix in (".md", ".txt")},
+            group=account.pw_gid if account is not None else os.getegid(),
+            owner=os.geteuid(),
+        )
+        self.outcome.checks = verify(claims)
+        self.outcome.records = by_root["data"]
+        self.outcome.jobs = jobs_by_name(sources, jobs)
+
+    @property
+    def _layout(self):  # type: ignore[no-untyped-def]
+        if self.installed is None:
+            raise InvalidArgument("The suite is not set up yet.")
+        return self.installed.layout
+
+    @property
+    def _plan(self) -> Plan:
+        if self.installed is None:
+            raise InvalidArgument("The suite is not set up yet.")
+        return self.installed.plan
+
+
+def fresh_root() -> Path:
+    """Return a new directory in the temporary folder that other accounts may pass (stages do not run as root)."""
+    root = Path(tempfile.mkdtemp(prefix="dm-demo-"))
+    root.chmod(0o711)
+    return root
+
+
+def remove(root: Path) -> None:
+    """Delete an installation that is stopped."""
+    shutil.rmtree(root, ignore_errors=True)
+
+
+def _login(file: Path) -> tuple[str, str]:
+    from dm.common.environment import read_login_file
+
+    return read_login_file(file)
+
+
+def failure(error: DmException) -> str:
+    """Return a failure as one line."""
+    return f"Error: {error}"
