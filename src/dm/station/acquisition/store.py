@@ -23,7 +23,7 @@ from functools import wraps
 from typing import Any, TypeVar
 
 from bson.binary import Binary
-from pymongo import MongoClient, ReplaceOne, UpdateOne
+from pymongo import MongoClient, UpdateOne
 from pymongo.errors import BulkWriteError, DuplicateKeyError, PyMongoError
 from pymongo.write_concern import WriteConcern
 
@@ -31,8 +31,8 @@ from dm.common.errors import ServiceUnavailable
 
 Document = dict[str, Any]
 F = TypeVar("F", bound=Callable[..., Any])
-_ASCENDING = 1
 _DUPLICATE = 11000
+_REASON = 200
 
 
 def _guarded(function: F) -> F:
@@ -42,8 +42,12 @@ def _guarded(function: F) -> F:
     def call(*args: Any, **kwargs: Any) -> Any:
         try:
             return function(*args, **kwargs)
+        except BulkWriteError as error:
+            problems = error.details.get("writeErrors") or error.details.get("writeConcernErrors") or [{}]
+            reason = str(problems[0].get("errmsg", "no reason given"))[:_REASON]
+            raise ServiceUnavailable(f"The acquisition database refused a write: {reason}.") from error
         except PyMongoError as error:
-            reason = str(error).split(", Timeout:")[0].split(" (configured timeouts")[0]
+            reason = str(error).split(", Timeout:")[0].split(" (configured timeouts")[0][:_REASON]
             raise ServiceUnavailable(f"The acquisition database does not answer: {reason}.") from error
 
     return call  # type: ignore[return-value]
@@ -195,7 +199,7 @@ class Store:
         except BulkWriteError as error:
             if any(problem.get("code") != _DUPLICATE for problem in error.details.get("writeErrors", [])):
                 raise
-            self.files.bulk_write([ReplaceOne({"_id": row["_id"]}, row, upsert=True) for row in rows], ordered=False)
+            self.update_rows((row["_id"], _without_id(row)) for row in rows)
 
     @_guarded
     def update_rows(self, changes: Iterable[tuple[str, Document]]) -> None:
@@ -228,7 +232,7 @@ class Store:
     @_guarded
     def add_batch(self, document: Document) -> None:
         """Store a batch, replacing an earlier copy of itself."""
-        self.batches.replace_one({"_id": document["_id"]}, document, upsert=True)
+        self.batches.update_one({"_id": document["_id"]}, {"$set": _without_id(document)}, upsert=True)
 
     @_guarded
     def set_batch(self, batch: str, fields: Document) -> None:
@@ -248,10 +252,14 @@ class Store:
     @_guarded
     def add_baseline(self, task: str, number: int, data: bytes) -> None:
         """Store one block of a baseline."""
-        document = {"_id": f"{task}:{number}", "task": task, "data": Binary(data)}
-        self.baselines.replace_one({"_id": document["_id"]}, document, upsert=True)
+        fields = {"task": task, "data": Binary(data)}
+        self.baselines.update_one({"_id": f"{task}:{number}"}, {"$set": fields}, upsert=True)
 
     @_guarded
     def baseline(self, task: str) -> list[bytes]:
         """Return the blocks of a baseline."""
         return [bytes(document["data"]) for document in self.baselines.find({"task": task})]
+
+
+def _without_id(document: Document) -> Document:
+    return {key: value for key, value in document.items() if key != "_id"}

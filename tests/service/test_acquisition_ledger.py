@@ -1,0 +1,190 @@
+"""The ledger and the lease on a real MongoDB-wire server."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from dm.common.errors import ConfigurationError, ServiceUnavailable
+from dm.station.acquisition.completion import Rule
+from dm.station.acquisition.lease import Lease, process_start
+from dm.station.acquisition.ledger import Item, Ledger, State, row_id, shown
+from dm.station.acquisition.store import Store
+from dm.station.acquisition.transports.base import FileStamp
+
+NAMES = [b"a", b"sub/b \xff\xfe", "ü/日本".encode(), b"$where", b"x.y", b"new\nline", b"n" * 255]
+
+
+@pytest.fixture
+def store(new_mongo_database: Callable[[], str]) -> Iterator[Store]:
+    found = Store(new_mongo_database())
+    found.prepare()
+    yield found
+    found.close()
+
+
+def found(names: list[bytes]) -> list[tuple[bytes, FileStamp, Rule]]:
+    return [(name, FileStamp(2**32 + number, -number), Rule.CLOSED) for number, name in enumerate(names)]
+
+
+def test_files_survive_with_exact_names_sizes_and_times(store: Store) -> None:
+    ledger = Ledger(store, "t")
+    ledger.ready(found(NAMES))
+    again = Ledger(store, "t")
+    items = {item.path: item for item in again.load()}
+    assert set(items) == set(NAMES)
+    assert items[NAMES[1]].size == 2**32 + 1
+    assert items[NAMES[1]].mtime_ns == -1
+    for path, stamp, _rule in found(NAMES):
+        assert again.knows(path, stamp) is State.READY
+        assert again.knows(path, FileStamp(stamp.size + 1, stamp.mtime_ns)) is None
+
+
+def test_outcomes_counts_and_a_new_version(store: Store) -> None:
+    ledger = Ledger(store, "t")
+    items = ledger.ready(found(NAMES[:4]))
+    ledger.finish(
+        [
+            (items[0], State.DONE, {"digests": {"xxh3_128": "0" * 32}, "version": 1}),
+            (items[1], State.FAILED, {"lastError": "No space."}),
+            (items[2], State.VANISHED, {"lastError": ""}),
+            (items[3], State.STORED, {"pendingPlugins": ["catalog"]}),
+        ]
+    )
+    assert [ledger.count(state) for state in (State.DONE, State.FAILED, State.VANISHED, State.STORED)] == [1, 1, 1, 1]
+    assert list(ledger.errors.values()) == ["No space."]
+    row = store.row(row_id("t", NAMES[1]))
+    assert row is not None
+    assert shown(row)["state"] == "failed"
+    assert os.fsencode(shown(row)["path"]) == NAMES[1]
+    assert ledger.knows(NAMES[2], FileStamp(items[2].size, items[2].mtime_ns)) is None  # vanished: anew when back
+    again = ledger.ready([(NAMES[0], FileStamp(7, 7), Rule.SETTLED)])
+    assert again == [Item(NAMES[0], 7, 7, "settled", since=again[0].since)]
+    assert ledger.count(State.DONE) == 0
+    assert ledger.count(State.READY) == 1
+    assert len(store.page("t", 0, 100)) == 4
+    fresh = Ledger(store, "t")
+    assert [item.path for item in fresh.load()] == [NAMES[0]]
+    assert fresh.count(State.STORED) == 1
+
+
+def test_a_row_that_exists_is_replaced(store: Store) -> None:
+    Ledger(store, "t").ready(found(NAMES))
+    Ledger(store, "t").ready(found(NAMES))  # the first answer was lost, say
+    assert len(store.page("t", 0, 100)) == len(NAMES)
+
+
+def test_baseline_and_prior_files_are_not_new(store: Store) -> None:
+    first = Ledger(store, "first")
+    items = first.ready(found([b"done", b"failed"]))
+    first.finish([(items[0], State.DONE, {}), (items[1], State.FAILED, {"lastError": "x"})])
+    second = Ledger(store, "second")
+    second.save_baseline([(name, stamp) for name, stamp, _rule in found(NAMES)])
+    third = Ledger(store, "second")
+    third.load_prior("first")
+    third.load_baseline()
+    for name, stamp, _rule in found(NAMES):
+        assert third.knows(name, stamp) is State.BASELINE
+    assert third.state(b"done") is State.PRIOR
+    assert third.state(b"failed") is None
+    third.forget(NAMES[0])
+    assert third.knows(NAMES[0], found(NAMES)[0][1]) is None
+
+
+def test_batches_and_baselines_can_be_written_again(store: Store) -> None:
+    files = [{"pathBytes": name, "size": 1, "result": ""} for name in NAMES]
+    for phase in ("move", "plugins"):
+        store.add_batch({"_id": "b", "task": "t", "phase": phase, "files": files})
+        store.add_baseline("t", 0, bytes(range(256)))
+    store.set_batch("b", {"files": [*files, {"pathBytes": b"\xff", "size": 2**40, "result": "{}"}]})
+    [batch] = store.batches_of("t")
+    assert batch["phase"] == "plugins"
+    assert [bytes(row["pathBytes"]) for row in batch["files"]] == [*NAMES, b"\xff"]
+    assert store.baseline("t") == [bytes(range(256))]
+    store.forget_task("t")
+    assert store.batches_of("t") == []
+
+
+def test_claims_are_exclusive(store: Store) -> None:
+    assert store.claim("k", "one") == "one"
+    assert store.claim("k", "two") == "one"
+    store.release("k", "two")
+    assert store.claim("k", "two") == "one"
+    store.release("k", "one")
+    assert store.claim("k", "two") == "two"
+
+
+def test_a_database_that_is_down_is_told_in_one_sentence() -> None:
+    store = Store("mongodb://127.0.0.1:1/dm", timeout=0.2)
+    try:
+        with pytest.raises(ServiceUnavailable, match="acquisition database does not answer") as caught:
+            store.ping()
+        assert len(str(caught.value)) < 300
+    finally:
+        store.close()
+
+
+def test_a_second_service_refuses_while_the_first_lives(store: Store) -> None:
+    first = Lease(store, 20, lambda: None)
+    first.acquire()
+    try:
+        with pytest.raises(ConfigurationError, match=f"process {os.getpid()} on .* works with this database"):
+            Lease(store, 20, lambda: None).acquire()
+    finally:
+        first.release()
+    second = Lease(store, 20, lambda: None)
+    second.acquire()
+    assert second.fence == first.fence + 1
+    second.release()
+
+
+def test_the_lease_of_a_dead_process_is_taken_at_once(store: Store) -> None:
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    started = process_start(child.pid)
+    assert started
+    import socket
+
+    store.take_lease(
+        None, {"owner": "o", "host": socket.gethostname(), "pid": child.pid, "started": started, "fence": 4, "beat": 1}
+    )
+    with pytest.raises(ConfigurationError):
+        Lease(store, 20, lambda: None).acquire()
+    child.kill()
+    child.communicate()
+    heir = Lease(store, 20, lambda: None)
+    heir.acquire()
+    assert heir.fence == 5
+    heir.release()
+
+
+def test_a_silent_owner_elsewhere_loses_the_lease_and_a_living_one_keeps_it(store: Store) -> None:
+    import threading
+
+    theirs = {"owner": "them", "host": "other.example.org", "pid": 1, "started": "x", "fence": 1, "beat": 1}
+    store.take_lease(None, theirs)
+    heir = Lease(store, 2, lambda: None)
+    beating = threading.Event()
+
+    def beat() -> None:
+        number = 1
+        while not beating.wait(0.1):
+            number += 1
+            store.renew_lease("them", number)
+
+    heart = threading.Thread(target=beat)
+    heart.start()
+    with pytest.raises(ConfigurationError):
+        heir.acquire()
+    beating.set()
+    heart.join()
+    lost = threading.Event()
+    heir = Lease(store, 2, lost.set)
+    heir.acquire()
+    assert store.renew_lease("them", 99) is False
+    store.take_lease(store.lease(), {"owner": "thief", "beat": 0})
+    assert lost.wait(10)
+    heir.release()
