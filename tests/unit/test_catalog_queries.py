@@ -186,7 +186,7 @@ def test_the_database_only_narrows():
     assert parse_query({"$and": [{"scan": 1}, {"a.b": 2}]}).prefilter == {"$and": [{"m.scan": 1}]}
     assert parse_query({"$nor": [{"scan": 1}], "n": {"$ne": 1}, "m": {"$not": {"$eq": 1}}}).prefilter == {}
     assert parse_query({"experimentName": "x", "id": "y", "localFilePath": "z", "userMetadata": "u"}).prefilter == {}
-    assert parse_query({"scan": 1 << 60, "flag": True, "text": "\udcff"}).prefilter == {}
+    assert parse_query({"scan": 1 << 60, "flag": True, "text": "\udcff", "x": {"$gt": 1}}).prefilter == {}
 
 
 def test_required_text():

@@ -108,15 +108,16 @@ def unescape(value: Any) -> Any:
     return value
 
 
-def check_size(document: Mapping[str, Any], what: str) -> None:
-    """Refuse a document the database could not hold.
+def measured(document: Mapping[str, Any], what: str, limit: int = MAX_BYTES) -> dict[str, Any]:
+    """Return the document with its size in bytes noted under ``bytes``, so that readers know what they ask for.
 
     :param what: said in the error, e.g. ``File 'a.h5'``.
-    :raises ServiceLimit: more than :data:`MAX_BYTES`.
+    :raises ServiceLimit: larger than ``limit``.
     """
     size = len(bson.encode(document))
-    if size > MAX_BYTES:
-        raise ServiceLimit(f"{what} takes {size} bytes in the catalog, more than the {MAX_BYTES} allowed; shorten it.")
+    if size > limit:
+        raise ServiceLimit(f"{what} takes {size} bytes in the catalog, more than the {limit} allowed; shorten it.")
+    return {**document, "bytes": size}
 
 
 def _short(value: Any) -> str:

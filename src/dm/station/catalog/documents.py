@@ -17,7 +17,7 @@ from dm.common.errors import (
     ServiceUnavailable,
 )
 from dm.station.catalog import codec, items
-from dm.station.catalog.files import MAX_PAGE, FileCatalog, choose, parse_query
+from dm.station.catalog.files import MAX_PAGE, Budget, FileCatalog, choose, parse_query, pause
 from dm.station.catalog.queries import Query
 from dm.station.catalog.store import Document, ExperimentRef, Shelf, Store, Update, list_key
 
@@ -81,7 +81,7 @@ class DocumentCatalog:
             "createTime": timestamps.now(),
             _FOLDER: self._free(info),
         }
-        codec.check_size({**document, "listKey": list_key(experiment.id, 0)}, f"{self.kind.noun} {name!r}")
+        document = codec.measured(document, f"{self.kind.noun} {name!r}")
         if self.shelf.get([document["_id"]]):
             raise self._exists(experiment, name)
         document["listKey"] = list_key(experiment.id, self.shelf.allocate(experiment, 1)[0])
@@ -98,16 +98,19 @@ class DocumentCatalog:
     ) -> list[Record]:
         """Return matching records of an experiment, oldest first."""
         found: list[Record] = []
-        for _, documents in self.shelf.scan(experiment.id, first_chunk=skip + limit):
+        budget = Budget(f"The {self.kind.noun.lower()}s of experiment {experiment.name!r}")
+        for _, documents in self.shelf.scan(experiment.id, wanted=skip + limit):
             for document in documents:
-                record = self.as_record(document, experiment)
                 if len(found) >= limit:
                     return found
-                if query.matches(record):
-                    if skip > 0:
-                        skip -= 1
-                    else:
-                        found.append(self.choose(record, key_list))
+                record = self.as_record(document, experiment)
+                if not query.matches(record):
+                    continue
+                if skip > 0:
+                    skip -= 1
+                    continue
+                budget.spend(document, record, chosen := self.choose(record, key_list))
+                found.append(chosen)
         return found
 
     def choose(self, record: Record, key_list: Any) -> Record:
@@ -128,14 +131,15 @@ class DocumentCatalog:
         :raises ObjectNotFound: there is none. :raises InvalidArgument: bad input.
         """
         free = self._free(info)
-        for _ in range(_ATTEMPTS):
+        for attempt in range(_ATTEMPTS):
             document = self._document(experiment, name)
             merged = {**document.get(_FOLDER, {}), **free}
             if not items.differs(document.get(_FOLDER), merged):
                 return self.as_record(document, experiment)
-            codec.check_size({**document, _FOLDER: merged}, f"{self.kind.noun} {name!r}")
-            if self.shelf.write([], [Update(document["_id"], document["rev"], {_FOLDER: merged})]):
+            size = codec.measured({**document, _FOLDER: merged}, f"{self.kind.noun} {name!r}")["bytes"]
+            if self.shelf.write([], [Update(document["_id"], document["rev"], {_FOLDER: merged, "bytes": size})]):
                 return self.get(experiment, name)
+            pause(attempt)
         raise ServiceUnavailable(f"{self.kind.noun} {name!r} is being changed by others all the time; try again.")
 
     def delete(self, experiment: ExperimentRef, name: str) -> Record:

@@ -5,13 +5,22 @@ Every function takes the experiment the caller may see; nothing here ever reads 
 
 from __future__ import annotations
 
+import random
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from dm.common import paths, timestamps
-from dm.common.errors import DmException, InvalidArgument, ObjectAlreadyExists, ObjectNotFound, ServiceUnavailable
+from dm.common.errors import (
+    DmException,
+    InvalidArgument,
+    ObjectAlreadyExists,
+    ObjectNotFound,
+    ServiceLimit,
+    ServiceUnavailable,
+)
 from dm.station.catalog import items, queries
 from dm.station.catalog.items import FileItem
 from dm.station.catalog.queries import Query
@@ -22,8 +31,11 @@ Record = dict[str, Any]
 MAX_PAGE = 10_000
 """Largest number of records in one reply; clients page."""
 
-WINDOWS_PER_PAGE = 50
-"""How much of a large experiment one page looks at before it hands back a cursor, found or not."""
+FILES_PER_PAGE = 100_000
+"""How many files one page looks at before it hands back a cursor, found or not."""
+
+PAGE_BYTES = 16 << 20
+REPLY_BYTES = 64 << 20
 
 _ATTEMPTS = 20
 _LOCKS = 64
@@ -36,9 +48,9 @@ def parse_query(query: Mapping[str, Any] | None) -> Query:
     return Query(query, _stored)
 
 
-def _stored(key: str) -> str | None:
+def _stored(key: str) -> tuple[str, bool] | None:
     if key in _SYSTEM:
-        return key if key in _STORED_AS_IS else None
+        return (key, True) if key in _STORED_AS_IS else None
     return queries.metadata_field(key, items.FOLDER)
 
 
@@ -55,6 +67,32 @@ def choose(record: Record, key_list: str | Sequence[str] | None) -> Record:
     return {key: record[key] for key in key_list or items.DEFAULT_KEYS if key in record}
 
 
+def pause(attempt: int) -> None:
+    """Let the writer that was quicker finish, before trying again."""
+    time.sleep(random.uniform(0, min(0.5, 0.005 * 2**attempt)))  # noqa: S311 - spreads load, keeps no secret
+
+
+class Budget:
+    """Keeps a reply from outgrowing the service's memory.
+
+    :param what: said in the error.
+    """
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self.spent = 0
+
+    def spend(self, document: Mapping[str, Any], record: Record, chosen: Record) -> None:
+        """Count a record that goes into the reply.
+
+        :raises ServiceLimit: the reply would be too large.
+        """
+        whole = int(document.get("bytes", 0))
+        self.spent += whole if len(chosen) == len(record) else min(whole, 100 * len(chosen))
+        if self.spent > REPLY_BYTES:
+            raise ServiceLimit(f"{self._what} are more than {REPLY_BYTES >> 20} MiB; name the keys, or ask for fewer.")
+
+
 class Outcome:
     """What became of many records: counts, and an error per record that could not be taken."""
 
@@ -66,6 +104,14 @@ class Outcome:
     def fail(self, index: int, path: Any, error: DmException) -> None:
         """Note that record ``index`` was refused."""
         self.errors[index] = (path if isinstance(path, str) else "", error)
+
+    def include(self, part: Outcome, indices: Sequence[int]) -> None:
+        """Take over the outcome of some of the records.
+
+        :param indices: which records of this the records of ``part`` are.
+        """
+        self.states.update((indices[index], state) for index, state in part.states.items())
+        self.errors.update((indices[index], error) for index, error in part.errors.items())
 
     def as_record(self) -> Record:
         """Return ``{countFiles, nAdded, nUpdated, nUnchanged, nErrors, errors}``.
@@ -147,41 +193,55 @@ class FileCatalog:
         after = 0
         if query.is_empty and skip:
             after, skip = self._skip(experiment, skip)
+        budget = Budget(f"The files of experiment {experiment.name!r}")
         for _, matches in self._matching(experiment, query, after, skip + limit):
-            found += [choose(record, key_list) for _, record in matches[skip : skip + limit - len(found)]]
+            for document, record in matches[skip : skip + limit - len(found)]:
+                budget.spend(document, record, chosen := choose(record, key_list))
+                found.append(chosen)
             skip = max(0, skip - len(matches))
             if len(found) >= limit:
                 break
         return found
 
-    def page(
+    def page(  # noqa: PLR0917 - mirrors find
         self,
         experiment: ExperimentRef,
         query: Query,
         after: str | None = None,
         limit: int = 1000,
         key_list: str | Sequence[str] | None = "ALL",
+        skip: int = 0,
     ) -> Record:
         """Return one page, however large the experiment.
 
         :param after: the cursor of the page before; ``None`` starts.
-        :returns: ``{"files": [...], "after": cursor}``; the cursor is ``None`` on the last page. A page may hold fewer
-            records than ``limit``, even none, and still have a successor.
+        :param skip: matching records to leave out first.
+        :returns: ``{"files": [...], "after": cursor, "skip": how many are still to be left out on the next page}``;
+            the cursor is ``None`` on the last page. A page may hold fewer records than ``limit``, even none, and still
+            have a successor.
         :raises InvalidArgument: not a cursor.
         """
         if after and not (after.isascii() and after.isdigit() and len(after) <= 16):
             raise InvalidArgument(f"Cursor {after[:40]!a} is not one the catalog gave; start without 'after'.")
         files: list[Record] = []
         if limit <= 0:
-            return {"files": files, "after": after or None}
-        for count, (seen, matches) in enumerate(self._matching(experiment, query, int(after or 0), limit), 1):
-            room = limit - len(files)
-            files += [choose(record, key_list) for _, record in matches[:room]]
-            if len(matches) >= room:
-                return {"files": files, "after": str(matches[room - 1][0])}
-            if count >= WINDOWS_PER_PAGE:
-                return {"files": files, "after": str(seen)}
-        return {"files": files, "after": None}
+            return {"files": files, "after": after or None, "skip": skip}
+        start = int(after or 0)
+        if query.is_empty and skip:
+            start, skip = self._skip(experiment, skip, start)
+        size = 0
+        for seen, matches in self._matching(experiment, query, start, skip + limit):
+            for document, record in matches:
+                if skip > 0:
+                    skip -= 1
+                    continue
+                files.append(choose(record, key_list))
+                size += int(document.get("bytes", 0))
+                if len(files) >= limit or size >= PAGE_BYTES:
+                    return {"files": files, "after": str(sequence_of(document)), "skip": 0}
+            if seen - start >= FILES_PER_PAGE:
+                return {"files": files, "after": str(seen), "skip": skip}
+        return {"files": files, "after": None, "skip": skip}
 
     def add(self, experiment: ExperimentRef, record: Mapping[str, Any]) -> Record:
         """Store a new file's record and return it.
@@ -312,12 +372,13 @@ class FileCatalog:
     def _write(
         self, experiment: ExperimentRef, wanted: Mapping[int, FileItem], outcome: Outcome, *, create: bool
     ) -> None:
-        for _ in range(_ATTEMPTS):
+        for attempt in range(_ATTEMPTS):
             inserts, updates = self._plan(experiment, wanted, outcome, create)
             if not inserts and not updates:
                 return
             if self._shelf.write(inserts, updates):
                 return
+            pause(attempt)
         raise ServiceUnavailable(
             f"The catalog of experiment {experiment.name!r} is being changed by others all the time; try again."
         )
@@ -356,10 +417,9 @@ class FileCatalog:
         updates = [Update(file_id, known[file_id]["rev"], fields) for file_id, fields in changed.items()]
         return list(added.values()), updates
 
-    def _skip(self, experiment: ExperimentRef, skip: int) -> tuple[int, int]:
+    def _skip(self, experiment: ExperimentRef, skip: int, after: int = 0) -> tuple[int, int]:
         """Walk over whole windows by their counts; return where to start and how many are still to be skipped."""
-        after = 0
-        for values in self._shelf.group(experiment.id, {"n": {"$sum": 1}}):
+        for values in self._shelf.group(experiment.id, {"n": {"$sum": 1}}, after):
             if values["n"] > skip:
                 break
             skip -= int(values["n"])
@@ -368,11 +428,11 @@ class FileCatalog:
 
     def _matching(
         self, experiment: ExperimentRef, query: Query, after: int, hint: int
-    ) -> Iterator[tuple[int, list[tuple[int, Record]]]]:
-        """Yield window by window the sequence number seen so far, and matching records with their own."""
+    ) -> Iterator[tuple[int, list[tuple[Document, Record]]]]:
+        """Yield the sequence number seen so far, and matching documents with their records."""
         for seen, documents in self._candidates(experiment, query, after, hint):
-            pairs = ((sequence_of(document), items.as_record(document, experiment)) for document in documents)
-            yield seen, [(sequence, record) for sequence, record in pairs if query.matches(record)]
+            pairs = ((document, items.as_record(document, experiment)) for document in documents)
+            yield seen, [(document, record) for document, record in pairs if query.matches(record)]
 
     def _candidates(
         self, experiment: ExperimentRef, query: Query, after: int, hint: int

@@ -60,6 +60,9 @@ SHADOWED = "userMetadata"
 """Record key that holds free metadata whose names the system uses itself."""
 
 MAX_REPLICAS = 100
+MAX_BYTES = 1 << 20
+"""Largest document of one file: there may be millions of them."""
+
 _CONTENT = ("fileSize", "fileModificationTime", "md5Sum", "digests", "compression", "localPathBytes")
 _NOT_METADATA = {*SYSTEM_KEYS, SHADOWED, "_id", "path", "metadata"}
 _HIDING = {*SYSTEM_KEYS, SHADOWED}
@@ -249,8 +252,7 @@ def new_document(item: FileItem, sequence: int, now: float) -> Document:
         "updateTime": now,
         FOLDER: dict(item.metadata),
     }
-    codec.check_size(document, f"File {paths.display(item.path)!r}")
-    return document
+    return codec.measured(document, f"File {paths.display(item.path)!r}", MAX_BYTES)
 
 
 def changes(document: Mapping[str, Any], item: FileItem, now: float, *, ordered: bool = True) -> Document:
@@ -275,7 +277,8 @@ def changes(document: Mapping[str, Any], item: FileItem, now: float, *, ordered:
         if document.get("experimentName") != item.experiment.name:
             changed["experimentName"] = item.experiment.name
         changed["updateTime"] = now
-        codec.check_size({**document, **changed}, f"File {paths.display(item.path)!r}")
+        what = f"File {paths.display(item.path)!r}"
+        changed["bytes"] = codec.measured({**document, **changed}, what, MAX_BYTES)["bytes"]
     return changed
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pymongo import ReturnDocument
@@ -21,6 +21,7 @@ from dm.station.catalog.files import FileCatalog
 from dm.station.catalog.store import Document, ExperimentRef, Store, database_errors
 
 PART = 200
+PART_BYTES = 8 << 20
 LEASE_SECONDS = 30.0
 KEEP_SECONDS = 7 * 86400.0
 ORPHAN_SECONDS = 3600.0
@@ -68,15 +69,10 @@ class Operations:
             raise InvalidArgument("There are no files to update; give a list of records.")
         operation_id = str(uuid.uuid4())
         now = timestamps.now()
-        parts = []
-        for start in range(0, len(records), PART):
-            part = {
-                "_id": f"{operation_id}:{start // PART}",
-                "createTime": now,
-                "records": [codec.escape(record) for record in records[start : start + PART]],
-            }
-            codec.check_size(part, f"The update of records {start} to {start + PART}")
-            parts.append(part)
+        parts = [
+            codec.measured({"_id": f"{operation_id}:{number}", "createTime": now, "records": part}, "The update")
+            for number, part in enumerate(_divided(records))
+        ]
         operation = {
             "_id": operation_id,
             "experimentId": experiment.id,
@@ -203,6 +199,21 @@ class Operations:
                 old = now - part["createTime"] > ORPHAN_SECONDS
                 if old and self._operations.find_one({"_id": operation_id, "status": {"$in": _ACTIVE}}) is None:
                     self._parts.delete_one({"_id": part["_id"]})
+
+
+def _divided(records: Sequence[Mapping[str, Any]]) -> Iterator[list[Any]]:
+    """Yield the records, as they are stored, in parts that one document can hold."""
+    part: list[Any] = []
+    size = 0
+    for record in records:
+        escaped = codec.escape(record)
+        weight = codec.measured(escaped, "A record of the update")["bytes"]
+        if part and (len(part) >= PART or size + weight > PART_BYTES):
+            yield part
+            part, size = [], 0
+        part.append(escaped)
+        size += weight
+    yield part
 
 
 def as_record(operation: Mapping[str, Any]) -> dict[str, Any]:

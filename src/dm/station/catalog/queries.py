@@ -27,6 +27,7 @@ MAX_KEY_PARTS = 12
 
 Record = Mapping[str, Any]
 Matcher = Callable[[Record], bool]
+Stored = Callable[[str], tuple[str, bool] | None]
 
 _SAFE_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_/: -]{0,127}")
 _EXACT = 1 << 53
@@ -44,12 +45,13 @@ class Query:
     """A checked query.
 
     :param query: the query; ``None`` or empty matches everything.
-    :param stored: tells where the database keeps a key that can be narrowed down there, or ``None``.
+    :param stored: tells where the database keeps a key, and whether its value is always a number or text, never a
+        list; ``None`` when the key cannot be narrowed down there.
     :raises InvalidArgument: an operator that is not allowed, or a malformed condition.
     :raises ServiceLimit: a query that is too large or too deep.
     """
 
-    def __init__(self, query: Mapping[str, Any] | None, stored: Callable[[str], str | None] = lambda key: None) -> None:
+    def __init__(self, query: Mapping[str, Any] | None, stored: Stored = lambda key: None) -> None:
         self._query = dict(query or {})
         self._conditions = 0
         self._stored = stored
@@ -157,9 +159,9 @@ class Query:
             elif key == "$or":
                 branches = [self._narrow(branch) for branch in condition]
                 part = {"$or": branches} if all(branches) else None
-            elif not key.startswith("$") and (where := self._stored(key)):
-                narrowed = _narrowed(condition)
-                part = None if narrowed is None else {where: narrowed}
+            elif not key.startswith("$") and (place := self._stored(key)):
+                narrowed = _narrowed(condition, ranges=place[1])
+                part = None if narrowed is None else {place[0]: narrowed}
             if part:
                 parts.append(part)
         if not parts:
@@ -167,20 +169,23 @@ class Query:
         return parts[0] if len(parts) == 1 else {"$and": parts}
 
 
-def metadata_field(key: str, folder: str) -> str | None:
+def metadata_field(key: str, folder: str) -> tuple[str, bool] | None:
     """Return where free metadata of a plain key is stored, or ``None`` for keys the database might misread."""
-    return f"{folder}.{codec.escape_key(key)}" if _SAFE_KEY.fullmatch(key) else None
+    return (f"{folder}.{codec.escape_key(key)}", False) if _SAFE_KEY.fullmatch(key) else None
 
 
-def _narrowed(condition: Any) -> Any:
-    """Return the part of a condition on one key that the database may evaluate, or ``None``."""
+def _narrowed(condition: Any, ranges: bool) -> Any:
+    """Return the part of a condition on one key that the database may evaluate, or ``None``.
+
+    Databases do not agree on how a list compares with a number, only on what it contains.
+    """
     if not _is_operators(condition):
         return condition if _is_plain(condition) else None
     kept: dict[str, Any] = {}
     for operator, wanted in condition.items():
         if operator == "$eq" and _is_plain(wanted):
             kept["$eq"] = wanted
-        elif operator in _COMPARISONS and _is_plain(wanted) and not isinstance(wanted, str | bool):
+        elif ranges and operator in _COMPARISONS and _is_plain(wanted) and not isinstance(wanted, str | bool):
             kept[operator] = wanted
         elif operator == "$in" and all(_is_plain(choice) for choice in wanted):
             kept["$in"] = wanted

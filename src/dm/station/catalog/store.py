@@ -11,6 +11,7 @@ finds out and computes again.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from typing import Any
 
 import pymongo
 from pymongo import InsertOne, MongoClient, ReturnDocument, UpdateOne, errors
+from pymongo.cursor import Cursor
 from pymongo.database import Database
 from pymongo.errors import BulkWriteError, DocumentTooLarge, DuplicateKeyError, InvalidURI, PyMongoError
 from pymongo.write_concern import WriteConcern
@@ -108,9 +110,9 @@ class Store:
             )
         except (InvalidURI, errors.ConfigurationError, ValueError) as error:
             raise ConfigurationError(f"The catalog's database URL is not usable: {error}.") from None
-        self.files = Shelf(self._database, "files")
-        self.datasets = Shelf(self._database, "datasets")
-        self.runs = Shelf(self._database, "runs")
+        self.files = Shelf(self._database, "files", chunk=200)
+        self.datasets = Shelf(self._database, "datasets", chunk=10)
+        self.runs = Shelf(self._database, "runs", chunk=10)
         self.operations = self._database["operations"]
         self.operation_parts = self._database["operationParts"]
 
@@ -147,10 +149,12 @@ class Shelf:
     """The documents of one kind.
 
     :param kind: also the collection's name.
+    :param chunk: documents held in memory at a time while scanning.
     """
 
-    def __init__(self, database: Database[Document], kind: str) -> None:
+    def __init__(self, database: Database[Document], kind: str, chunk: int) -> None:
         self.kind = kind
+        self.chunk = chunk
         self.collection = database[kind]
         self._counters = database["counters"]
 
@@ -238,25 +242,34 @@ class Shelf:
         experiment_id: int,
         after: int = 0,
         prefilter: Mapping[str, Any] | None = None,
-        first_chunk: int = WINDOW,
+        wanted: int = WINDOW,
     ) -> Iterator[tuple[int, list[Document]]]:
-        """Yield the experiment's documents in list order, a window at a time.
+        """Yield the experiment's documents in list order, a few at a time.
 
         :param after: sequence number to start behind.
         :param prefilter: further conditions.
-        :param first_chunk: how many documents the caller wants at least, so that a short list reads few.
+        :param wanted: how many documents the caller expects to take, so that a short list reads few.
         :yields: sequence number up to which everything has been seen, and the documents.
         """
-        chunk = max(1, min(first_chunk, WINDOW))
+        limit = max(1, min(wanted, WINDOW))
         for window in self.windows(experiment_id, after):
             start, end = window["$gt"], window["$lte"]
             while start < end:
                 condition = {"listKey": {"$gt": start, "$lte": end}, **(prefilter or {})}
-                with database_errors():
-                    found = list(self.collection.find(condition).sort("listKey", pymongo.ASCENDING).limit(chunk))
-                start = found[-1]["listKey"] if len(found) == chunk else end
-                chunk = WINDOW
-                yield int(start.rpartition(":")[2]), found
+                count = 0
+                with database_errors(), self._cursor(condition, limit) as cursor:
+                    while documents := list(itertools.islice(cursor, self.chunk)):
+                        count += len(documents)
+                        start = documents[-1]["listKey"]
+                        yield sequence_of(documents[-1]), documents
+                if count < limit:
+                    start = end
+                limit = WINDOW
+            yield int(end.rpartition(":")[2]), []
+
+    def _cursor(self, condition: Mapping[str, Any], limit: int) -> Cursor[Document]:
+        cursor = self.collection.find(condition).sort("listKey", pymongo.ASCENDING)
+        return cursor.limit(limit).batch_size(self.chunk)
 
     def group(self, experiment_id: int, accumulators: Mapping[str, Any], after: int = 0) -> Iterator[Document]:
         """Yield the accumulators' values of each window that has documents.
@@ -271,7 +284,7 @@ class Shelf:
 
     def any(self, experiment_id: int) -> Document | None:
         """Return the experiment's first document, if it has one."""
-        return next((document for _, found in self.scan(experiment_id, first_chunk=1) for document in found), None)
+        return next((document for _, found in self.scan(experiment_id, wanted=1) for document in found), None)
 
     def delete_all(self, experiment_id: int) -> int:
         """Delete the experiment's documents as of now; return how many there were."""

@@ -1,0 +1,129 @@
+"""The metadata catalog as a process: building it from objects or settings, and running it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dm.common import logs
+from dm.common import settings as settings_files
+from dm.common.errors import DmException
+from dm.common.health import Health, Level
+from dm.common.settings import StationSettings
+from dm.common.web.application import Application, Authenticator, Authorizer
+from dm.common.web.server import Server, serve
+from dm.common.web.sessions import MemorySessionStore, SessionStore
+from dm.station.catalog.access import Access, Site
+from dm.station.catalog.documents import RUN, DatasetCatalog, DocumentCatalog
+from dm.station.catalog.filecollections import FileCollections
+from dm.station.catalog.files import FileCatalog, Outcome
+from dm.station.catalog.operations import Operations
+from dm.station.catalog.routes import DocumentRoutes, FileRoutes, status_route
+from dm.station.catalog.settings import CatalogSettings
+from dm.station.catalog.site import Site as RemoteSite
+from dm.station.catalog.store import Store
+
+NAME = "catalog"
+
+
+@dataclass
+class Catalog:
+    """The catalog's working parts.
+
+    :param store: prepared database. :param site: answers about experiments.
+    """
+
+    store: Store
+    site: Site
+    health: Health
+    files: FileCatalog = field(init=False)
+    collections: FileCollections = field(init=False)
+    operations: Operations = field(init=False)
+    datasets: DatasetCatalog = field(init=False)
+    runs: DocumentCatalog = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.files = FileCatalog(self.store)
+        self.collections = FileCollections(self.store, self.files)
+        self.operations = Operations(self.store, self.files)
+        self.datasets = DatasetCatalog(self.store, self.files)
+        self.runs = DocumentCatalog(self.store.runs, RUN)
+        self._records = self.health.counter("catalog_records", "File records received in bulk.", ("outcome",))
+        self._documents = self.health.gauge("catalog_documents", "Documents in the catalog, roughly.", ("kind",))
+        self.health.check("database", self._check_database)
+
+    def start(self) -> None:
+        """Start background work."""
+        self.operations.start()
+
+    def stop(self) -> None:
+        """Stop background work and close the database."""
+        self.operations.stop()
+        self.store.close()
+
+    def count(self, outcome: Outcome) -> None:
+        """Count what became of records that came in bulk."""
+        record = outcome.as_record()
+        for name in ("Added", "Updated", "Unchanged", "Errors"):
+            self._records.labels(name.lower()).inc(record[f"n{name}"])
+
+    def _check_database(self) -> tuple[Level, str]:
+        try:
+            self.store.ping()
+            counts = self.store.approximate_counts()
+        except DmException as error:
+            return "critical", error.message
+        for kind, number in counts.items():
+            self._documents.labels(kind).set(number)
+        return "ok", "about " + ", ".join(f"{number} {kind}" for kind, number in counts.items())
+
+
+def build_app(
+    catalog: Catalog, authenticator: Authenticator, authorizer: Authorizer, sessions: SessionStore
+) -> Application:
+    """Return the catalog's web application."""
+    access = Access(catalog.site)
+    files = FileRoutes(access, catalog.files, catalog.collections, catalog.operations, catalog.count)
+    documents = DocumentRoutes(access, catalog.datasets, catalog.runs)
+    routes = [*files.table(), *documents.table(), status_route(catalog.health)]
+    return Application(NAME, routes, authenticator, authorizer, sessions, catalog.health)
+
+
+def build_from_settings(settings: CatalogSettings, station: StationSettings) -> tuple[Catalog, Server]:
+    """Return the working parts and a server that is not started yet.
+
+    :raises ConfigurationError: unusable settings. :raises ServiceUnavailable: the database does not answer.
+    """
+    from dm.station.identity import SiteIdentity
+
+    identity = SiteIdentity(station)
+    store = Store(settings.database_url)
+    store.prepare()
+    catalog = Catalog(store, RemoteSite(station, identity), Health(NAME, station.name))
+    sessions = MemorySessionStore(settings.session_idle_minutes * 60, settings.session_hours * 3600)
+    application = build_app(catalog, identity, identity.authorizer(), sessions)
+    server = Server(
+        application, settings.host, settings.port, settings.certificate, settings.key, threads=settings.threads
+    )
+    return catalog, server
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the catalog: ``dm-catalog-service [--config FILE] [--foreground]``."""
+    parser = argparse.ArgumentParser(prog="dm-catalog-service", description="The metadata catalog of a station.")
+    parser.add_argument("--config", type=Path, help="settings file (default: DM_CONFIG_FILE, $DM_ETC_DIR/dm.toml)")
+    parser.add_argument("--foreground", action="store_true", help="also log to standard error")
+    options = parser.parse_args(arguments)
+    try:
+        settings = settings_files.load(CatalogSettings, NAME, options.config)
+        station = settings_files.load(StationSettings, "station", options.config)
+        with logs.configure(NAME, settings.log_file, settings.log_level, stderr=options.foreground):
+            catalog, server = build_from_settings(settings, station)
+            catalog.start()
+            serve(server, NAME, catalog.stop)
+    except DmException as error:
+        print(f"dm-catalog-service: {error}", file=sys.stderr)
+        sys.exit(error.error_code)
