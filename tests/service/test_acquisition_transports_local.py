@@ -7,6 +7,8 @@ import errno
 import hashlib
 import os
 import stat
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -205,6 +207,30 @@ def test_full_disk_fails_the_file_and_leaves_nothing(transport: Local, root: Pat
             os.close(descriptor)
             os.close(full)
     assert caught.value.transient and "/dev" in str(caught.value)
+
+
+def test_failing_write_removes_the_partial_file_and_goes_on(root: Path) -> None:
+    """A limit on file size is a write error that every account can have; the small file beside it arrives."""
+    write(root, b"big", os.urandom(3 << 20))
+    write(root, b"small", b"x")
+    program = (
+        "import os, resource, sys\n"
+        "from dm.station.acquisition.transports.base import Source, TransferBatch, TransferFile\n"
+        "from dm.station.acquisition.transports.local import Local, LocalSettings\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))\n"
+        "root = os.fsencode(sys.argv[1])\n"
+        "files = [TransferFile(b'big', 0, 0, '000000'), TransferFile(b'small', 0, 0, '000001')]\n"
+        "local = Local(LocalSettings())\n"
+        "batch = TransferBatch('b', Source('d', root + b'/data'), files, root + b'/staging')\n"
+        "big, small = local.move(batch)\n"
+        "assert small.ok, small.error\n"
+        "assert not big.ok and big.transient and 'File too large (EFBIG)' in big.error, big.error\n"
+        "assert 'file system at' in big.error\n"
+        "local.close()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program, root], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert staged(root) == ["000001"]
 
 
 def test_read_error_is_one_files_error(root: Path) -> None:
