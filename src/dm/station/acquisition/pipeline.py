@@ -106,10 +106,13 @@ class Pipeline:
             limit = room + len(task.busy)
         found = list(task.ledger.refill(limit))
         with self.condition:
+            task.spilled = len(found) >= limit
             for item in found:
+                if len(task.queue) >= self.settings.queue_files:
+                    task.spilled = True
+                    break
                 if path_key(item.path) not in task.busy:
                     task.push(item)
-            task.spilled = len(found) >= limit
             self.condition.notify_all()
 
     def adopt(self, batch: Batch) -> None:
