@@ -112,8 +112,8 @@ def claims(tmp_path):
         },
         analysis_records={"pictures/a.h5.png": put(folders["analysis"], "pictures/a.h5.png", PNG)},
         jobs=[
-            {"filePath": "/s/exp/data/a.h5", "status": "done", "points": "4", "maximum": "1"},
-            {"filePath": "n.txt", "status": "done", "kind": "text"},
+            {"experimentFilePath": "a.h5", "status": "done", "points": "4", "maximum": "1"},
+            {"experimentFilePath": "n.txt", "status": "done", "kind": "text"},
         ],
         texts={"n.txt"},
         owner=os.geteuid(),

@@ -12,18 +12,19 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from dm.common.environment import write_login_file
-from dm.common.errors import DmException, InvalidArgument, ServiceUnavailable, TaskTimeout
+from dm.common.errors import CommunicationError, InvalidArgument, ServiceUnavailable, TaskTimeout
 from dm.common.setupfile import read_setup
 from dm.common.statuses import INACTIVE
 from dm.deploy import components, demo_data, runtime
 from dm.deploy.demo_checks import Check, Claims, jobs_by_name, verify
 from dm.deploy.install import ADMINISTRATOR, Installed, Plan, install
+from dm.deploy.layout import Layout
 
 STATION = "25IDC"
 EXPERIMENT = "agbh-demo"
@@ -73,7 +74,8 @@ class Demo:
 
     :param root: directory of the installation; fresh or of an earlier run.
     :param data: folder whose files the detector writes; default: a small generated set.
-    :param say: called with a line for people. :param show: called with :class:`Progress` while files move.
+    :param say: called with a line for people.
+    :param show: called with :class:`Progress` again and again while files move (fault tests do their worst here).
     """
 
     def __init__(
@@ -104,8 +106,13 @@ class Demo:
         self.outcome.steps.append(done)
         self.say(f"{done.seconds:6.1f} s  {done.name}" + (f": {done.outcome}" if done.outcome else ""))
 
-    def set_up(self) -> Installed:
-        """Install below the root, and start everything."""
+    def set_up(self, fresh: bool = True) -> Installed:
+        """Install below the root, and start everything.
+
+        :param fresh: refuse a directory that holds an installation.
+        """
+        if fresh and Layout.at(self.root).settings.exists():
+            raise InvalidArgument(f"Directory {self.root} holds an installation already; name another one.")
         with self.step("install") as words:
             plan = Plan(self.root, STATION, host="localhost", listen="127.0.0.1", free_ports=True)
             self.installed = install(plan)
@@ -189,8 +196,8 @@ class Demo:
         work.mkdir(exist_ok=True)
         work.chmod(0o1777)
         program = layout.bin / "dm-demo-process"
-        # What a beamline's own script does: source the setup file, name its login.
-        environment = f". {layout.setup}; export DM_LOGIN_FILE={layout.login_file(USERS[1])} DM_HOME={work}/home"
+        # The stages have the variables of the setup file already, but for the login: theirs is an ordinary user's.
+        environment = f"export DM_LOGIN_FILE={layout.login_file(USERS[1])} DM_HOME={work}/home"
         drawable = '"$kind" != "text"'
         owner = self._plan.manager_account
         api = WorkflowProcApi(*_login(layout.login_file(owner)))
@@ -215,7 +222,7 @@ class Demo:
                         "outputVariableRegexList": ["Picture: (?P<picture>.*)", "Results: (?P<results>.*)"],
                     },
                     "03-UPLOAD": {
-                        "command": f"{environment}; {program} upload $experimentName $results $filePath",
+                        "command": f'{environment}; {program} upload $experimentName "$results" "$experimentFilePath"',
                         "runIf": drawable,
                     },
                 },
@@ -254,8 +261,10 @@ class Demo:
             deadline = time.monotonic() + PATIENCE
 
             def look() -> list[Mapping[str, Any]]:
-                found: list[Mapping[str, Any]] = [dict(job) for job in jobs.listProcessingJobs(manager[0])]
-                progress.stored = int(daqs.getDaqInfo(daq["id"]).get("nProcessedFiles", 0))
+                found: list[Mapping[str, Any]] = []
+                with suppress(CommunicationError, ServiceUnavailable):  # a service that is down comes back
+                    found = [dict(job) for job in jobs.listProcessingJobs(manager[0])]
+                    progress.stored = int(daqs.getDaqInfo(daq["id"]).get("nProcessedFiles", 0))
                 finished = [job for job in found if job.get("status") in INACTIVE]
                 progress.processed = len(jobs_by_name(sources, finished))
                 self.show(progress)
@@ -263,18 +272,25 @@ class Demo:
                     raise TaskTimeout(f"Not everything was done within {PATIENCE:g} s: {progress}.")
                 return found
 
+            def ended() -> bool:
+                nonlocal daq
+                with suppress(CommunicationError, ServiceUnavailable):
+                    if not stopped:
+                        daqs.stopDaq(EXPERIMENT, str(watched))
+                        stopped.append(True)
+                    daq = daqs.getDaqInfo(daq["id"])
+                return bool(daq.is_over)
+
             self._detect(source, watched, progress, look)
-            daqs.stopDaq(EXPERIMENT, str(watched))
-            while not (daq := daqs.getDaqInfo(daq["id"])).is_over:
+            stopped: list[bool] = []
+            while not ended():
                 look()
                 time.sleep(_POLL)
-            found = look()
-            while any(job.get("status") not in INACTIVE for job in found) or progress.processed < len(sources):
-                if daq["status"] != "done" and all(job.get("status") in INACTIVE for job in found):
-                    break  # the checks say what is missing
-                time.sleep(_POLL)
+            while True:
                 found = look()
-            return daq, found
+                if found and all(job.get("status") in INACTIVE for job in found):
+                    return daq, found
+                time.sleep(_POLL)
         finally:
             daqs.close()
             jobs.close()
@@ -334,7 +350,7 @@ class Demo:
         self.outcome.jobs = jobs_by_name(sources, jobs)
 
     @property
-    def _layout(self):  # type: ignore[no-untyped-def]
+    def _layout(self) -> Layout:
         if self.installed is None:
             raise InvalidArgument("The suite is not set up yet.")
         return self.installed.layout
@@ -362,8 +378,3 @@ def _login(file: Path) -> tuple[str, str]:
     from dm.common.environment import read_login_file
 
     return read_login_file(file)
-
-
-def failure(error: DmException) -> str:
-    """Return a failure as one line."""
-    return f"Error: {error}"

@@ -163,13 +163,12 @@ def _processed(claims: Claims) -> Check:
 
 
 def jobs_by_name(names: Iterable[str], jobs: Iterable[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
-    """Return the jobs of each file, oldest first; a job's ``filePath`` is relative to the experiment or absolute."""
+    """Return the jobs of each file, oldest first."""
     wanted = set(names)
     found: dict[str, list[Mapping[str, Any]]] = {}
     for job in jobs:
-        path = str(job.get("filePath", ""))
-        name = next((name for name in wanted if path == name or path.endswith(f"/{name}")), None)
-        if name is not None:
+        name = str(job.get("experimentFilePath", ""))
+        if name in wanted:
             found.setdefault(name, []).append(job)
     return found
 

@@ -2,7 +2,7 @@
 
 * ``inspect FILE`` prints numbers, one ``Label: value`` per line, for the stage's output regexes.
 * ``picture FILE DIRECTORY`` draws the file's image, curve or last SPEC scan into ``DIRECTORY/<name>.png``.
-* ``upload EXPERIMENT DIRECTORY`` brings the results into the experiment's ``analysis/`` and waits for the end.
+* ``upload EXPERIMENT DIRECTORY PATH`` brings the results into the experiment's ``analysis/`` and waits for the end.
 """
 
 from __future__ import annotations
@@ -213,11 +213,10 @@ def _plot(content: Content, target: Path) -> None:
 @main.command()
 @click.argument("experiment")
 @click.argument("directory")
-@click.argument("file")
-def upload(experiment: str, directory: str, file: str) -> None:
-    """Upload DIRECTORY, the results of FILE, into analysis/pictures of EXPERIMENT; wait for the end, and remove it."""
-    inside = file.rpartition(f"/{experiment}/data/")[2]
-    into = str(Path("pictures", inside).parent)
+@click.argument("path")
+def upload(experiment: str, directory: str, path: str) -> None:
+    """Upload DIRECTORY, results of experiment file PATH, into analysis/pictures of EXPERIMENT, and remove it."""
+    into = str(Path("pictures", path).parent)
     finished = _run(
         "dm-upload", "--wait", "--experiment", experiment, "--data-directory", directory,
         "--use-analysis-directory-as-root", "--dest-directory", into, "--on-conflict", "version",

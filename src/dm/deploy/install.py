@@ -146,7 +146,12 @@ def settings(plan: Plan, layout: Layout) -> dict[str, dict[str, Any]]:
             }
         },
         "processing": service("processing", documents("processing"))
-        | {"stage_account": stage.pw_name if stage else None},
+        | {
+            "stage_account": stage.pw_name if stage else None,
+            "environment": layout.setup,
+            # our wrappers first: the stage account may not reach the interpreter the service runs on
+            "path": f"{layout.bin}:/usr/local/bin:/usr/bin:/bin",
+        },
     }
     for section, values in plan.settings.items():
         sections.setdefault(section, {}).update(values)

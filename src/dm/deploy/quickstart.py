@@ -84,7 +84,7 @@ def serve(root: Path | None) -> None:
     demo = Demo(place, None, lambda line: console.print(line, markup=False))
     status = 0
     try:
-        installed = demo.set_up()
+        installed = demo.set_up(fresh=False)
         _tell(console, installed.layout, experiment=False)
         console.print("Ctrl-C stops everything.")
         stop.wait()
