@@ -221,6 +221,16 @@ class HttpServer(_WsgiServer):
         self._connections._selector.close()
         self._connections = Manager(self)
 
+    @staticmethod
+    def bind_socket(sock: socket.socket, address: tuple[str, int]) -> socket.socket:
+        """Bind the socket; a failing one is closed."""
+        try:
+            sock.bind(address)
+        except OSError:
+            sock.close()
+            raise
+        return sock
+
     def error_log(self, msg: str = "", level: int = logging.INFO, traceback: bool = False) -> None:
         """Write to DM's log."""
         _log.log(level, "%s", msg, exc_info=traceback)
@@ -302,19 +312,26 @@ def serve(server: Server, name: str, on_stop: Callable[[], None] | None = None) 
     :param name: the service's name, for the log.
     :param on_stop: called once after the last request: close databases, stop background work.
     """
-    wake = threading.Event()
     signals = (signal.SIGTERM, signal.SIGINT)
-    before = [signal.signal(number, lambda *_: wake.set()) for number in signals]
+    before = [signal.signal(number, lambda *_: None) for number in signals]
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    # a signal may be delivered to a worker thread, which would not wake this one from a lock; a descriptor always does
+    before_descriptor = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
     try:
         if server._thread is None:
             server.start()
         _log.info("%s serves %s", name, server.url)
-        wake.wait()
+        while reader.recv(1)[0] not in signals:
+            continue
         _log.info("%s stops", name)
         server.stop()
         if on_stop is not None:
             on_stop()
         _log.info("%s has stopped", name)
     finally:
+        signal.set_wakeup_fd(before_descriptor)
         for number, handler in zip(signals, before, strict=True):
             signal.signal(number, handler)
+        reader.close()
+        writer.close()

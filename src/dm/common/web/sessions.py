@@ -78,7 +78,9 @@ class MemorySessionStore:
         self._lock = threading.Lock()
         self._sessions: OrderedDict[str, _Session] = OrderedDict()  # least recently used first
 
-    def __len__(self) -> int:
+    @property
+    def count(self) -> int:
+        """How many sessions are kept."""
         return len(self._sessions)
 
     def create(self, principal: Principal) -> str:
