@@ -197,12 +197,16 @@ def new_job(
 
 
 def record(
-    document: Mapping[str, Any], keys: str | list[str] | None = "ALL", further: Iterable[Mapping[str, Any]] = ()
+    document: Mapping[str, Any],
+    keys: str | list[str] | None = "ALL",
+    further: Iterable[Mapping[str, Any]] = (),
+    output: int = RECORD_OUTPUT,
 ) -> dict[str, Any]:
     """Return the published record of a job.
 
     :param keys: ``"ALL"``, ``"DEFAULT"`` (what the engine knows, without arguments and workflow), or names.
     :param further: processes stored outside the document.
+    :param output: most characters of all outputs together.
     """
     if isinstance(keys, str):
         word = keys.strip().upper()
@@ -231,16 +235,16 @@ def record(
     free = {**json.loads(document["arguments"]), **json.loads(document["captured"])}
     result.update({name: value for name, value in free.items() if name not in ENGINE_KEYS})
     if names is None or "workflow" in names or any(name.startswith("workflow.") for name in names):
-        result["workflow"] = _workflow(document, further)
+        result["workflow"] = _workflow(document, further, output)
     return result if names is None else {name: result[name] for name in names if name in result}
 
 
-def _workflow(document: Mapping[str, Any], further: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+def _workflow(document: Mapping[str, Any], further: Iterable[Mapping[str, Any]], output: int) -> dict[str, Any]:
     workflow = json.loads(document["workflow"])
     names = list(workflow["stages"])
     children = [Child.from_document(entry) for entry in [*document["children"].values(), *further]]
     children = sorted((child for child in children if child.ended), key=lambda child: child.number)
-    share = max(256, RECORD_OUTPUT // (2 * len(children) or 1))
+    share = max(256, output // (2 * len(children) or 1))
     for index, name in enumerate(names):
         stage = workflow["stages"][name]
         state = document["stages"].get(f"s{index}", {})

@@ -70,6 +70,7 @@ class Engine:
             count=count,
         )
         self._spool = spool
+        self._accepted: set[str] = set()
         self._runs: dict[str, JobRun] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._changed = threading.Condition()
@@ -152,6 +153,7 @@ class Engine:
     def submit(self, document: Mapping[str, Any]) -> None:
         """Take over a job that has been stored."""
         if self._loop is not None and self.alive():
+            self._accepted.add(document["_id"])
             self._loop.call_soon_threadsafe(self._begin, dict(document), [])
 
     def _begin(self, document: dict[str, Any], further: list[dict[str, Any]]) -> None:
@@ -159,6 +161,7 @@ class Engine:
             return
         run = JobRun(self.context, document, further)
         self._runs[run.id] = run
+        self._accepted.add(run.id)
         task = asyncio.get_running_loop().create_task(self._finish(run))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -172,6 +175,7 @@ class Engine:
             log.exception("job %s could not be brought to its end", run.id)
         finally:
             self._runs.pop(run.id, None)
+            self._accepted.discard(run.id)
             with self._changed:
                 self._changed.notify_all()
 
@@ -188,7 +192,7 @@ class Engine:
 
     def running(self, job_id: str) -> bool:
         """Whether the job has not ended."""
-        return job_id in self._runs
+        return job_id in self._accepted
 
     def wait(self, job_id: str, seconds: float) -> None:
         """Wait until the job has ended, or so many seconds."""
@@ -200,4 +204,4 @@ class Engine:
     def load(self) -> dict[str, int]:
         """Return how much there is to do: jobs, processes running and waiting."""
         slots = self.context.slots
-        return {"jobs": len(self._runs), "running": slots.used, "waiting": slots.waiting}
+        return {"jobs": len(self._accepted), "running": slots.used, "waiting": slots.waiting}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +66,10 @@ EXAMPLE: dict[str, Any] = {
 }
 
 
-def read(path: str | Path) -> dict[str, Any]:
+def read(path: str | Path, reader: Callable[[bytes, str], dict[str, Any]] | None = None) -> dict[str, Any]:
     """Read a spec file: ``.json`` as JSON, anything else as a Python dictionary literal; never executed.
+
+    :param reader: reads it instead, whatever its name.
 
     :raises ObjectNotFound: no such file. :raises InvalidArgument: not readable as a spec.
     """
@@ -78,7 +81,8 @@ def read(path: str | Path) -> dict[str, Any]:
         raise ObjectNotFound(f"Workflow specification file {str(path)!r} does not exist.") from None
     except OSError as error:
         raise InvalidArgument(f"Workflow specification file {str(path)!r} cannot be read: {error.strerror}.") from None
-    reader = literals.read_json if path.suffix.lower() == ".json" else literals.read_python
+    if reader is None:
+        reader = literals.read_json if path.suffix.lower() == ".json" else literals.read_python
     return reader(content, str(path))
 
 

@@ -1,0 +1,16 @@
+"""``dm-update-workflow``"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dm.common.command import command
+from dm.station.processing.api import Workflow, WorkflowProcApi
+from dm.station.processing.commands.workflow_options import read_spec, spec_options
+
+
+@command("dm-update-workflow", api="dm.station.processing.api:WorkflowProcApi")
+@spec_options
+def main(api: WorkflowProcApi, py_spec: Path | None, json_spec: Path | None) -> Workflow:
+    """Replace a workflow, found by its id or by owner and name."""
+    return api.updateWorkflow(read_spec(py_spec, json_spec))

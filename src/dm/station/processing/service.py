@@ -1,0 +1,201 @@
+"""The Processing Service as a process: building it from objects or settings, and running it."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dm.common import logs, plugins
+from dm.common import settings as settings_files
+from dm.common.errors import ConfigurationError, DmException
+from dm.common.health import Health, Level
+from dm.common.settings import StationSettings
+from dm.common.web.application import Application, Authenticator, Authorizer
+from dm.common.web.server import Server, serve
+from dm.common.web.sessions import MemorySessionStore, SessionStore
+from dm.station.processing import accounts
+from dm.station.processing.engine import Engine
+from dm.station.processing.executors.base import Executor
+from dm.station.processing.jobs import Jobs, Site
+from dm.station.processing.rights import Rights
+from dm.station.processing.routes import routes
+from dm.station.processing.settings import ProcessingSettings
+from dm.station.processing.store import Store
+from dm.station.processing.workflows import Workflows
+
+NAME = "processing"
+_MIN_FREE = 64 << 20
+
+
+@dataclass
+class Processing:
+    """The service's working parts.
+
+    :param store: prepared database. :param executor: runs processes. :param settings: of the service.
+    :param spool: directory for the state of running processes. :param site: answers about experiments.
+    """
+
+    store: Store
+    executor: Executor
+    settings: ProcessingSettings
+    spool: Path
+    site: Site
+    health: Health
+    station: str
+    engine: Engine = field(init=False)
+    workflows: Workflows = field(init=False)
+    jobs: Jobs = field(init=False)
+
+    def __post_init__(self) -> None:
+        rights = Rights(self.station, self.settings.users_may_author)
+        ended = self.health.counter("processing_ended", "Jobs and processes that ended.", ("what", "status"))
+        self.engine = Engine(
+            self.store,
+            self.executor,
+            self.settings,
+            self.spool,
+            lambda what, status: ended.labels(what, status).inc(),
+        )
+        self.workflows = Workflows(self.store, rights)
+        self.jobs = Jobs(
+            store=self.store,
+            engine=self.engine,
+            workflows=self.workflows,
+            rights=rights,
+            settings=self.settings,
+            site=self.site,
+        )
+        for name in ("jobs", "running", "waiting"):
+            gauge = self.health.gauge(f"processing_{name}", f"Processing: {name} at present.")
+            gauge.set_function(functools.partial(self._load, name))
+        for name, check in (
+            ("database", self._check_database),
+            ("engine", self._check_engine),
+            ("stage account", self._check_account),
+            ("spool", self._check_spool),
+        ):
+            self.health.check(name, check)
+
+    def start(self) -> None:
+        """Take over the jobs of an earlier run. :raises ConfigurationError: another service has the spool."""
+        self.engine.start()
+
+    def stop(self) -> None:
+        """Stop the engine (what runs goes on), close the connections to database and site."""
+        self.engine.close()
+        self.store.close()
+        self.site.close()
+
+    def _load(self, name: str) -> float:
+        return float(self.engine.load()[name])
+
+    def _check_database(self) -> tuple[Level, str]:
+        try:
+            self.store.ping()
+        except DmException as error:
+            return "critical", error.message
+        return "ok", "The database answers."
+
+    def _check_engine(self) -> tuple[Level, str]:
+        if not self.engine.alive():
+            return "critical", "The engine does not run; restart the service."
+        load = self.engine.load()
+        level: Level = "warning" if load["jobs"] >= self.settings.active_jobs else "ok"
+        return level, f"{load['jobs']} jobs, {load['running']} processes running, {load['waiting']} waiting."
+
+    def _check_account(self) -> tuple[Level, str]:
+        try:
+            account = accounts.default(self.settings.stage_account)
+        except DmException as error:
+            return "critical", error.message
+        return "ok", f"Stages run under {account.name!r}."
+
+    def _check_spool(self) -> tuple[Level, str]:
+        try:
+            status = os.statvfs(self.spool)
+        except OSError as error:
+            return "critical", f"The spool directory cannot be seen: {error.strerror}."
+        free = status.f_bavail * status.f_frsize
+        if free < _MIN_FREE:
+            return "critical", f"The file system of the spool directory has only {free >> 20} MiB free."
+        return "ok", f"The spool directory has {free >> 20} MiB free."
+
+
+def build_app(
+    processing: Processing, authenticator: Authenticator, authorizer: Authorizer, sessions: SessionStore
+) -> Application:
+    """Return the service's web application."""
+    table = routes(processing.workflows, processing.jobs, processing.health)
+    return Application(NAME, table, authenticator, authorizer, sessions, processing.health)
+
+
+def build_executor(settings: ProcessingSettings, spool: Path) -> Executor:
+    """Return the executor the settings name. :raises ConfigurationError: none of that name, or bad settings."""
+    executor_class = plugins.load("dm.executors", settings.executor)
+    try:
+        executor: Executor = executor_class(
+            spool,
+            output_limit=settings.output_limit,
+            output_grace=settings.output_grace,
+            **settings.executor_settings,
+        )
+    except TypeError as error:
+        raise ConfigurationError(
+            f"Executor {settings.executor!r} does not take its executor_settings: {error}."
+        ) from error
+    return executor
+
+
+def build_from_settings(settings: ProcessingSettings, station: StationSettings) -> tuple[Processing, Server]:
+    """Return the working parts and a server; neither is started.
+
+    :raises ConfigurationError: unusable settings. :raises ServiceUnavailable: the database does not answer.
+    """
+    from dm.station.identity import SiteIdentity
+
+    identity = SiteIdentity(station)
+    spool = (settings.spool or station.var_dir / NAME).absolute()
+    store = Store(settings.database_url)
+    store.prepare()
+    executor = build_executor(settings, spool)
+    processing = Processing(store, executor, settings, spool, identity, Health(NAME, station.name), station.name)
+    sessions = MemorySessionStore(settings.session_idle_minutes * 60, settings.session_hours * 3600)
+    application = build_app(processing, identity, identity.authorizer(), sessions)
+    server = Server(
+        application, settings.host, settings.port, settings.certificate, settings.key, threads=settings.threads
+    )
+    return processing, server
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the service until SIGTERM: ``dm-processing-service [--config FILE] [--foreground]``.
+
+    :returns: exit status: 0, or the code of the error that kept it from starting.
+    """
+    parser = argparse.ArgumentParser(prog="dm-processing-service", description="The Processing Service of a station.")
+    parser.add_argument("--config", type=Path, help="settings file (default: DM_CONFIG_FILE, $DM_ETC_DIR/dm.toml)")
+    parser.add_argument("--foreground", action="store_true", help="also log to standard error")
+    options = parser.parse_args(arguments)
+    try:
+        settings = settings_files.load(ProcessingSettings, NAME, options.config)
+        station = settings_files.load(StationSettings, "station", options.config)
+        with logs.configure(NAME, settings.log_file, settings.log_level, stderr=options.foreground):
+            processing, server = build_from_settings(settings, station)
+            try:
+                processing.start()
+                serve(server, NAME)
+            finally:
+                processing.stop()
+    except DmException as error:
+        print(f"dm-processing-service: {error}", file=sys.stderr)
+        return error.error_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
