@@ -170,18 +170,12 @@ def forsaken(connection: Connection, hours: float) -> Sequence[str]:
     )
 
 
-def ended(connection: Connection, batch_ids: list[str]) -> set[str]:
-    """Return those of the ids that are neither open, queued nor being published (or unknown)."""
-    live = (
-        connection.execute(
-            text("SELECT id::text FROM batches WHERE id = ANY(CAST(:ids AS uuid[]))"
-                 " AND state IN ('open', 'queued', 'publishing')"),
-            {"ids": batch_ids},
-        )
-        .scalars()
-        .all()
-    )  # fmt: skip
-    return set(batch_ids) - set(live)
+def known_and_live(connection: Connection, batch_ids: list[str]) -> tuple[set[str], set[str]]:
+    """Return which of the ids there are, and which of those are not ended."""
+    rows = connection.execute(
+        text("SELECT id::text, state FROM batches WHERE id = ANY(CAST(:ids AS uuid[]))"), {"ids": batch_ids}
+    ).all()
+    return {row.id for row in rows}, {row.id for row in rows if row.state not in ("committed", "abandoned")}
 
 
 def forget_documents(connection: Connection, hours: float) -> int:

@@ -155,3 +155,8 @@ def live_grants(connection: Connection, experiment_id: int) -> int:
         .where(grants.c.experiment_id == experiment_id, grants.c.revoked.is_(None))
     )
     return int(connection.execute(statement).scalar_one())
+
+
+def live_directories(connection: Connection) -> Sequence[str]:
+    """Return the directories of all experiments that are not deleted."""
+    return connection.execute(select(experiments.c.storage_directory).where(_LIVE)).scalars().all()

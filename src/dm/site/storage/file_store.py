@@ -127,6 +127,21 @@ def totals(connection: Connection, experiment_id: int) -> tuple[int, int]:
     return int(row[0]), int(row[1])
 
 
+def fingerprint(connection: Connection, experiment_id: int, root: str | None) -> tuple[int, Any, int, int]:
+    """Return count, time of the last publication, sum of versions, sum of sizes: changes with every publication."""
+    columns = published_files.c
+    statement = select(
+        func.count(),
+        func.max(columns.published),
+        func.coalesce(func.sum(columns.version), 0),
+        func.coalesce(func.sum(columns.size), 0),
+    ).where(columns.experiment_id == experiment_id)
+    if root is not None:
+        statement = statement.where(columns.root == root)
+    row = connection.execute(statement).one()
+    return int(row[0]), row[1], int(row[2]), int(row[3])
+
+
 def in_path_order(connection: Connection, experiment_id: int, root: str | None) -> Iterator[Any]:
     """Yield root, path, size, mtime_ns, digest, version of all published files, ordered by root and path bytes."""
     columns = published_files.c

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, text
-from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from dm.common.errors import ServiceUnavailable
@@ -23,6 +23,7 @@ LOG = logging.getLogger(__name__)
 MIGRATION_LOCK = 0x646D0001
 PUBLISH_LOCK = 0x646D0002
 CREATE_LOCK = 0x646D0003
+HOUSEKEEPING_LOCK = 0x646D0004
 
 _STATEMENT_MILLISECONDS = 60_000
 
@@ -103,6 +104,12 @@ def lock(connection: Connection, what: int, which: int) -> None:
     connection.execute(text("SELECT pg_advisory_xact_lock(:what, :which)"), {"what": what, "which": which})
 
 
+def try_lock(connection: Connection, what: int, which: int) -> bool:
+    """Take an advisory lock until the transaction ends, unless somebody has it."""
+    statement = text("SELECT pg_try_advisory_xact_lock(:what, :which)")
+    return bool(connection.execute(statement, {"what": what, "which": which}).scalar_one())
+
+
 def constraint_of(error: IntegrityError) -> str:
     """Return the name of the constraint that was violated, or empty text."""
     diagnostics: Any = getattr(error.orig, "diag", None)
@@ -120,6 +127,3 @@ def _is_outage(error: DBAPIError) -> bool:
         return isinstance(error.orig, InterfaceError | OperationalError)
     # 08 connection, 53 resources, 57 operator intervention (shutdown, starting up), 40 rollback, 25006 read-only.
     return state[:2] in ("08", "53", "57", "40") or state == "25006"
-
-
-__all__ = ["CREATE_LOCK", "PUBLISH_LOCK", "SQLAlchemyError", "Store", "constraint_of", "lock"]

@@ -133,6 +133,11 @@ class Users:
                 AUDIT.info("password of %s changed", username)
             return user_record(row)
 
+    def change_password(self, username: str, old: str, new: str) -> dict[str, Any]:
+        """Replace one's own password. :raises AuthenticationError: the old one is wrong."""
+        self.login(username, old)
+        return self.update(username, new)
+
     @staticmethod
     def _checked(details: dict[str, str | None]) -> dict[str, Any]:
         unknown = set(details) - set(_TEXTS)

@@ -1,0 +1,73 @@
+"""Who may call which route of the storage service with which arguments."""
+
+from __future__ import annotations
+
+from dm.common.errors import AuthorizationError, ObjectNotFound
+from dm.common.web.routes import Access, Arguments, Principal, Request, Route, Who
+from dm.site.storage.experiments import Reference, find_visible
+from dm.site.storage.store import Store
+
+_EXPERIMENT_ARGUMENTS = frozenset({"experiment_id", "experiment_name"})
+
+
+def reference(arguments: Arguments) -> Reference:
+    """Return the experiment the arguments name: by number if there is one, else by name and station."""
+    return Reference(
+        id=getattr(arguments, "experiment_id", None),
+        name=getattr(arguments, "experiment_name", None),
+        station=getattr(arguments, "station_name", None),
+    )
+
+
+class SiteAuthorizer:
+    """The web kit's authorizer: decides from the caller's roles and, for experiments, from membership."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def authorize(self, request: Request, access: Access, arguments: Arguments, route: Route) -> None:
+        """Return when the caller may.
+
+        :raises AuthorizationError: may not do this. :raises ObjectNotFound: may not even know of the object.
+        """
+        principal = request.principal
+        match access.who:
+            case Who.USER:
+                return
+            case Who.ADMIN:
+                allowed = principal.is_admin
+            case Who.SERVICE:
+                allowed = principal.serves()
+            case Who.OWNER:
+                self._owner(principal, str(getattr(arguments, access.argument or "", "")))
+                return
+            case Who.EXPERIMENT:
+                with self._store.transaction() as connection:
+                    find_visible(connection, reference(arguments), principal)
+                return
+            case Who.MANAGER:
+                allowed = self._manages(principal, access, arguments)
+            case _:
+                allowed = False
+        if not allowed:
+            raise AuthorizationError(f"User {principal.username!a} may not do this; it takes {access.who.value}.")
+
+    @staticmethod
+    def _owner(principal: Principal, username: str) -> None:
+        if username != principal.username and not manages_any(principal):
+            raise ObjectNotFound(f"User {username[:80]!a} does not exist.")
+
+    def _manages(self, principal: Principal, access: Access, arguments: Arguments) -> bool:
+        if access.argument is None:
+            return manages_any(principal)
+        if access.argument in _EXPERIMENT_ARGUMENTS:
+            with self._store.transaction() as connection:
+                row = find_visible(connection, reference(arguments), principal)
+            return principal.manages(row["station_name"])
+        station = getattr(arguments, access.argument, None)
+        return principal.manages(station) if station else manages_any(principal)
+
+
+def manages_any(principal: Principal) -> bool:
+    """Whether the caller is an administrator or manages some station."""
+    return principal.is_admin or any(principal.manages(station) for station in principal.station_roles)

@@ -1,0 +1,196 @@
+"""The Storage Management Service: put together from its parts, or from its settings."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from dm.common import logs
+from dm.common import settings as settings_files
+from dm.common.errors import DmException
+from dm.common.health import Health, Level
+from dm.common.web.application import Application
+from dm.common.web.server import Server, serve
+from dm.site.storage import batch_store, registry_store
+from dm.site.storage.access import SiteAuthorizer
+from dm.site.storage.archive import Archives
+from dm.site.storage.batches import Batches, Signal
+from dm.site.storage.directories import Owners
+from dm.site.storage.experiments import Experiments
+from dm.site.storage.files import Files
+from dm.site.storage.grants import Grants
+from dm.site.storage.housekeeping import Housekeeper
+from dm.site.storage.members import Members
+from dm.site.storage.operations import Operations
+from dm.site.storage.permissions import Permissions
+from dm.site.storage.publisher import Publisher
+from dm.site.storage.registry import Registry
+from dm.site.storage.routes import UseCases, routes
+from dm.site.storage.sessions import SqlSessionStore
+from dm.site.storage.settings import StorageSettings
+from dm.site.storage.store import Store
+from dm.site.storage.users import Users
+
+NAME = "storage"
+_SLOW_BACKLOG_SECONDS = 60.0
+_GIGABYTE = 1 << 30
+
+
+@dataclass
+class StorageService:
+    """A service, ready to run: start it, serve :attr:`application`, stop it."""
+
+    application: Application
+    store: Store
+    publisher: Publisher
+    housekeeper: Housekeeper
+    use_cases: UseCases
+
+    def start(self) -> None:
+        """Bring the schema up to date and begin the background work. :raises ServiceUnavailable: no database."""
+        self.store.migrate()
+        self.publisher.start()
+        self.housekeeper.start()
+
+    def stop(self) -> None:
+        """End the background work (after the batches being published now) and close the database."""
+        self.housekeeper.stop()
+        self.publisher.stop()
+        self.store.close()
+
+
+def build_app(store: Store, owners: Owners, settings: StorageSettings) -> StorageService:
+    """Put the service together from its database, its accounts and its settings; nothing is started."""
+    queued, ended, work = Signal(), Signal(), Signal()
+    health = Health(NAME)
+    sessions = SqlSessionStore(store, settings.session_idle_minutes * 60.0, settings.session_hours * 3600.0)
+    operations = Operations(store, work)
+    users = Users(store)
+    publisher = Publisher(store, owners, settings, queued, ended)
+    housekeeper = Housekeeper(
+        store,
+        operations=operations,
+        publisher=publisher,
+        sessions=sessions,
+        work=work,
+        staging_hours=settings.staging_max_age_hours,
+    )
+    use_cases = UseCases(
+        experiments=Experiments(store, owners),
+        members=Members(store),
+        users=users,
+        registry=Registry(store),
+        grants=Grants(store),
+        batches=Batches(
+            store,
+            owners,
+            queued=queued,
+            ended=ended,
+            max_files=settings.batch_max_files,
+            waiters=max(settings.threads // 2, 1),
+        ),
+        files=Files(store),
+        archives=Archives(store),
+        operations=operations,
+        permissions=Permissions(store, owners),
+        health=health,
+    )
+    _checks(health, store, publisher, settings)
+    application = Application(
+        NAME,
+        routes(use_cases),
+        users,
+        SiteAuthorizer(store),
+        sessions,
+        health,
+        streams=max(settings.threads // 3, 1),
+    )
+    return StorageService(application, store, publisher, housekeeper, use_cases)
+
+
+def build_server(service: StorageService, settings: StorageSettings) -> Server:
+    """Return the HTTPS server of a service, not started."""
+    return Server(
+        service.application,
+        settings.host,
+        settings.port,
+        settings.certificate,
+        settings.key,
+        threads=settings.threads,
+    )
+
+
+def build_from_settings(settings: StorageSettings) -> StorageService:
+    """Put the service together from its settings. :raises ConfigurationError: an account that does not exist."""
+    return build_app(Store(settings.database_url, settings.database_connections), Owners(settings), settings)
+
+
+def _checks(health: Health, store: Store, publisher: Publisher, settings: StorageSettings) -> None:
+    def database() -> tuple[Level, str]:
+        store.ping()
+        return "ok", "answers"
+
+    def storages() -> tuple[Level, str]:
+        with store.transaction() as connection:
+            rows = registry_store.rows(connection, "storage")
+        if not rows:
+            return "warning", "no storage is registered; add one with dm-add-storage"
+        with ThreadPoolExecutor(len(rows)) as pool:
+            found = list(pool.map(lambda row: _storage(row["name"], row["root_directory"], settings), rows))
+        return max(found, key=lambda item: ("ok", "warning", "critical").index(item[0]))
+
+    def backlog() -> tuple[Level, str]:
+        with store.transaction() as connection:
+            count, age = batch_store.backlog(connection)
+        health.gauge("batches_waiting", "Batches queued or being published.").set(count)
+        health.gauge("batches_oldest_seconds", "Age of the oldest of them.").set(age)
+        slow = age > _SLOW_BACKLOG_SECONDS
+        return "warning" if slow else "ok", f"{count} batches wait, the oldest for {age:.0f} s"
+
+    health.check("database", database)
+    health.check("storage", storages)
+    health.check("publisher", backlog)
+    published: Any = health.gauge("files_published", "Files published since the start.")
+    published.set_function(lambda: publisher.published_files)
+    failed: Any = health.gauge("files_failed", "Files refused since the start.")
+    failed.set_function(lambda: publisher.failed_files)
+
+
+def _storage(name: str, directory: str, settings: StorageSettings) -> tuple[Level, str]:
+    if not os.access(directory, os.W_OK | os.X_OK):
+        return "critical", f"{name}: directory {directory} is not writable"
+    free = shutil.disk_usage(directory).free / _GIGABYTE
+    level: Level = "ok"
+    if free < settings.minimum_free_gigabytes:
+        level = "critical" if free < settings.minimum_free_gigabytes / 10 else "warning"
+    return level, f"{name}: {free:.1f} GiB free in {directory}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the service until SIGTERM: ``dm-storage-service [--config FILE] [--foreground]``.
+
+    :returns: exit status: 0, or the code of the error that kept it from starting.
+    """
+    parser = argparse.ArgumentParser(prog="dm-storage-service", description="Run the Storage Management Service.")
+    parser.add_argument("--config", help="settings file (default: DM_CONFIG_FILE or $DM_ETC_DIR/dm.toml)")
+    parser.add_argument("--foreground", action="store_true", help="also log to standard error")
+    options = parser.parse_args(arguments)
+    try:
+        settings = settings_files.load(StorageSettings, NAME, options.config)
+        with logs.configure(NAME, settings.log_file, settings.log_level, stderr=options.foreground):
+            service = build_from_settings(settings)
+            service.start()
+            try:
+                serve(build_server(service, settings), NAME)
+            finally:
+                service.stop()
+    except DmException as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return error.error_code
+    return 0

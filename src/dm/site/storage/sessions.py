@@ -1,0 +1,58 @@
+"""Sessions in PostgreSQL: they outlive a restart of the service, and several services can share them."""
+
+from __future__ import annotations
+
+from dm.common.web.routes import Principal
+from dm.common.web.sessions import new_session_id, session_key
+from dm.site.storage import user_store
+from dm.site.storage.store import Store
+
+_SESSIONS_PER_USER = 200
+
+
+class SqlSessionStore:
+    """The web kit's session store. Only the hash of an id is kept; roles are read anew at each request.
+
+    :param idle_seconds: a session unused for this long is over.
+    :param absolute_seconds: a session is over after this long in any case.
+    """
+
+    def __init__(self, store: Store, idle_seconds: float, absolute_seconds: float) -> None:
+        self._store = store
+        self.idle_seconds = idle_seconds
+        self.absolute_seconds = absolute_seconds
+
+    def create(self, principal: Principal) -> str:
+        """Return the id of a new session."""
+        session_id = new_session_id()
+        with self._store.transaction() as connection:
+            user_store.add_session(connection, _key(session_id), principal.username, _SESSIONS_PER_USER)
+        return session_id
+
+    def get(self, session_id: str) -> Principal | None:
+        """Return who the session belongs to, with today's roles, or ``None``.
+
+        :raises ServiceUnavailable: no database.
+        """
+        key = _key(session_id)
+        with self._store.transaction() as connection:
+            found = user_store.live_session(connection, key, self.idle_seconds, self.absolute_seconds)
+            if found is None:
+                return None
+            if found.stale:
+                user_store.touch_session(connection, key)
+            return user_store.principal(connection, found.user_id, found.username)
+
+    def delete(self, session_id: str) -> None:
+        """End the session; an unknown one is fine."""
+        with self._store.transaction() as connection:
+            user_store.remove_session(connection, _key(session_id))
+
+    def sweep(self) -> int:
+        """Remove sessions that are over and return how many."""
+        with self._store.transaction() as connection:
+            return user_store.sweep_sessions(connection, self.idle_seconds, self.absolute_seconds)
+
+
+def _key(session_id: str) -> bytes:
+    return bytes.fromhex(session_key(session_id))

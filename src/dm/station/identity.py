@@ -1,0 +1,257 @@
+"""Who a station's callers are and what they may: asked of the site, remembered for a few seconds.
+
+A caller logs in at a station service with the password of the site; the station logs in there in the caller's name and
+keeps that session with its own, on this side only. What the caller may see is what the site shows to that session.
+
+While the site does not answer, logins and questions about experiments are refused (``ServiceUnavailable``); who is
+logged in keeps the roles known last, so that a station can be operated and a running DAQ be stopped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from cachetools import TTLCache
+
+from dm.common import environment
+from dm.common.client import RestClient, segment
+from dm.common.errors import (
+    AuthenticationError,
+    AuthorizationError,
+    CommunicationError,
+    ConfigurationError,
+    DmException,
+    InvalidSession,
+    ServiceUnavailable,
+)
+from dm.common.settings import StationSettings
+from dm.common.web.routes import Access, Arguments, Principal, Request, Route, Who
+from dm.site.storage.api import Experiment, StorageServiceApi
+
+LOG = logging.getLogger(__name__)
+
+SITE_COOKIE = "siteCookie"
+REMEMBER_SECONDS = 5.0
+_OUTAGE_SECONDS = 2.0
+_TIMEOUT = 10.0
+_CAPACITY = 4096
+
+OwnerRule = Callable[[Request, Arguments], str | None]
+
+
+class SiteIdentity:
+    """The site's word on users and experiments, for the services of one station.
+
+    :param station: settings of the station.
+    """
+
+    def __init__(self, station: StationSettings) -> None:
+        self._settings = station
+        self._site = RestClient(station.storage_service_url, ca_file=station.ca_file, timeout=_TIMEOUT)
+        self._lock = threading.Lock()
+        self._experiments: TTLCache[tuple[str, str], dict[str, Any]] = TTLCache(_CAPACITY, REMEMBER_SECONDS)
+        self._roles: TTLCache[str, Principal] = TTLCache(_CAPACITY, REMEMBER_SECONDS)
+        self._away_until = 0.0
+        self._service: StorageServiceApi | None = None
+
+    @property
+    def station(self) -> str:
+        """The station's name."""
+        return self._settings.name
+
+    def close(self) -> None:
+        """Close the connections to the site."""
+        self._site.close()
+        if self._service is not None:
+            self._service.close()
+
+    # --- logins ------------------------------------------------------------------------------------------------
+
+    def login(self, username: str, password: str) -> Principal:
+        """Log in at the site in the caller's name (the web kit's authenticator).
+
+        :returns: the caller with roles; ``attributes["siteCookie"]`` is the session at the site.
+        :raises AuthenticationError: ``Incorrect username or password``. :raises ServiceUnavailable: no answer.
+        """
+        client = RestClient(
+            self._settings.storage_service_url, username, password, ca_file=self._settings.ca_file, timeout=_TIMEOUT
+        )
+        try:
+            client.login()
+            described, cookie = client.get("/session"), client.cookie
+        except CommunicationError as error:
+            raise ServiceUnavailable(f"The site cannot check the password now: {error}") from error
+        finally:
+            client.close()
+        return _principal(described, str(cookie))
+
+    def current(self, principal: Principal) -> Principal:
+        """Return the caller with the roles of now (at most 5 s old), or the given one while the site is away.
+
+        :raises InvalidSession: the session at the site is over; log in again.
+        """
+        cookie = _cookie(principal)
+        key = _key(cookie)
+        with self._lock:
+            known = self._roles.get(key)
+        if known is not None:
+            return known
+        try:
+            described = self._ask("/session", cookie)
+        except ServiceUnavailable:
+            return principal
+        fresh = _principal(described, cookie)
+        with self._lock:
+            self._roles[key] = fresh
+        return fresh
+
+    # --- experiments -------------------------------------------------------------------------------------------
+
+    def experiment(self, principal: Principal, name: str) -> Experiment:
+        """Return an experiment of this station as the caller sees it, at most 5 s old.
+
+        :raises ObjectNotFound: ``... does not exist``, for this caller.
+        :raises ServiceUnavailable: the site does not answer. :raises InvalidSession: log in again.
+        """
+        cookie = _cookie(principal)
+        key = (_key(cookie), name)
+        with self._lock:
+            known = self._experiments.get(key)
+        if known is None:
+            known = dict(self._ask(f"/experimentsByName/{segment(name)}/{segment(self.station)}", cookie))
+            with self._lock:
+                self._experiments[key] = known
+        return Experiment(dict(known))
+
+    # --- the station's own account -----------------------------------------------------------------------------
+
+    def service_client(self) -> StorageServiceApi:
+        """Return the API for grants and batches under the station's service account; one object, shared.
+
+        The login file is read at each login, so that a changed password is picked up.
+        """
+        with self._lock:
+            if self._service is None:
+                self._service = StorageServiceApi(
+                    self._settings.service_username or None,
+                    url=self._settings.storage_service_url,
+                    ca_file=self._settings.ca_file,
+                    credentials=self._service_login,
+                )
+            return self._service
+
+    def _service_login(self) -> tuple[str, str]:
+        username, password = environment.read_login_file(self._settings.service_password_file)
+        if self._settings.service_username and username != self._settings.service_username:
+            raise ConfigurationError(
+                f"Login file {self._settings.service_password_file} is of {username}, not of "
+                f"{self._settings.service_username}, which the settings name."
+            )
+        return username, password
+
+    # --- permissions -------------------------------------------------------------------------------------------
+
+    def authorizer(self, owner_rule: OwnerRule | None = None) -> StationAuthorizer:
+        """Return the web kit's authorizer for a service of this station.
+
+        :param owner_rule: says who owns what a request speaks of, for routes ``Who.OWNER``; default: the argument the
+            route names.
+        """
+        return StationAuthorizer(self, owner_rule)
+
+    # --- the wire ----------------------------------------------------------------------------------------------
+
+    def _ask(self, path: str, cookie: str) -> Any:
+        if time.monotonic() < self._away_until:
+            raise ServiceUnavailable("The site's storage service does not answer; try again in a moment.")
+        try:
+            return self._site.get(path, headers={"Cookie": f"SESSIONID={cookie}"})
+        except (CommunicationError, ServiceUnavailable) as error:
+            # For a moment nobody else waits for the time-out.
+            self._away_until = time.monotonic() + _OUTAGE_SECONDS
+            LOG.warning("the site does not answer: %s", error)
+            raise ServiceUnavailable("The site's storage service does not answer; try again in a moment.") from error
+        except (AuthenticationError, InvalidSession) as error:
+            raise InvalidSession("The session at the site is over; log in again.") from error
+
+
+class StationAuthorizer:
+    """Decides who may call a station's routes.
+
+    :param identity: the site's word. :param owner_rule: see :meth:`SiteIdentity.authorizer`.
+    """
+
+    def __init__(self, identity: SiteIdentity, owner_rule: OwnerRule | None = None) -> None:
+        self._identity = identity
+        self._owner_rule = owner_rule
+
+    def authorize(self, request: Request, access: Access, arguments: Arguments, route: Route) -> None:
+        """Return when the caller may.
+
+        :raises AuthorizationError: may not do this. :raises ObjectNotFound: may not even know of the object.
+        :raises InvalidSession: roles have changed, or the session at the site is over; log in again.
+        """
+        principal, station = request.principal, self._identity.station
+        fresh = self._identity.current(principal)
+        if _rights(fresh) != _rights(principal):
+            # Handlers decide by the roles kept with the session; a new login brings the new ones.
+            raise InvalidSession(f"The roles of {principal.username} have changed; log in again.")
+        match access.who:
+            case Who.USER:
+                return
+            case Who.OWNER:
+                owner = self._owner_rule(request, arguments) if self._owner_rule else _named(arguments, access.argument)
+                allowed = owner == principal.username or principal.manages(station)
+            case Who.EXPERIMENT:
+                name = _named(arguments, access.argument)
+                if name:
+                    self._identity.experiment(principal, name)
+                allowed = bool(name) or principal.manages(station)
+            case Who.MANAGER:
+                allowed = principal.manages(station)
+            case Who.ADMIN:
+                allowed = principal.is_admin
+            case Who.SERVICE:
+                allowed = principal.serves(station)
+            case _:
+                allowed = False
+        if not allowed:
+            raise AuthorizationError(f"User {principal.username!a} may not do this; it takes {access.who.value}.")
+
+
+def _principal(described: dict[str, Any], cookie: str) -> Principal:
+    try:
+        return Principal(
+            str(described["username"]),
+            frozenset(described["systemRoles"]),
+            {name: frozenset(roles) for name, roles in described["stationRoles"].items()},
+            {SITE_COOKIE: cookie},
+        )
+    except (KeyError, TypeError, AttributeError):
+        raise DmException("The site's storage service describes its session in an unknown way.") from None
+
+
+def _rights(principal: Principal) -> tuple[Any, ...]:
+    roles = {name: given for name, given in principal.station_roles.items() if given}
+    return principal.username, principal.system_roles, roles
+
+
+def _named(arguments: Arguments, argument: str | None) -> str | None:
+    value = getattr(arguments, argument, None) if argument else None
+    return str(value) if value is not None else None
+
+
+def _cookie(principal: Principal) -> str:
+    cookie = principal.attributes.get(SITE_COOKIE)
+    if not cookie:
+        raise InvalidSession("The session knows no session at the site; log in again.")
+    return str(cookie)
+
+
+def _key(cookie: str) -> str:
+    return hashlib.sha256(cookie.encode()).hexdigest()
