@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from dm.common import environment, logs, settings
@@ -36,7 +37,7 @@ def build_app(
 ) -> Application:
     """Return the application for an office, with its health checks."""
     watch_over(office, health)
-    return Application(NAME, routes(office), authenticator, authorizer, sessions, health)
+    return Application(NAME, routes(office, health), authenticator, authorizer, sessions, health)
 
 
 def watch_over(office: Office, health: Health) -> None:
@@ -127,7 +128,7 @@ def build_office(
         cookie = principal.attributes.get("siteCookie")
         return RestClient(station.storage_service_url, session=str(cookie or ""), ca_file=ca_file)
 
-    site = StorageSite(RestClient(station.storage_service_url, username, password, ca_file=ca_file))
+    site = StorageSite(identity.service_client().client)
     store = Store(acquisition.database_url)
     parts = Parts(store, site, identity, user_client, station.name, acquisition, [], [])
     office = Office(parts)
@@ -137,20 +138,36 @@ def build_office(
     return office
 
 
+@dataclass
+class AcquisitionService:
+    """A service, ready to run: start it, run :attr:`server`, stop it."""
+
+    office: Office
+    server: Server
+    identity: SiteIdentity
+
+    def start(self) -> None:
+        """Take the database and resume what was running.
+
+        :raises ConfigurationError: another service has the database. :raises ServiceUnavailable: it does not answer.
+        """
+        self.office.open()
+
+    def stop(self) -> None:
+        """Stop the background work; DAQs and uploads go on at the next start."""
+        self.office.close()
+        self.identity.close()
+
+
 def build_from_settings(
     acquisition: AcquisitionSettings, station: StationSettings, file: str | Path = "settings"
-) -> tuple[Server, Office]:
-    """Return the server, not started, and its office, opened: DAQs and uploads run on already.
+) -> AcquisitionService:
+    """Return the service, nothing started.
 
-    :raises ConfigurationError: settings that do not fit, or a service that works with this database already.
+    :param file: the settings file, for errors. :raises ConfigurationError: settings that do not fit.
     """
     identity = SiteIdentity(station)
     office = build_office(acquisition, station, identity, file)
-    try:
-        office.open()
-    except DmException:
-        office.store.close()
-        raise
     health = Health(NAME, station.name)
     sessions = MemorySessionStore(acquisition.session_idle_minutes * 60, acquisition.session_hours * 3600)
     application = build_app(office, identity, identity.authorizer(), sessions, health)
@@ -162,7 +179,7 @@ def build_from_settings(
         acquisition.key,
         threads=acquisition.threads,
     )
-    return server, office
+    return AcquisitionService(office, server, identity)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -179,11 +196,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         acquisition = settings.load(AcquisitionSettings, NAME, path)
         station = settings.load(StationSettings, "station", path)
         with logs.configure(NAME, acquisition.log_file, acquisition.log_level, stderr=options.foreground):
-            server, office = build_from_settings(acquisition, station, path)
+            service = build_from_settings(acquisition, station, path)
             try:
-                serve(server, NAME)
+                service.start()
+                serve(service.server, NAME)
             finally:
-                office.close()
+                service.stop()
     except DmException as error:
         print(f"Error: {error.message}", file=sys.stderr)
         return error.error_code

@@ -39,7 +39,8 @@ class StorageSite:
         :param purpose: ``daq`` or ``upload``.
         """
         body = {"experimentName": experiment, "stationName": station, "purpose": purpose}
-        record = user.post("/grants", body)
+        with user:
+            record = user.post("/grants", body)
         return Grant(str(record["id"]), str(record["secret"]))
 
     def revoke(self, grant: Grant) -> None:
