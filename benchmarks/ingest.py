@@ -119,15 +119,20 @@ class Suite:
         self._components = components
         self.plan = Plan(root / "suite", STATION, host="localhost", listen="127.0.0.1", free_ports=True)
         self.layout = install(self.plan).layout
-        components.start(components.chosen("all", self.layout.settings))
+        try:
+            components.start(components.chosen("all", self.layout.settings))
+        except BaseException:
+            self._stop()
+            raise
 
     def __enter__(self) -> Suite:
-        from dm.common.environment import read_login_file, read_setup
-        from dm.site.storage.api import ExperimentDsApi
-        from dm.station.acquisition.api import ExperimentDaqApi
-        from dm.station.catalog.api import FileCatApi
-
         try:
+            from dm.common.environment import read_login_file
+            from dm.common.setupfile import read_setup
+            from dm.site.storage.api import ExperimentDsApi
+            from dm.station.acquisition.api import ExperimentDaqApi
+            from dm.station.catalog.api import FileCatApi
+
             os.environ.update(read_setup(self.layout.setup))
             os.environ["DM_HOME"] = str(self.root / "home")
             login = read_login_file(self.layout.login_file(self.plan.manager_account))
@@ -254,6 +259,7 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="dm-ingest-", dir=given.root) as directory:
         root = Path(directory)
+        root.chmod(0o711)  # as root, the database runs under an account of its own
         if given.transports:
             transports(root, given.rounds, given.files, given.size)
             transports(root, given.rounds, 4, 256 << 20)
