@@ -195,8 +195,21 @@ def _stage(name: str, stage: Any) -> dict[str, Any]:
     if stage.get("runIf") is not None:
         expressions.check(stage["runIf"], f"{where}: runIf")
     _repeat(where, result)
+    _timeout(where, result)
     _parallel(where, result)
     return result
+
+
+def _timeout(where: str, stage: dict[str, Any]) -> None:
+    value = stage.get("timeout")
+    if value is None:
+        return
+    try:
+        seconds = float(value)
+    except (TypeError, ValueError):
+        seconds = 0.0
+    if not 0 < seconds <= MAX_PERIOD:
+        raise InvalidArgument(f"{where}: timeout {str(value)[:80]!r} is not between 0 and {MAX_PERIOD} seconds.")
 
 
 def _parallel(where: str, stage: dict[str, Any]) -> None:

@@ -1,0 +1,167 @@
+"""Workflow specifications: what is read, what is refused and with which words."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from dm.common.errors import InvalidArgument, ObjectNotFound
+from dm.station.processing import literals, specs
+
+PYTHON_SPEC = r"""
+# A workflow as beamlines write them.
+SCRIPTS = "/opt/scripts"
+workflow = {
+    'name': 'xpcs8-01',   # comment
+    'owner': 's8idiuser',
+    "stages": {
+        '02-RUN': {'command': SCRIPTS + '/run.sh "$filePath" '
+                              "--args=\"$args\" " \
+                              + '| tee \$x',
+                   'outputVariableRegexList': ['(?P<x>\d+)', "Queue: (?P<q>.*)"],
+                   'parallelExec': True},
+        '01-START': {'command': ("date "
+                                 "+%Y")},
+    },
+    'version': 3,
+}
+"""
+
+
+def spec(**changes: object) -> dict[str, object]:
+    return {"name": "w", "owner": "d123456", "stages": {"1": {"command": "true"}}, **changes}
+
+
+def stage(**keys: object) -> dict[str, object]:
+    return spec(stages={"01": {"command": "true", **keys}})
+
+
+def test_a_python_spec_is_read_with_comments_joins_continuations_and_names(tmp_path: Path) -> None:
+    file = tmp_path / "spec.py"
+    file.write_text(PYTHON_SPEC)
+    workflow = specs.checked(specs.read(file))
+    assert list(workflow["stages"]) == ["01-START", "02-RUN"]
+    assert workflow["stages"]["02-RUN"]["command"] == '/opt/scripts/run.sh "$filePath" --args="$args" | tee \\$x'
+    assert workflow["stages"]["01-START"]["command"] == "date +%Y"
+    assert (workflow["description"], workflow["userAccount"], workflow["version"]) == ("", "s8idiuser", 3)
+
+
+def test_a_bare_dictionary_and_a_json_file_are_read(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text("# x\n" + repr(spec()))
+    (tmp_path / "a.json").write_text(json.dumps(spec()))
+    assert specs.read(tmp_path / "a.py") == specs.read(tmp_path / "a.json") == spec()
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("import os", "only a dictionary literal"),
+        ("{'a': __import__('os').system('touch canary')}", "not a plain value"),
+        ("x = open('canary', 'w')", "not a plain value"),
+        ("{'a': f'{1}'}", "not a plain value"),
+        ("{'a': [x for x in 'ab']}", "not a plain value"),
+        ("{'a': b'bytes'}", "not a plain value"),
+        ("{**{}}", "not a plain value"),
+        ("{'a': 'x' * 999999999}", "not a plain value"),
+        ("{1: 2}", "is not a text"),
+        ("{'a': 1, 'a': 2}", "occurs twice"),
+        ("{'a': 'x' + 1}", "joins texts only"),
+        ("[1, 2]", "no dictionary"),
+        ("{'a': ", "line 1"),
+        ("{'a': '\0'}", "null bytes"),
+        ("[" * 5000, "nest"),
+        ("{'a': " + "-" * 100_000 + "1}", "nest"),
+        ("{'a': " + "[" * 60 + "]" * 60 + "}", "nests deeper"),
+        ('a = "' + "x" * 100 + '"\n' + "a = a + a\n" * 60, "longer than"),
+        ("{" + "'a':1," * 200_000 + "}", "larger than"),
+    ],
+)
+def test_what_is_not_a_plain_dictionary_is_refused_and_never_executed(
+    text: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InvalidArgument, match=reason):
+        literals.read_python(text)
+    assert not (tmp_path / "canary").exists()
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['{"a": NaN}', '{"a": 1, "a": 2}', "[]", '{"a": }', "[" * 100_000, '{"a":' + "[" * 60 + "]" * 60 + "}", "\xff"],
+)
+def test_json_is_strict(text: str) -> None:
+    with pytest.raises(InvalidArgument):
+        literals.read_json(text.encode("latin-1"))
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ObjectNotFound, match=r"nope\.py"):
+        specs.read(tmp_path / "nope.py")
+
+
+def test_unknown_keys_are_kept_and_execution_records_dropped() -> None:
+    given = spec(arguments={"smooth": {"required": True}}, extra=[1])
+    given["stages"] = {"1": {"command": "true", "dataDir": ["/a"], "note": 1, "childProcesses": {}, "status": "done"}}
+    checked = specs.checked(given)
+    assert checked["extra"] == [1] and checked["arguments"] == {"smooth": {"required": True}}
+    assert checked["stages"]["1"] == {"command": "true", "dataDir": ["/a"], "note": 1}
+
+
+def test_the_example_is_a_workflow() -> None:
+    assert list(specs.checked(specs.EXAMPLE)["stages"])[-1] == "06-DONE"
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ([], "is a dictionary"),
+        (spec(name=""), "needs a name"),
+        (spec(name="a\nb"), "control characters"),
+        (spec(name="\ud800"), "control characters|JSON"),
+        (spec(owner=""), "names no owner"),
+        (spec(owner="a/b"), "invalid owner name"),
+        (spec(userAccount="-u root"), "invalid owner name"),
+        (spec(stages={}), "no stages"),
+        (spec(stages=None), "no stages"),
+        (spec(stages={"1": {}}), "'1' has no command"),
+        (spec(stages={"1": {"command": " "}}), "'1' has no command"),
+        (spec(stages={"": {"command": "x"}}), "Stage name"),
+        (spec(stages={"1": "true"}), "not a dictionary"),
+        (spec(id="zz"), "24 hexadecimal"),
+        (spec(version=[1]), "version"),
+        (spec(description=1), "description"),
+        (spec(arguments={"workflow": {}}), "'workflow' is reserved"),
+        (stage(command="a\0b"), "NUL"),
+        (stage(outputVariableRegexList="x"), "not a list"),
+        (stage(outputVariableRegexList=["(?P<x>"]), r"Stage '01': output regex '\(\?P<x>' does not compile"),
+        (stage(outputVariableRegexList=[r"(?P<a>x)(?=y)"]), r"Stage '01'.*look-around"),
+        (stage(outputVariableRegexList=[r"(a)\1"]), "does not compile"),
+        (stage(outputVariableRegexList=["(?P<id>.*)"]), "reserved name 'id'"),
+        (stage(outputVariableRegexList=["(?P<x>[ab]{0,999}a[ab]{999})c"]), "too complex"),
+        (stage(outputVariableRegexList=[1]), "is not a text"),
+        (stage(repeatPeriod=1), "but not repeatUntil, maxRepeats"),
+        (stage(repeatPeriod=1, repeatUntil="True"), "but not maxRepeats"),
+        (stage(repeatPeriod="x", repeatUntil="True", maxRepeats=1), "must be numbers"),
+        (stage(repeatPeriod=-1, repeatUntil="True", maxRepeats=1), "repeatPeriod -1"),
+        (stage(repeatPeriod=1, repeatUntil="True", maxRepeats=0), "maxRepeats 0"),
+        (stage(repeatPeriod=1, repeatUntil="os.system(1)", maxRepeats=1), "Stage '01': repeatUntil"),
+        (stage(runIf="$a =="), "Stage '01': runIf"),
+        (stage(runIf=5), "Stage '01': runIf"),
+        (stage(workingDir=1), "workingDir"),
+        (stage(parallelExec="perhaps"), "parallelExec"),
+        (stage(timeout=0), "timeout"),
+        (stage(extra=float("nan")), "not JSON"),
+        (stage(extra="x" * (1 << 20)), "larger than"),
+    ],
+)
+def test_a_bad_specification_is_refused_in_one_sentence(given: object, reason: str) -> None:
+    with pytest.raises(InvalidArgument, match=reason) as refused:
+        specs.checked(given)
+    assert len(refused.value.message) < 700 and "\n" not in refused.value.message
+
+
+def test_large_repeat_counts_and_texts_for_numbers_are_normal() -> None:
+    checked = specs.checked(stage(repeatPeriod="10", repeatUntil='"$a" == "b"', maxRepeats=999999))
+    assert checked["stages"]["01"]["maxRepeats"] == 999999
