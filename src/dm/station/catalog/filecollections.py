@@ -100,12 +100,12 @@ class FileCollections:
         :raises ObjectNotFound: the source has none. :raises ObjectAlreadyExists: the target has some.
         """
         resuming = self._shelf.counter(target.id).get(_MOVING_FROM) == source.id
+        if not resuming and not self._shelf.any(source.id):
+            raise _none(source.name)
         if not resuming and self._shelf.any(target.id):
             raise ObjectAlreadyExists(
                 f"Experiment {target.name!r} already has files in the catalog; delete them first."
             )
-        if not resuming and not self._shelf.any(source.id):
-            raise _none(source.name)
         self._shelf.set_counter(target.id, **{_MOVING_FROM: source.id})
         for _, documents in self._shelf.scan(source.id):
             self._move(documents, target)

@@ -25,6 +25,7 @@ from dm.station.catalog.routes import DocumentRoutes, FileRoutes, status_route
 from dm.station.catalog.settings import CatalogSettings
 from dm.station.catalog.site import Site as RemoteSite
 from dm.station.catalog.store import Store
+from dm.station.identity import SiteIdentity
 
 NAME = "catalog"
 
@@ -92,38 +93,61 @@ def build_app(
     return Application(NAME, routes, authenticator, authorizer, sessions, catalog.health)
 
 
-def build_from_settings(settings: CatalogSettings, station: StationSettings) -> tuple[Catalog, Server]:
-    """Return the working parts and a server that is not started yet.
+@dataclass
+class CatalogService:
+    """A service, ready to run: start it, run :attr:`server`, stop it."""
+
+    catalog: Catalog
+    server: Server
+    site: RemoteSite
+    identity: SiteIdentity
+
+    def start(self) -> None:
+        """Start background work."""
+        self.catalog.start()
+
+    def stop(self) -> None:
+        """Stop background work, close the database and the connections to the site."""
+        self.catalog.stop()
+        self.site.close()
+        self.identity.close()
+
+
+def build_from_settings(settings: CatalogSettings, station: StationSettings) -> CatalogService:
+    """Return the service, its database prepared, nothing started.
 
     :raises ConfigurationError: unusable settings. :raises ServiceUnavailable: the database does not answer.
     """
-    from dm.station.identity import SiteIdentity
-
     identity = SiteIdentity(station)
+    site = RemoteSite(station, identity)
     store = Store(settings.database_url)
     store.prepare()
-    catalog = Catalog(store, RemoteSite(station, identity), Health(NAME, station.name))
+    catalog = Catalog(store, site, Health(NAME, station.name))
     sessions = MemorySessionStore(settings.session_idle_minutes * 60, settings.session_hours * 3600)
     application = build_app(catalog, identity, identity.authorizer(), sessions)
     server = Server(
         application, settings.host, settings.port, settings.certificate, settings.key, threads=settings.threads
     )
-    return catalog, server
+    return CatalogService(catalog, server, site, identity)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the catalog: ``dm-catalog-service [--config FILE] [--foreground]``."""
-    parser = argparse.ArgumentParser(prog="dm-catalog-service", description="The metadata catalog of a station.")
-    parser.add_argument("--config", type=Path, help="settings file (default: DM_CONFIG_FILE, $DM_ETC_DIR/dm.toml)")
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the service until SIGTERM: ``dm-catalog-service [--config FILE] [--foreground]``.
+
+    :returns: exit status: 0, or the code of the error that kept it from starting.
+    """
+    parser = argparse.ArgumentParser(prog="dm-catalog-service", description="Run the metadata catalog of a station.")
+    parser.add_argument("--config", type=Path, help="settings file (default: DM_CONFIG_FILE or $DM_ETC_DIR/dm.toml)")
     parser.add_argument("--foreground", action="store_true", help="also log to standard error")
     options = parser.parse_args(arguments)
     try:
         settings = settings_files.load(CatalogSettings, NAME, options.config)
         station = settings_files.load(StationSettings, "station", options.config)
         with logs.configure(NAME, settings.log_file, settings.log_level, stderr=options.foreground):
-            catalog, server = build_from_settings(settings, station)
-            catalog.start()
-            serve(server, NAME, catalog.stop)
+            service = build_from_settings(settings, station)
+            service.start()
+            serve(service.server, NAME, service.stop)
     except DmException as error:
-        print(f"dm-catalog-service: {error}", file=sys.stderr)
-        sys.exit(error.error_code)
+        print(f"Error: {error}", file=sys.stderr)
+        return error.error_code
+    return 0

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from dm.common.client import RestClient, segment
-from dm.common.errors import InvalidSession
+from dm.common.errors import AuthenticationError, CommunicationError, InvalidSession, ServiceUnavailable
 from dm.common.settings import StationSettings
 from dm.common.web.routes import Principal
 
 SITE_COOKIE = "siteCookie"
+_TIMEOUT = 30.0
 
 
 class Identity(Protocol):
@@ -30,6 +31,7 @@ class Site:
     def __init__(self, station: StationSettings, identity: Identity) -> None:
         self._station = station
         self._identity = identity
+        self._client = RestClient(station.storage_service_url, ca_file=station.ca_file, timeout=_TIMEOUT)
 
     @property
     def station(self) -> str:
@@ -42,17 +44,24 @@ class Site:
 
     def experiment_by_id(self, principal: Principal, experiment_id: int) -> Any:
         """Return an experiment's record by id. :raises ObjectNotFound: none the user may see."""
-        with self._client(principal) as client:
-            return client.get(f"/experimentsById/{segment(experiment_id)}")
+        return self._ask(principal, f"/experimentsById/{segment(experiment_id)}")
 
     def experiments(self, principal: Principal) -> list[Any]:
         """Return the short records of the station's experiments the user may see."""
-        with self._client(principal) as client:
-            found: list[Any] = client.get(f"/experimentsByStation/{segment(self.station)}")
-            return found
+        found: list[Any] = self._ask(principal, f"/experimentsByStation/{segment(self.station)}")
+        return found
 
-    def _client(self, principal: Principal) -> RestClient:
+    def close(self) -> None:
+        """Close the connections to the site."""
+        self._client.close()
+
+    def _ask(self, principal: Principal, path: str) -> Any:
         cookie = principal.attributes.get(SITE_COOKIE)
         if not cookie:
             raise InvalidSession("The session knows no session at the site; log in again.")
-        return RestClient(self._station.storage_service_url, ca_file=self._station.ca_file, session=cookie, timeout=30)
+        try:
+            return self._client.get(path, headers={"Cookie": f"SESSIONID={cookie}"})
+        except CommunicationError as error:
+            raise ServiceUnavailable("The site's storage service does not answer; try again in a moment.") from error
+        except (AuthenticationError, InvalidSession) as error:
+            raise InvalidSession("The session at the site is over; log in again.") from error
