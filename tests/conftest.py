@@ -19,6 +19,8 @@ import psutil
 import pytest
 
 from dm.common.embedded import EmbeddedMongo, EmbeddedPostgres
+from tests import live
+from tests.live import Suite
 
 _PR_SET_CHILD_SUBREAPER = 36
 _GRACE_SECONDS = 10.0
@@ -156,3 +158,11 @@ def certificates(run_directory: Path) -> Path:
     tls.make_authority(directory)
     tls.issue(directory, ["localhost", "127.0.0.1"])
     return directory
+
+
+@pytest.fixture(scope="session")
+def suite(run_directory: Path) -> Iterator[Suite]:
+    """The whole suite, installed and started once per run; tests make experiments of their own in it."""
+    running = live.start(run_directory / "suite")
+    yield running
+    live.stop(running)

@@ -71,7 +71,9 @@ seen["workflows"] = [item.name for item in call("workflows")]
 seen["set"] = call("set_workflow", workflow_name, added.model_copy(update={"description": "set by dmax"})).description
 seen["updated"] = call("update_workflow", workflow_name, {"description": "updated by dmax"}).description
 
-job = call("submit_processing_job", workflow_name, filePath="/dev/null", run_uid="5f3c; touch /tmp/x", target_folder="a b")
+job = call(
+    "submit_processing_job", workflow_name, filePath="/dev/null", run_uid="5f3c; touch /tmp/x", target_folder="a b"
+)
 seen["submitted"] = job.status
 deadline = time.monotonic() + 60
 while (job := call("processing_job", job.id)).status not in ("done", "failed") and time.monotonic() < deadline:

@@ -1,0 +1,110 @@
+"""Write the generated pages of the reference: REST tables, commands, settings, Python API.
+
+Run by ``make docs``; ``tests/unit/test_docs_drift.py`` fails when a committed page differs from what this makes.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+from unittest.mock import MagicMock
+
+import click
+
+from dm.common import settings_docs
+from dm.common.web import openapi
+from dm.deploy import config
+
+REFERENCE = Path(__file__).parent / "reference"
+SERVICES = {
+    "storage": ("Storage Management Service", "dm.site.storage.routes"),
+    "acquisition": ("Data Acquisition Service", "dm.station.acquisition.routes"),
+    "catalog": ("Catalog Service", "dm.station.catalog.routes"),
+    "processing": ("Processing Service", "dm.station.processing.routes"),
+}
+APIS = {
+    "dm.site.storage.api": "Storage",
+    "dm.site.facility.api": "Facility data",
+    "dm.station.acquisition.api": "Data acquisition",
+    "dm.station.catalog.api": "Catalog",
+    "dm.station.processing.api": "Processing",
+}
+
+
+def route_table(module: str) -> list[Any]:
+    """Return a service's routes without the service: handlers are never called, so their objects may be anything."""
+    factory = importlib.import_module(module).routes
+    return factory(*(MagicMock() for _ in inspect.signature(factory).parameters))
+
+
+def console_scripts() -> dict[str, click.Command]:
+    """Return every ``dm-*`` command that is a click command, by name; the services' own mains are none."""
+    scripts = {point.name: point.load() for point in entry_points(group="console_scripts") if point.name[:3] == "dm-"}
+    return {name: command for name, command in sorted(scripts.items()) if isinstance(command, click.Command)}
+
+
+def commands_page() -> str:
+    """Return the page of all commands: what ``--help`` prints."""
+    lines = ["# Commands", ""]
+    for name, command in console_scripts().items():
+        with click.Context(command, info_name=name, terminal_width=100, max_content_width=100) as context:
+            lines += [f"## {name}", "", "```text", command.get_help(context).rstrip(), "```", ""]
+            if isinstance(command, click.Group):
+                for inner_name, inner in sorted(command.commands.items()):
+                    with click.Context(inner, parent=context, info_name=inner_name, terminal_width=100) as below:
+                        lines += [f"### {name} {inner_name}", "", "```text", inner.get_help(below).rstrip(), "```", ""]
+    return "\n".join(lines)
+
+
+def python_page() -> str:
+    """Return the page of the published Python classes: signatures and docstrings."""
+    lines = ["# Python API", "", "`from dm import DaqApiFactory, DsApiFactory, CatApiFactory, ProcApiFactory`", ""]
+    for module_name, title in APIS.items():
+        module = importlib.import_module(module_name)
+        lines += [f"## {title}", ""]
+        for class_name, cls in sorted(vars(module).items()):
+            if not inspect.isclass(cls) or cls.__module__ != module_name or class_name.startswith("_"):
+                continue
+            lines += [f"### {class_name}", "", inspect.cleandoc(cls.__doc__ or ""), ""]
+            for name, method in vars(cls).items():
+                if name.startswith("_") or not inspect.isfunction(method):
+                    continue
+                first = inspect.cleandoc(method.__doc__ or "").partition("\n")[0]
+                lines += [f"* `{name}{_signature(method)}`", f"  {first}", ""]
+    return "\n".join(lines)
+
+
+def _signature(method: Any) -> str:
+    signature = inspect.signature(method)
+    plain = [
+        parameter.replace(annotation=inspect.Parameter.empty)
+        for name, parameter in signature.parameters.items()
+        if name != "self"
+    ]
+    return str(signature.replace(parameters=plain, return_annotation=inspect.Signature.empty))
+
+
+def pages() -> dict[str, str]:
+    """Return file name -> text of every generated page."""
+    made = {
+        f"rest-{key}.md": openapi.reference(title, route_table(module)) for key, (title, module) in SERVICES.items()
+    }
+    made["commands.md"] = commands_page()
+    made["settings.md"] = settings_docs.reference(config.models())
+    made["python-api.md"] = python_page()
+    return {name: text.rstrip() + "\n" for name, text in made.items()}
+
+
+def main() -> int:
+    """Write the pages."""
+    for name, text in pages().items():
+        (REFERENCE / name).write_text(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

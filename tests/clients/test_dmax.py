@@ -1,0 +1,64 @@
+"""The published dmax client, unmodified, in both flavours, against the live suite."""
+
+import pytest
+
+
+@pytest.fixture(scope="module", params=["sync", "async"])
+def seen(request, suite, drive, run_directory):
+    flavour = request.param
+    experiment = f"dmax-{flavour}-exp"
+    suite.dm("dm-add-experiment", "--experiment", experiment, "--type", "TEST")
+    source = run_directory / f"dmax-{flavour}"
+    source.mkdir()
+    environment = {name: value for name, value in suite.environment.items() if name.startswith("DM_")}
+    found = drive("dmax_live.py", flavour, experiment, source, **environment)
+    suite.dm("dm-stop-daq", "--experiment", experiment, "--data-directory", source)
+    return found | {"flavour": flavour, "experiment": experiment, "source": str(source)}
+
+
+def test_experiments(seen, suite):
+    assert seen["username"] == suite.manager[0]
+    assert seen["experiment"] in seen["experiments"]
+    record = seen["byName"]
+    assert record["name"] == seen["byId"] == seen["experiment"]
+    assert record["station"]["name"] == "25IDC"
+    assert record["data_path"].endswith(f"/{seen['experiment']}/data")
+    assert record["storage_path"].endswith(f"/25IDC/{seen['experiment']}")
+    assert "does not exist" in seen["unknownExperiment"]
+
+
+def test_data_archive_queue(seen):
+    daq = seen["daq"]
+    assert daq["experiment_name"] == seen["experiment"]
+    assert daq["data_directory"] == seen["source"]
+    assert daq["skip_file_path_pattern"] == "*.skipme,skipped/*"
+    assert daq["status"] in {"pending", "running"}
+    assert seen["daqAgain"] == daq["id"]
+    assert f"{seen['source']}-missing" in seen["missingSource"]
+
+
+def test_workflows(seen):
+    name = f"dmax-{seen['flavour']}"
+    assert seen["added"]["name"] == name
+    assert len(seen["added"]["id"]) == 24
+    assert seen["workflow"]["id"] == seen["added"]["id"]
+    assert list(seen["workflow"]["stages"]) == ["01-Show", "02-Path", "03-Done"]
+    assert name in seen["workflows"]
+    assert name in seen["addedAgain"]
+    assert (seen["set"], seen["updated"]) == ("set by dmax", "updated by dmax")
+
+
+def test_processing_jobs(seen):
+    job = seen["job"]
+    assert seen["submitted"] == "pending"
+    assert job["status"] == "done", job
+    assert job["file_count"] == 1
+    stages = job["workflow"]["stages"]
+    output = [process["standard_output"] for stage in stages.values() for process in stage["child_processes"].values()]
+    assert output[0] == "run: 5f3c; touch /tmp/x\n"
+    assert output[1] == "path /dev/null 5f3c; touch /tmp/x\n"
+    assert output[2] == "finished 5f3c; touch /tmp/x\n"
+    assert [list(stage["child_processes"]) for stage in stages.values()] == [["0"], ["1"], ["2"]]
+    assert len(seen["jobs"]) == 2
+    assert seen["page"] == seen["jobs"][1:]
+    assert seen["jobs"][0] == job["id"]
