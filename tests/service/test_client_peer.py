@@ -166,6 +166,36 @@ def test_a_refused_login_is_not_repeated(peer, client):
     assert [path for _, path, _, _ in peer.requests] == ["/dm/x", "/dm/login"]
 
 
+def test_threads_do_not_repeat_a_refused_login(peer, client):
+    waiting, go_on = threading.Semaphore(0), threading.Event()
+
+    def ask(handler):
+        waiting.release()
+        assert go_on.wait(20)
+        handler.reply(401, b'{"errorCode": 6, "errorMessage": "Log in."}')
+
+    refusal = json_step(401, '{"errorCode": 6, "errorMessage": "Incorrect username or password."}')
+    peer.script = [ask] * 6 + [refusal] * 6
+    said = []
+
+    def work():
+        try:
+            client.get("/x")
+        except AuthenticationError as error:
+            said.append(str(error))
+
+    threads = [threading.Thread(target=work) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for _ in threads:
+        assert waiting.acquire(timeout=20)
+    go_on.set()
+    for thread in threads:
+        thread.join()
+    assert said == ["Incorrect username or password."] * 6
+    assert [path for _, path, _, _ in peer.requests].count("/dm/login") == 1
+
+
 def test_a_service_that_never_accepts_its_own_session_ends_the_matter(peer, client):
     refusal = json_step(401, '{"errorCode": 12, "errorMessage": "Log in."}')
     peer.script = [refusal, login_step, refusal]

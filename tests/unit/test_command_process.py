@@ -1,6 +1,8 @@
 """The command base as a process: interruption, closed pipes, odd bytes, completion; and the setup file."""
 
 import os
+import pty
+import select
 import signal
 import subprocess
 import sys
@@ -12,13 +14,25 @@ from dm.common.errors import ConfigurationError
 
 PROGRAM = """#!{python}
 import sys, time
-from dm.common.command import command, option
+from dm.common.command import command, option, progress
 
-@command("dm-list-things")
+class Api:
+    def __init__(self, username, **options):
+        self.username, self.credentials = username, options["credentials"]
+    def close(self):
+        pass
+
+@command("dm-list-things", api="__main__:Api")
 @option("--owner", help="Owner.")
 @option("--count", type=int, default=1)
-def main(owner, count):
+def main(api, owner, count):
     '''List.'''
+    if owner == "ask":
+        return "|".join(api.credentials() + api.credentials())
+    if owner == "progress":
+        with progress("Moving things", 7) as update:
+            for number in range(8):
+                update(number)
     if owner == "wait":
         print("waiting", flush=True)
         time.sleep(60)
@@ -66,6 +80,59 @@ def test_undecodable_names_come_out_as_their_bytes(program, environment):
     variables = {"PATH": os.environ["PATH"], "DM_HOME": os.environ.get("DM_HOME", "")} | environment
     done = subprocess.run([program], env=variables, capture_output=True, check=True)
     assert done.stdout == b"id=0 name=\xff \n"
+
+
+def on_terminal(program, *arguments, typed=b"", **variables):
+    """Run on a pseudo terminal, typing at the first prompt; return status, output and what the terminal showed."""
+    controller, terminal = pty.openpty()
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("DM_")} | variables
+    shown = b""
+    with subprocess.Popen(
+        [program, *arguments],
+        stdin=terminal,
+        stdout=subprocess.PIPE,
+        stderr=terminal,
+        env=environment,
+        start_new_session=True,  # passwords are read from a controlling terminal where there is one
+    ) as process:
+        try:
+            os.close(terminal)
+            while select.select([controller], [], [], 30)[0]:
+                try:
+                    shown += os.read(controller, 65536)
+                except OSError:  # how a pseudo terminal ends
+                    break
+                if typed and b": " in shown:
+                    os.write(controller, typed)
+                    typed = b""
+            output = process.stdout.read() if process.wait(30) is not None else b""
+        finally:
+            process.kill()
+            os.close(controller)
+    return process.returncode, os.fsdecode(output), os.fsdecode(shown)
+
+
+def test_the_password_is_asked_for_once_and_not_shown(program):
+    status, output, shown = on_terminal(program, "--owner=ask", typed=b"s3cret\n", DM_USERNAME="d123456")
+    assert (status, output) == (0, "d123456|s3cret|d123456|s3cret\n")
+    assert shown.count("Password of d123456:") == 1
+
+
+def test_without_a_terminal_no_password_is_asked_for(program):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("DM_")}
+    done = subprocess.run(
+        [program, "--owner=ask"], env=environment | {"DM_USERNAME": "d123456"}, capture_output=True, check=False,
+        stdin=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    assert done.returncode == 6
+    assert "DM_LOGIN_FILE" in done.stderr
+
+
+def test_progress_is_shown_on_a_terminal_only(program):
+    status, output, shown = on_terminal(program, "--owner=progress", TERM="xterm")
+    assert status == 0
+    assert output == "id=0 name=\udcff \n"
+    assert "Moving things" in shown
 
 
 def bash(script, **variables):

@@ -22,7 +22,7 @@ from dm.common.wire import fault
 if TYPE_CHECKING:
     import httpx
 
-    from dm.common.client import RestClient
+    from dm.common.rest import RestClient
 
 ATTEMPTS_WITHOUT_PROGRESS = 3
 PROGRESS = 1 << 16  # bytes; an attempt that brought fewer was fruitless
