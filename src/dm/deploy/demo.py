@@ -29,10 +29,12 @@ from dm.deploy.layout import Layout
 STATION = "25IDC"
 EXPERIMENT = "agbh-demo"
 USERS = ("d100001", "d100002")
+STAGE_USER = "proc25idc"
 WORKFLOW = "look-and-draw"
 PATIENCE = 300.0
-_PAUSE = 0.05
-_POLL = 0.2
+_PAUSE = 0.08
+_POLL = 0.3
+_JOB_KEYS = ["id", "status", "stage", "experimentFilePath", "kind", "points", "maximum", "scans", "errorMessage"]
 
 
 @dataclass
@@ -165,15 +167,16 @@ class Demo:
 
         layout = self._layout
         administrator = _login(layout.login_file(ADMINISTRATOR))
-        passwords = {}
         users = UserDsApi(*administrator)
         for number, username in enumerate(USERS, 1):
-            passwords[username] = secrets.token_urlsafe(18)
-            users.addUser(username, passwords[username], firstName="Demo", lastName=f"User {number}")
+            users.addUser(username, secrets.token_urlsafe(18), firstName="Demo", lastName=f"User {number}")
+        # Uploads are for managers: the stages get a login of their own, which only their account may read.
+        password = secrets.token_urlsafe(18)
+        users.addUser(STAGE_USER, password, lastName="Processing")
+        users.addUserStationRole(STAGE_USER, "manager", STATION)
         users.close()
-        # The stages upload as an ordinary member of the experiment; only their account may read this login.
-        login = layout.login_file(USERS[1])
-        write_login_file(login, USERS[1], passwords[USERS[1]])
+        login = layout.login_file(STAGE_USER)
+        write_login_file(login, STAGE_USER, password)
         account = self._stage_account()
         if account is not None:
             os.chown(login, account.pw_uid, account.pw_gid)
@@ -196,8 +199,8 @@ class Demo:
         work.mkdir(exist_ok=True)
         work.chmod(0o1777)
         program = layout.bin / "dm-demo-process"
-        # The stages have the variables of the setup file already, but for the login: theirs is an ordinary user's.
-        environment = f"export DM_LOGIN_FILE={layout.login_file(USERS[1])} DM_HOME={work}/home"
+        # The stages have the variables of the setup file already, but for the login: theirs is one of their own.
+        environment = f"export DM_LOGIN_FILE={layout.login_file(STAGE_USER)} DM_HOME={work}/home"
         drawable = '"$kind" != "text"'
         owner = self._plan.manager_account
         api = WorkflowProcApi(*_login(layout.login_file(owner)))
@@ -263,7 +266,7 @@ class Demo:
             def look() -> list[Mapping[str, Any]]:
                 found: list[Mapping[str, Any]] = []
                 with suppress(CommunicationError, ServiceUnavailable):  # a service that is down comes back
-                    found = [dict(job) for job in jobs.listProcessingJobs(manager[0])]
+                    found = [dict(job) for job in jobs.listProcessingJobs(manager[0], limit=10_000, keyList=_JOB_KEYS)]
                     progress.stored = int(daqs.getDaqInfo(daq["id"]).get("nProcessedFiles", 0))
                 finished = [job for job in found if job.get("status") in INACTIVE]
                 progress.processed = len(jobs_by_name(sources, finished))

@@ -119,20 +119,24 @@ def write_as_detector(
     :param source: directory the contents come from. :param pause: seconds between pieces and between files.
     :param wrote: called with each file's name whenever it is closed.
     """
-    appended = {name: _scans((source / name).read_bytes()) for name in files}
-    appended = {name: scans for name, scans in appended.items() if len(scans) > 1}
-    for name in [name for name in files if name not in appended]:
+    scans = {name: _scans((source / name).read_bytes()) for name in files}
+    appended = [(name, part) for name, parts in scans.items() for part in parts]
+    others = [name for name in files if not scans[name]]
+    for number, name in enumerate(others, 1):
         _write(target / name, _chunks((source / name).read_bytes()), pause, "wb")
         wrote(name)
-        for spec, scans in appended.items():
-            if scans:
-                _write(target / spec, [scans.pop(0)], 0, "ab")
-                wrote(spec)
         time.sleep(pause)
-    for spec, scans in appended.items():
-        while scans:
-            _write(target / spec, [scans.pop(0)], pause, "ab")
-            wrote(spec)
+        # spread evenly, so that each scan has its time to be seen, moved and processed
+        while appended and len(appended) > (len(others) - number) * SCANS / len(others):
+            _append(target, *appended.pop(0), wrote)
+    for part in appended:
+        _append(target, *part, wrote)
+        time.sleep(pause)
+
+
+def _append(target: Path, name: Path, scan: bytes, wrote: Callable[[Path], None]) -> None:
+    _write(target / name, [scan], 0, "ab")
+    wrote(name)
 
 
 def _write(path: Path, pieces: Iterable[bytes], pause: float, mode: str) -> None:

@@ -112,7 +112,8 @@ class Workflow(Plugin):
         """
         owner, name = str(batch.daq["workflowOwner"]), str(batch.daq["workflowName"])
         try:
-            self._api.startProcessingJob(owner, name, dict(arguments), idempotencyKey=key)
+            job_owner = str(batch.daq.get("workflowJobOwner") or batch.daq["owner"])
+            self._api.startProcessingJob(owner, name, dict(arguments), idempotencyKey=key, jobOwner=job_owner)
         except DmException as error:
             passing = isinstance(error, _PASSING)
             for file in files:
@@ -133,7 +134,6 @@ def _common_arguments(batch: PluginBatch) -> dict[str, Any]:
         "experimentName": batch.experiment["name"],
         "experimentRoot": batch.root,
         "daqId": daq["id"],
-        "workflowJobOwner": daq.get("workflowJobOwner") or daq.get("owner"),
     }
 
 
