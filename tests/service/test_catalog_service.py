@@ -457,12 +457,14 @@ def test_datasets_and_runs(apis, world):
         "bluesky_metadata": nested,
         "array": numpy.arange(3),
         "nan": float("nan"),
+        "huge": (1 << 64) - 1,
         "_id": "5f9c4a52-1f4f-4a0e-9d63-0d2f6f0c9c11",
     }
     added = datasets.addExperimentDataset(info)
     assert added["id"] == added["_id"] == info["_id"]
     assert added["bluesky_metadata"] == {"primary": {"start": {"uid": "u", "motors.x": [1, 2], "$y": 0.5}}}
-    assert (added["array"], added["nan"], added["owner"]) == ([0, 1, 2], "NaN", INVESTIGATOR)
+    assert (added["array"], added["nan"], added["huge"]) == ([0, 1, 2], "NaN", "18446744073709551615")
+    assert added["owner"] == INVESTIGATOR
     with pytest.raises(ObjectAlreadyExists):
         datasets.addExperimentDataset(info)
     for bad in ({}, {"experimentName": "exp1"}, {"datasetName": "x"}, "x"):

@@ -1,34 +1,40 @@
 """Paths: bytes inside, text outside, never out of their root.
 
 Any bytes but NUL and slash are a legal file name. Inside, a relative path is ``bytes``; on the wire and in Python
-records it is text by ``os.fsdecode`` (surrogateescape), which JSON carries as escapes and which turns back into the
-same bytes. Databases cannot store lone surrogates: they keep the bytes and a display text beside them.
+records it is UTF-8 text with surrogateescape (whatever the locale of the process: both ends must agree), which JSON
+carries as escapes and which turns back into the same bytes. Databases cannot store lone surrogates: they keep the bytes
+and a display text beside them.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
-from dm.common.errors import InvalidArgument, ObjectNotFound
+from dm.common.errors import DmException, InvalidArgument, ObjectNotFound, ServiceUnavailable
 
 MAX_PATH = 4095
 MAX_NAME = 255
+_SHOWN = 300  # of a path in an error sentence
+
+# What a path itself is to blame for; anything else (too many open files, a failing disk) may pass.
+_PERMANENT = {errno.ELOOP, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ENXIO, errno.EINVAL}
 
 
 def encode(text: str) -> bytes:
     """Return the bytes of a path text."""
     try:
-        return os.fsencode(text)
+        return text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
-        raise InvalidArgument(f"Path {text!a} is not encodable as a file name.") from None
+        raise InvalidArgument(f"Path {text[:_SHOWN]!a} is not encodable as a file name.") from None
 
 
 def decode(path: bytes) -> str:
     """Return the path as text that :func:`encode` turns back into the same bytes."""
-    return os.fsdecode(path)
+    return path.decode("utf-8", "surrogateescape")
 
 
 def display(path: bytes) -> str:
@@ -43,7 +49,7 @@ def relative(path: str | bytes) -> bytes:
         bytes a path).
     """
     raw = encode(path) if isinstance(path, str) else path
-    shown = display(raw)
+    shown = display(raw[:_SHOWN])
     if b"\0" in raw:
         raise InvalidArgument(f"Path {shown!r} contains a NUL byte.")
     if raw.startswith(b"/"):
@@ -69,29 +75,27 @@ def opened_parent(root: str | bytes, path: bytes, create_mode: int | None = None
     :param path: canonical relative bytes (see :func:`relative`).
     :param create_mode: make missing directories with this mode; ``None`` refuses instead.
     :yields: a directory descriptor (closed afterwards) and the last name.
-    :raises ObjectNotFound: a directory is missing. :raises InvalidArgument: a component is a link or no directory.
+    :raises ObjectNotFound: a directory is missing. :raises InvalidArgument: a component is a link or no directory, or
+        may not be passed. :raises ServiceUnavailable: an error of the system that may pass.
     """
     *directories, name = path.split(b"/")
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
     descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         for part in directories:
-            if create_mode is not None:
-                try:
-                    os.mkdir(part, create_mode, dir_fd=descriptor)
-                    os.chmod(part, create_mode, dir_fd=descriptor)
-                except FileExistsError:
-                    pass
+            made = False
             try:
+                if create_mode is not None:
+                    with suppress(FileExistsError):
+                        os.mkdir(part, create_mode, dir_fd=descriptor)
+                        made = True
                 inner = os.open(part, flags, dir_fd=descriptor)
-            except FileNotFoundError:
-                raise ObjectNotFound(f"Path {display(path)!r} does not exist.") from None
             except OSError as error:
-                raise InvalidArgument(
-                    f"Path {display(path)!r} passes {display(part)!r}, which is a link or no directory."
-                ) from error
+                raise _refusal(error, f"Path {display(path)!r} cannot be followed through {display(part)!r}") from error
             os.close(descriptor)
             descriptor = inner
+            if made and create_mode is not None:
+                os.fchmod(descriptor, create_mode)  # not by name: it may have become a link to something else
         yield descriptor, name
     finally:
         os.close(descriptor)
@@ -101,7 +105,8 @@ def opened_parent(root: str | bytes, path: bytes, create_mode: int | None = None
 def opened_file(root: str | bytes, path: bytes) -> Iterator[int]:
     """Open a regular file beneath ``root`` for reading, following no link and never hanging on a fifo.
 
-    :yields: the descriptor. :raises ObjectNotFound: missing. :raises InvalidArgument: a link, or not a regular file.
+    :yields: the descriptor. :raises ObjectNotFound: missing. :raises InvalidArgument: a link, not a regular file, or
+        not to be read. :raises ServiceUnavailable: an error of the system that may pass.
     """
     with opened_parent(root, path) as (parent, name):
         try:
@@ -109,10 +114,20 @@ def opened_file(root: str | bytes, path: bytes) -> Iterator[int]:
         except FileNotFoundError:
             raise ObjectNotFound(f"File {display(path)!r} does not exist.") from None
         except OSError as error:
-            raise InvalidArgument(f"File {display(path)!r} cannot be opened: {error.strerror}.") from error
+            raise _refusal(error, f"File {display(path)!r} cannot be opened") from error
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise InvalidArgument(f"Path {display(path)!r} is not a regular file.")
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def _refusal(error: OSError, sentence: str) -> DmException:
+    """Return the exception for an ``OSError`` that a path met."""
+    if error.errno == errno.ENOENT:
+        return ObjectNotFound(f"{sentence}: it does not exist.")
+    if error.errno in (errno.ELOOP, errno.ENOTDIR):
+        return InvalidArgument(f"{sentence}: it is a link or no directory.")
+    kind = InvalidArgument if error.errno in _PERMANENT else ServiceUnavailable
+    return kind(f"{sentence}: {error.strerror}.")

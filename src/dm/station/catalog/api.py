@@ -30,6 +30,7 @@ MAX_FILES = 500_000
 PAGE = 2000
 BULK_FILES = 1000
 BULK_BYTES = 24 << 20
+_INT64 = 1 << 63
 LONG = 600.0
 """Seconds to wait for what walks over a whole collection."""
 
@@ -71,7 +72,7 @@ class RunMetadata(DmObject):
 def plain(value: Any) -> Any:
     """Return a value as JSON has it: what comes from numpy, tuples, sets, dates, paths and bytes is converted.
 
-    Numbers JSON does not know become the texts ``NaN``, ``Infinity`` and ``-Infinity``.
+    Numbers the catalog cannot hold become texts: ``NaN``, ``Infinity``, ``-Infinity``, whole numbers beyond 64 bits.
 
     :raises InvalidArgument: an object of another kind.
     """
@@ -80,7 +81,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, str):
         return str(value)
     if isinstance(value, int):
-        return int(value)
+        return int(value) if -_INT64 <= value < _INT64 else str(int(value))
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else json.dumps(float(value))
     if isinstance(value, Mapping):
