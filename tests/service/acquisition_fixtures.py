@@ -183,7 +183,7 @@ def running_office(site: Site, database_url: str, plugins: list[Plugin] | None =
 PRINCIPAL = Principal(MANAGER[0], station_roles={STATION: frozenset({"manager"})})
 
 
-def until(condition: Callable[[], Any], seconds: float = 30.0, what: str = "the condition") -> Any:
+def until(condition: Callable[[], Any], seconds: float = 60.0, what: str = "the condition") -> Any:
     """Wait until something is so, and return it."""
     deadline = time.monotonic() + seconds
     while True:

@@ -70,6 +70,7 @@ class Office:
         self.carry = Carry(parts.store, parts.site, self.pipeline, parts.settings, self.after)
         self.closing = Closing(parts.store, parts.site, self.pipeline, self._follow)
         self.lease = Lease(parts.store, parts.settings.lease_seconds, self._lost)
+        self.stopping = self.pipeline.stop_event  # ends waiting requests; the web server's own where there is one
         self.live: dict[str, Task] = {}
         self._threads: dict[str, threading.Thread] = {}
         self._lock = threading.Lock()
@@ -104,8 +105,6 @@ class Office:
         self.pipeline.stop_event.set()
         for task in list(self.live.values()):
             task.wake.set()
-            with task.changed:
-                task.changed.notify_all()
         deadline = time.monotonic() + 8
         self.pipeline.stop(8)
         for thread in list(self._threads.values()):
@@ -241,8 +240,8 @@ class Office:
     def info(self, kind: str, task_id: str, wait: float = 0.0) -> dict[str, Any]:
         """Return an info record, after waiting up to ``wait`` seconds for a change of its status."""
         live = self.live.get(task_id)
-        if wait > 0 and live is not None and live.kind == kind and not self.pipeline.stop_event.is_set():
-            live.wait(live.status, wait)
+        if wait > 0 and live is not None and live.kind == kind:
+            live.wait(wait, self.stopping)
         return info(self.document(kind, task_id))
 
     def list(self, kind: str, *, cleared: bool = False, skip: int = 0, limit: int = 0) -> list[dict[str, Any]]:

@@ -37,7 +37,9 @@ def build_app(
 ) -> Application:
     """Return the application for an office, with its health checks."""
     watch_over(office, health)
-    return Application(NAME, routes(office, health), authenticator, authorizer, sessions, health)
+    application = Application(NAME, routes(office, health), authenticator, authorizer, sessions, health)
+    office.stopping = application.stopping
+    return application
 
 
 def watch_over(office: Office, health: Health) -> None:

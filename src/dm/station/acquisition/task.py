@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 DAQ = "daq"
 UPLOAD = "upload"
 _SHOWN_ERRORS = 100
+_SLICE = 0.25  # seconds after which a waiting request looks whether the service stops
 
 
 class Wake:
@@ -208,10 +209,15 @@ class Task:
             self.status = str(self.document["status"])
             self.changed.notify_all()
 
-    def wait(self, status: str, seconds: float) -> None:
-        """Wait until the status is another one, or the time has passed."""
+    def wait(self, seconds: float, stopping: threading.Event) -> None:
+        """Wait until the status is another one or final, the time has passed, or the service stops."""
+        status, deadline = self.status, time.monotonic() + seconds
         with self.changed:
-            self.changed.wait_for(lambda: self.status != status, timeout=seconds)
+            while self.status == status not in statuses.INACTIVE and not stopping.is_set():
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    return
+                self.changed.wait(min(left, _SLICE))
 
 
 def root_directory(experiment: dict[str, Any], root: str) -> str:
