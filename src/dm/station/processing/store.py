@@ -58,7 +58,7 @@ class Store:
     def prepare(self) -> None:
         """Make the indexes, and learn the order number of the newest job."""
         with _translated():
-            for field in ("owner", "id"):
+            for field in ("owner", "workflowId"):
                 self._workflows.create_index(field)
             for field in ("ownerOrder", "order", "active"):
                 self._jobs.create_index(field)
@@ -86,7 +86,7 @@ class Store:
             "_id": self._workflow_key(workflow["owner"], workflow["name"]),
             "owner": workflow["owner"],
             "name": workflow["name"],
-            "id": workflow["id"],
+            "workflowId": workflow["id"],  # the embedded server takes a hexadecimal "id" for an object id
             "workflow": json.dumps(workflow),
         }
 
@@ -109,7 +109,7 @@ class Store:
     def workflow_by_id(self, workflow_id: str) -> dict[str, Any] | None:
         """Return a workflow by its id."""
         with _translated():
-            found = self._workflows.find_one({"id": workflow_id})
+            found = self._workflows.find_one({"workflowId": workflow_id})
         return json.loads(found["workflow"]) if found else None
 
     def workflows(self, owner: str) -> list[dict[str, Any]]:
@@ -130,7 +130,7 @@ class Store:
             self.delete_workflow(old["owner"], old["name"])
             return True
         with _translated():
-            return self._workflows.replace_one({"_id": old_key, "id": old["id"]}, document).matched_count > 0
+            return self._workflows.replace_one({"_id": old_key, "workflowId": old["id"]}, document).matched_count > 0
 
     def delete_workflow(self, owner: str, name: str) -> bool:
         """Delete a workflow; ``False`` when there is none."""
