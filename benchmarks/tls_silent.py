@@ -51,9 +51,7 @@ def serve(directory: Path) -> None:
     health.check("nothing", lambda: ("ok", "nothing to check"))
     application = Application("benchmark", [], Nobody(), Nobody(), MemorySessionStore(), health)
     server = Server(application, "127.0.0.1", 0, certificate, key)
-    server.start()
-    print(server.port, flush=True)
-    run(server, "benchmark")
+    run(server, "benchmark", on_ready=lambda: print(server.port, flush=True))
 
 
 async def _hold(host: str, port: int, kind: str) -> None:

@@ -175,11 +175,10 @@ def test_a_service_process_stops_on_signals(certificates, number):
     process = _start(Path(__file__).with_name("web_process.py"), certificates)
     try:
         port = int(process.stdout.readline())
-        hanging = socket.create_connection(("127.0.0.1", port), 10)
-        process.send_signal(number)
-        assert process.wait(10) == 0
+        with socket.create_connection(("127.0.0.1", port), 10):
+            process.send_signal(number)
+            assert process.wait(30) == 0
         assert process.stdout.read() == "stopped\n"
-        hanging.close()
     finally:
         process.kill()
         process.wait()

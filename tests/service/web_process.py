@@ -22,9 +22,12 @@ def main() -> None:
     if options.descriptors:
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (options.descriptors, hard))
-    server.start()
-    print(server.port, flush=True)
-    serve(server, "echo", on_stop=lambda: print("stopped", flush=True))
+    serve(
+        server,
+        "echo",
+        on_stop=lambda: print("stopped", flush=True),
+        on_ready=lambda: print(server.port, flush=True),
+    )
 
 
 if __name__ == "__main__":

@@ -397,10 +397,13 @@ class Manager(_ConnectionManager):
         connection.close()
 
     def close(self) -> None:
-        """Close all waiting connections."""
-        for connection in self._waiting():
-            connection.close()
-        self._selector.close()
+        """Close all waiting connections; one that a worker brings later is closed by :meth:`put`."""
+        with self._selector._lock:
+            waiting = [key.data for key in self._selector._selector.get_map().values()]
+            self._selector._selector.close()
+        for connection in waiting:
+            if connection is not self.server:
+                connection.close()
         os.close(self._wake)
 
     @property

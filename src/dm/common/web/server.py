@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import logging
 import os
+import queue
 import resource
 import signal
 import socket
@@ -174,9 +175,20 @@ class _Pool(_threads.ThreadPool):
             self._force_close(worker.conn)
         for worker in stuck:
             worker.join(max(0.0, end + 1.0 - time.monotonic()))
+        self._close_queued()
         left = sum(worker.is_alive() for worker in stuck)
+        for _ in range(left):
+            self._queue.put(_threads._SHUTDOWNREQUEST)  # for when they come back
         if left:
             _log.warning("%d workers of %s are still busy while it stops", left, self.server.server_name)
+
+    def _close_queued(self) -> None:
+        """Close connections that came after the last worker had gone."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                connection = self._queue.get_nowait()
+                if connection is not _threads._SHUTDOWNREQUEST:
+                    connection.close()
 
     @staticmethod
     def _force_close(conn: Connection | None) -> None:
@@ -306,22 +318,30 @@ class Server:
         self.stop()
 
 
-def serve(server: Server, name: str, on_stop: Callable[[], None] | None = None) -> None:
+def serve(
+    server: Server,
+    name: str,
+    on_stop: Callable[[], None] | None = None,
+    on_ready: Callable[[], None] | None = None,
+) -> None:
     """Run a started or fresh server until SIGTERM or SIGINT, then stop it within 10 s.
 
     :param name: the service's name, for the log.
     :param on_stop: called once after the last request: close databases, stop background work.
+    :param on_ready: called once when it accepts connections and a signal would stop it cleanly.
     """
     signals = (signal.SIGTERM, signal.SIGINT)
-    before = [signal.signal(number, lambda *_: None) for number in signals]
     reader, writer = socket.socketpair()
     writer.setblocking(False)
     # a signal may be delivered to a worker thread, which would not wake this one from a lock; a descriptor always does
     before_descriptor = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+    before = [signal.signal(number, lambda *_: None) for number in signals]
     try:
         if server._thread is None:
             server.start()
         _log.info("%s serves %s", name, server.url)
+        if on_ready is not None:
+            on_ready()
         while reader.recv(1)[0] not in signals:
             continue
         _log.info("%s stops", name)
