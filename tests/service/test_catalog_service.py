@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -14,8 +15,11 @@ from pathlib import Path
 import httpx
 import pytest
 
+from dm.common.embedded import free_port
 from dm.common.errors import (
     AuthorizationError,
+    CommunicationError,
+    ConfigurationError,
     InvalidArgument,
     InvalidRequest,
     ObjectAlreadyExists,
@@ -31,6 +35,7 @@ from dm.station.catalog.api import (
     RunCatApi,
     ServiceMonitorCatApi,
 )
+from dm.station.catalog.service import main
 
 
 def _module(name):
@@ -610,3 +615,58 @@ def test_commands(run, apis, world, new_experiment):
         ("dm-list-experiment-files", "--experiment", name, "--query", "{"),
     ):
         assert run(*wrong).returncode == 2
+
+
+def test_the_service_as_a_process(world, new_mongo_database, certificates, tmp_path):
+    port = free_port()
+    config = tmp_path / "dm.toml"
+    config.write_text(
+        f"""
+        [station]
+        name = "{fixtures.STATION}"
+        storage_service_url = "{world.site_url}"
+        ca_file = "{world.ca_file}"
+        service_password_file = "{world.station.service_password_file}"
+        [catalog]
+        host = "127.0.0.1"
+        port = {port}
+        certificate = "{certificates / "server.pem"}"
+        key = "{certificates / "server.key"}"
+        database_url = "{new_mongo_database()}"
+        log_file = "catalog.log"
+        """
+    )
+    command = [sys.executable, "-c", "import sys; from dm.station.catalog.service import main; sys.exit(main())"]
+    api = FileCatApi(MANAGER, PASSWORD, f"https://127.0.0.1:{port}", ca_file=world.ca_file)
+    record = {"experimentName": "exp1", "experimentFilePath": "a", "fileSize": 1}
+    for stop, status in ((signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 0)):
+        process = subprocess.Popen([*command, "--config", str(config)])
+        try:
+            deadline = time.monotonic() + 30
+            while True:
+                try:
+                    found = api.getExperimentFiles("exp1")
+                    break
+                except CommunicationError:
+                    assert process.poll() is None and time.monotonic() < deadline
+                    time.sleep(0.05)
+            if stop is signal.SIGKILL:
+                assert found == []
+                api.addExperimentFile(record)  # what was acknowledged outlives kill -9
+            else:
+                assert [file["experimentFilePath"] for file in found] == ["a"]
+            process.send_signal(stop)
+            assert process.wait(10) == status
+        finally:
+            process.kill()
+            process.wait()
+    api.close()
+    assert "catalog has stopped" in (tmp_path / "catalog.log").read_text()
+
+
+def test_the_service_says_what_keeps_it_from_starting(tmp_path, capsys):
+    config = tmp_path / "dm.toml"
+    config.write_text('[catalog]\nprot = 1\ncertificate = "a"\nkey = "b"\ndatabase_url = "mongodb://localhost/x"\n')
+    assert main(["--config", str(config)]) == ConfigurationError.code
+    said = capsys.readouterr().err
+    assert said.startswith("Error: ") and "catalog.prot" in said and str(config) in said
