@@ -13,6 +13,7 @@ from typing import Any
 
 from dm.common import environment
 from dm.common.client import RestClient, segment
+from dm.common.embedded import free_port
 from dm.common.settings import StationSettings
 from dm.common.web.routes import Principal
 from dm.common.web.server import Server
@@ -138,7 +139,8 @@ def running_site(directory: Path, database_url: str, certificates: Path) -> Iter
         storage_directory=directory / "storage",
         stations=[Station(STATION, *SERVICE, *MANAGER)],
     )
-    site = Site(directory, settings, certificates)
+    # A port of its own from the beginning: one the kernel chose could not be listened on again at once.
+    site = Site(directory, settings, certificates, free_port())
     site.start()
     try:
         yield site
