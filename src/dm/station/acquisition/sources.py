@@ -77,7 +77,10 @@ def _url(text: str) -> Source:
         return Source(text, _clean(path))
     if not parts.hostname or parts.hostname.startswith("-"):
         raise InvalidArgument(f"Data directory {text!r} names no host.")
-    return Source(text, _clean(path), parts.hostname, parts.scheme, port)
+    if parts.password is not None:
+        raise InvalidArgument("The data directory URL holds a password; set it up in acquisition.transports instead.")
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    return Source(text, _clean(path), f"{parts.username}@{host}" if parts.username else host, parts.scheme, port)
 
 
 def _local(text: str, raw: bytes, allowed: list[Path]) -> Source:

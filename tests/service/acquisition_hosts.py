@@ -1,0 +1,92 @@
+"""Real servers for tests of remote transfers, on loopback ports: an sshd and an rsync daemon of our own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+SSHD = shutil.which("sshd") or "/usr/sbin/sshd"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_for_port(port: int, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        assert process.poll() is None, f"{process.args!r} ended with {process.returncode}"
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+            return
+        except OSError:
+            time.sleep(0.02)
+    raise AssertionError(f"nothing listens on {port}")
+
+
+@contextmanager
+def running(port: int, *command: str | Path) -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen([*command], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        wait_for_port(port, process)
+        yield process
+    finally:
+        process.send_signal(signal.SIGCONT)
+        process.terminate()
+        process.wait(20)
+
+
+@contextmanager
+def running_sshd(directory: Path) -> Iterator[list[str]]:
+    """A real sshd for the current account; yields the ssh command that reaches it."""
+    directory.mkdir()
+    for name in ("host", "user"):
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", directory / name], check=True)
+    (directory / "authorized").write_bytes((directory / "user.pub").read_bytes())
+    port = free_port()
+    config = directory / "sshd_config"
+    config.write_text(
+        f"Port {port}\nListenAddress 127.0.0.1\nHostKey {directory}/host\nAuthorizedKeysFile {directory}/authorized\n"
+        f"PidFile {directory}/pid\nStrictModes no\nUsePAM no\nPasswordAuthentication no\nPermitRootLogin yes\n"
+    )
+    (directory / "known").write_text(f"[localhost]:{port} {(directory / 'host.pub').read_text()}")
+    if os.geteuid() == 0:
+        os.makedirs("/run/sshd", mode=0o755, exist_ok=True)
+    with running(port, SSHD, "-D", "-e", "-f", config):
+        yield [
+            "ssh", "-F", "none", "-p", str(port), "-i", str(directory / "user"),
+            "-o", f"UserKnownHostsFile={directory / 'known'}", "-o", "StrictHostKeyChecking=yes",
+            "-o", "IdentitiesOnly=yes",
+        ]  # fmt: skip
+
+
+@contextmanager
+def running_rsync_daemon(directory: Path) -> Iterator[tuple[int, Path, Path]]:
+    """A real rsync daemon; yields its port, the directory its module ``dm`` shows, and a password file."""
+    directory.mkdir()
+    (directory / "files").mkdir()
+    (directory / "secrets").write_text("station:secret\n")
+    (directory / "password").write_text("secret\n")
+    for name in ("secrets", "password"):
+        (directory / name).chmod(0o600)
+    port = free_port()
+    # without root a daemon cannot change its root directory
+    config = directory / "rsyncd.conf"
+    config.write_text(
+        f"use chroot = no\npid file = {directory}/pid\nlog file = {directory}/log\n[dm]\npath = {directory}/files\n"
+        f"read only = no\nauth users = station\nsecrets file = {directory}/secrets\nuid = {os.getuid()}\n"
+        f"gid = {os.getgid()}\nmunge symlinks = no\n"
+    )
+    with running(
+        port, "rsync", "--daemon", "--no-detach", "--address=127.0.0.1", f"--port={port}", f"--config={config}"
+    ):
+        yield port, directory / "files", directory / "password"
