@@ -1,0 +1,55 @@
+"""Options that several storage commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from dm.common.command import option
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+experiment_option: Callable[[F], F] = option("--experiment", required=True, help="Experiment name.")
+station_option: Callable[[F], F] = option(
+    "--station", metavar="NAME", help="Station name; default: the station of the setup file."
+)
+root_option: Callable[[F], F] = option(
+    "--root", type=click.Choice(["data", "analysis"]), help="Directory of the experiment; default: data, else analysis."
+)
+
+_EXPERIMENT_FIELDS: tuple[tuple[str, ...], ...] = (
+    ("--type", "type_name", "Experiment type; see dm-list-experiment-types."),
+    ("--description", "description", "What it is about."),
+    ("--root-path", "root_path", "Directories between the station's and the experiment's, e.g. 2026-1."),
+    ("--start-date", "start_date", "Begin, e.g. 05-Mar-26 or 2026-03-05."),
+    ("--end-date", "end_date", "End, e.g. 07-Mar-26 or 2026-03-07."),
+    ("--globus-group-id", "globus_group_id", "Globus group of the members."),
+    ("--beamline-user-account", "beamline_user_account", "Account of the beamline that users work under."),
+    ("--beamline-admin-account", "beamline_admin_account", "Account of the beamline's staff."),
+)
+
+
+def experiment_fields(function: F) -> F:
+    """Add options for what can be set on an experiment; those not given are ``None``."""
+    decorated = option(
+        "--managed/--not-managed",
+        "managed_directory_structure",
+        default=None,
+        help="Whether DM owns directories and permissions of the experiment; default: it does.",
+    )(function)
+    for flag, name, text in reversed(_EXPERIMENT_FIELDS):
+        decorated = option(flag, name, help=text)(decorated)
+    return decorated
+
+
+class Names(click.ParamType):
+    """A comma list of names; the value is a list without doublets, in order."""
+
+    name = "names"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[str]:
+        """Split the text; an empty one is an empty list."""
+        words = value if isinstance(value, list) else str(value).split(",")
+        return list(dict.fromkeys(word.strip() for word in words if word.strip()))
