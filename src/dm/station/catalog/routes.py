@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from dm.common.errors import AuthorizationError, InvalidArgument, ObjectNotFound, ServiceLimit
@@ -19,27 +20,44 @@ from dm.station.catalog.queries import Query
 from dm.station.catalog.store import ExperimentRef
 
 MEMBER = Permission(Who.EXPERIMENT, "experiment_name")
+PI_ONLY = "principal investigators: free metadata only"
+PI_TOO = "for principal investigators and managers"
 CODED = frozenset({"experimentName", "queryDict", "keyList"})
 Record = dict[str, Any]
 Handler = Callable[[Request, Any], Any]
 
 
+@dataclass(frozen=True)
+class UseCases:
+    """What the handlers call.
+
+    :param count: told what became of records that came in bulk.
+    """
+
+    access: Access
+    files: FileCatalog
+    collections: FileCollections
+    operations: Operations
+    datasets: DatasetCatalog
+    runs: DocumentCatalog
+    health: Health
+    count: Callable[[Outcome], None]
+
+
+def routes(use: UseCases) -> list[Route]:
+    """Return the whole table."""
+    return [*FileRoutes(use).table(), *DocumentRoutes(use).table(), _status_route(use.health)]
+
+
 class FileRoutes:
     """Handlers of files and collections."""
 
-    def __init__(
-        self,
-        access: Access,
-        files: FileCatalog,
-        collections: FileCollections,
-        operations: Operations,
-        count: Callable[[Outcome], None],
-    ) -> None:
-        self._access = access
-        self._files = files
-        self._collections = collections
-        self._operations = operations
-        self._count = count
+    def __init__(self, use: UseCases) -> None:
+        self._access = use.access
+        self._files = use.files
+        self._collections = use.collections
+        self._operations = use.operations
+        self._count = use.count
 
     def _of(self, request: Request, arguments: given.Experiment) -> ExperimentRef:
         return self._access.experiment(request.principal, arguments.experiment_name)
@@ -188,22 +206,24 @@ class FileRoutes:
         rows: list[tuple[str, str, Handler, Permission, str, Any, int]] = [
             ("GET", many, self.find, MEMBER, "List an experiment's files.", given.FileList, 0),
             ("POST", many, self.add, MANAGER, "Add a file record.", given.FileInfo, 0),
-            ("PUT", many, self.update_many, MEMBER, "Change many file records.", given.FileInfos, given.BULK_LIMIT),
+            ("PUT", many, self.update_many, MEMBER,
+             f"Change many file records; {PI_ONLY}.", given.FileInfos, given.BULK_LIMIT),
             ("GET", "/experimentFilePages/{experimentName}", self.page, MEMBER,
              "Give one page of an experiment's files.", given.FilePage, 0),
             ("GET", by_path, self.get, MEMBER, "Give a file's record.", given.FilePath, 0),
-            ("PUT", by_path, self.update, MEMBER, "Change a file's record.", given.FilePathInfo, 0),
+            ("PUT", by_path, self.update, MEMBER, f"Change a file's record; {PI_ONLY}.", given.FilePathInfo, 0),
             ("DELETE", by_path, self.delete, MANAGER, "Remove a file's record.", given.FilePath, 0),
             ("GET", f"/experimentFilesById{by_id}", self.get_by_id, MEMBER, "Give a file's record by its id.",
              given.FileId, 0),
-            ("PUT", f"/experimentFilesById{by_id}", self.update_by_id, MEMBER, "Change a file's record by its id.",
+            ("PUT",
+             f"/experimentFilesById{by_id}", self.update_by_id, MEMBER, f"Change a file's record by its id; {PI_ONLY}.",
              given.FileIdInfo, 0),
             ("DELETE", f"/experimentFilesById{by_id}", self.delete_by_id, MANAGER, "Remove a file's record by its id.",
              given.FileId, 0),
             ("POST", "/files/bulk", self.bulk, MANAGER, "Store what many file records bring; repeatable.", given.Bulk,
              given.BULK_LIMIT),
             ("POST", "/fileUpdates/{experimentName}", self.submit, MEMBER,
-             "Change many file records in the background.", given.FileInfos, given.BULK_LIMIT),
+             f"Change many file records in the background; {PI_ONLY}.", given.FileInfos, given.BULK_LIMIT),
             ("GET", "/fileUpdates/{updateId}", self.submitted, USER, "Tell how a background change is getting on.",
              given.UpdateId, 0),
             ("GET", f"{collections}/stats", self.stats, MEMBER, "Give number and sizes of an experiment's files.",
@@ -219,10 +239,10 @@ class FileRoutes:
 class DocumentRoutes:
     """Handlers of datasets and runs."""
 
-    def __init__(self, access: Access, datasets: DatasetCatalog, runs: DocumentCatalog) -> None:
-        self._access = access
-        self._datasets = datasets
-        self._runs = runs
+    def __init__(self, use: UseCases) -> None:
+        self._access = use.access
+        self._datasets = use.datasets
+        self._runs = use.runs
 
     def _of(self, request: Request, arguments: given.Experiment) -> ExperimentRef:
         return self._access.experiment(request.principal, arguments.experiment_name)
@@ -323,27 +343,27 @@ class DocumentRoutes:
         dataset, run, big = f"{datasets}/{{datasetName}}", f"{runs}/{{runId}}", given.DOCUMENT_LIMIT
         rows: list[tuple[str, str, Handler, Permission, str, Any, int]] = [
             ("GET", datasets, self.datasets, MEMBER, "List an experiment's datasets.", given.DocumentList, 0),
-            ("POST", datasets, self.add_dataset, MEMBER, "Add a dataset.", given.NewDataset, big),
+            ("POST", datasets, self.add_dataset, MEMBER, f"Add a dataset; {PI_TOO}.", given.NewDataset, big),
             ("GET", dataset, self.get_dataset, MEMBER, "Give a dataset.", given.DatasetName, 0),
-            ("PUT", dataset, self.update_dataset, MEMBER, "Change a dataset.", given.DatasetChange, big),
+            ("PUT", dataset, self.update_dataset, MEMBER, f"Change a dataset; {PI_TOO}.", given.DatasetChange, big),
             ("DELETE", dataset, self.delete_dataset, MANAGER, "Remove a dataset.", given.DatasetName, 0),
             ("GET", f"{dataset}/files", self.dataset_files, MEMBER, "List a dataset's files.", given.DatasetFiles, 0),
             ("GET", "/datasets", self.all_datasets, USER, "List the datasets of all experiments one may see.",
              given.AllDatasets, 0),
             ("GET", "/datasetsById/{id}", self.get_dataset_by_id, USER, "Give a dataset by its id.",
              given.DatasetId, 0),
-            ("PUT", "/datasetsById/{id}", self.update_dataset_by_id, USER, "Change a dataset by its id.",
+            ("PUT", "/datasetsById/{id}", self.update_dataset_by_id, USER, f"Change a dataset by its id; {PI_TOO}.",
              given.DatasetIdChange, big),
             ("GET", runs, self.runs, MEMBER, "List an experiment's runs.", given.DocumentList, 0),
-            ("POST", runs, self.add_run, MEMBER, "Add a run.", given.NewRun, big),
+            ("POST", runs, self.add_run, MEMBER, f"Add a run; {PI_TOO}.", given.NewRun, big),
             ("GET", run, self.get_run, MEMBER, "Give a run.", given.RunName, 0),
-            ("PUT", run, self.update_run, MEMBER, "Change a run.", given.RunChange, big),
+            ("PUT", run, self.update_run, MEMBER, f"Change a run; {PI_TOO}.", given.RunChange, big),
             ("DELETE", run, self.delete_run, MANAGER, "Remove a run.", given.RunName, 0),
         ]  # fmt: skip
         return [_route(*row) for row in rows]
 
 
-def status_route(health: Health) -> Route:
+def _status_route(health: Health) -> Route:
     """Return the row by which managers reset alarms."""
 
     def clear(request: Request, arguments: NoArguments) -> Record:

@@ -21,7 +21,7 @@ from dm.station.catalog.documents import RUN, DatasetCatalog, DocumentCatalog
 from dm.station.catalog.filecollections import FileCollections
 from dm.station.catalog.files import FileCatalog, Outcome
 from dm.station.catalog.operations import Operations
-from dm.station.catalog.routes import DocumentRoutes, FileRoutes, status_route
+from dm.station.catalog.routes import UseCases, routes
 from dm.station.catalog.settings import CatalogSettings
 from dm.station.catalog.site import Site as RemoteSite
 from dm.station.catalog.store import Store
@@ -86,11 +86,17 @@ def build_app(
     catalog: Catalog, authenticator: Authenticator, authorizer: Authorizer, sessions: SessionStore
 ) -> Application:
     """Return the catalog's web application."""
-    access = Access(catalog.site)
-    files = FileRoutes(access, catalog.files, catalog.collections, catalog.operations, catalog.count)
-    documents = DocumentRoutes(access, catalog.datasets, catalog.runs)
-    routes = [*files.table(), *documents.table(), status_route(catalog.health)]
-    return Application(NAME, routes, authenticator, authorizer, sessions, catalog.health)
+    use = UseCases(
+        access=Access(catalog.site),
+        files=catalog.files,
+        collections=catalog.collections,
+        operations=catalog.operations,
+        datasets=catalog.datasets,
+        runs=catalog.runs,
+        health=catalog.health,
+        count=catalog.count,
+    )
+    return Application(NAME, routes(use), authenticator, authorizer, sessions, catalog.health)
 
 
 @dataclass
