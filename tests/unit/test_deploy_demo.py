@@ -57,7 +57,7 @@ def test_inspect_prints_labelled_numbers(source):
     code, output = invoke("inspect", source / "saxs" / "agbh_0001.h5")
     assert code == 0
     assert output.startswith("Kind: image\nPoints: 94965\nMaximum: ")
-    assert invoke("inspect", source / "notes.txt") == (0, "Kind: text\n")
+    assert invoke("inspect", source / "notes.txt") == (0, "Kind: other\n")
 
 
 def test_picture_draws_images_curves_and_scans(source, tmp_path):
@@ -96,26 +96,27 @@ def claims(tmp_path):
         path.chmod(0o640)
         return {"fileSize": len(content), "md5Sum": hashlib.md5(content).hexdigest(), "experimentFilePath": name}
 
-    put(source, "a.h5", b"data")
+    spec = b"#F a\n#E 1\n#C Title  User = u\n\n#S 1 ct\n#N 1\n#L x\n1\n2\n"
+    put(source, "a.dat", spec)
     put(source, "n.txt", b"text")
-    inside = {"mimeType": "x", "title": "t", "instrument": "i", "energy": 1.0}
+    inside = extract(str(source / "a.dat"))
     return demo_checks.Claims(
-        sources={"a.h5": source / "a.h5", "n.txt": source / "n.txt"},
+        sources={"a.dat": source / "a.dat", "n.txt": source / "n.txt"},
         experiment={
             "dataDirectory": str(folders["data"]),
             "analysisDirectory": str(folders["analysis"]),
             "storageDirectory": str(tmp_path / "exp"),
         },
         data_records={
-            "a.h5": {**put(folders["data"], "a.h5", b"data"), **inside},
-            "n.txt": put(folders["data"], "n.txt", b"text"),
+            "a.dat": {**put(folders["data"], "a.dat", spec), **inside},
+            "n.txt": {**put(folders["data"], "n.txt", b"text"), "mimeType": "text/plain"},
         },
-        analysis_records={"pictures/a.h5.png": put(folders["analysis"], "pictures/a.h5.png", PNG)},
+        analysis_records={"pictures/a.dat.png": put(folders["analysis"], "pictures/a.dat.png", PNG)},
         jobs=[
-            {"experimentFilePath": "a.h5", "status": "done", "points": "4", "maximum": "1"},
-            {"experimentFilePath": "n.txt", "status": "done", "kind": "text"},
+            {"experimentFilePath": "a.dat", "status": "done", "points": "4", "maximum": "1"},
+            {"experimentFilePath": "n.txt", "status": "done", "kind": "other"},
         ],
-        texts={"n.txt"},
+        plain={"n.txt"},
         owner=os.geteuid(),
         group=os.getegid(),
     )
@@ -132,21 +133,21 @@ def test_a_world_as_claimed_passes(claims):
 @pytest.mark.parametrize(
     ("spoil", "claim"),
     [
-        (lambda c, d: (d / "data/a.h5").write_bytes(b"dataX"), "files stored"),
-        (lambda c, d: (d / "data/a.h5").unlink(), "files stored"),
+        (lambda c, d: (d / "data/a.dat").write_bytes(b"dataX"), "files stored"),
+        (lambda c, d: (d / "data/a.dat").unlink(), "files stored"),
         (lambda c, d: (d / "data/n.txt").chmod(0o644), "stored files owned"),
         (lambda c, d: (d / "data/n.txt").chmod(0o660), "stored files owned"),
         (lambda c, d: c.data_records.pop("n.txt"), "files cataloged"),
         (lambda c, d: c.data_records.update(ghost={}), "files cataloged"),
-        (lambda c, d: c.data_records["a.h5"].update(md5Sum="0"), "files cataloged"),
-        (lambda c, d: c.data_records["a.h5"].pop("title"), "data files cataloged with metadata"),
-        (lambda c, d: c.data_records["a.h5"].update(metadataError="x"), "data files cataloged with metadata"),
+        (lambda c, d: c.data_records["a.dat"].update(md5Sum="0"), "files cataloged"),
+        (lambda c, d: c.data_records["a.dat"].pop("title"), "metadata found inside"),
+        (lambda c, d: c.data_records["a.dat"].update(scanCount=7), "metadata found inside"),
         (lambda c, d: c.jobs.pop(), "jobs done"),
         (lambda c, d: c.jobs[0].update(status="failed"), "jobs done"),
         (lambda c, d: c.jobs[0].pop("points"), "jobs done"),
-        (lambda c, d: (d / "analysis/pictures/a.h5.png").write_bytes(b"GIF"), "pictures"),
+        (lambda c, d: (d / "analysis/pictures/a.dat.png").write_bytes(b"GIF"), "pictures"),
         (lambda c, d: c.analysis_records.clear(), "pictures"),
-        (lambda c, d: (d / "data/a.h5.1").write_bytes(b"twice"), "nothing lost, nothing twice"),
+        (lambda c, d: (d / "data/a.dat.1").write_bytes(b"twice"), "nothing lost, nothing twice"),
         (lambda c, d: (d / ".staging/left").write_bytes(b"x"), "nothing lost, nothing twice"),
     ],
 )

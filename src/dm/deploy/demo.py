@@ -23,6 +23,7 @@ from dm.common.setupfile import read_setup
 from dm.common.statuses import INACTIVE
 from dm.deploy import components, demo_data, runtime
 from dm.deploy.demo_checks import Check, Claims, jobs_by_name, verify
+from dm.deploy.demo_process import look
 from dm.deploy.install import ADMINISTRATOR, Installed, Plan, install
 from dm.deploy.layout import Layout
 
@@ -201,7 +202,7 @@ class Demo:
         program = layout.bin / "dm-demo-process"
         # The stages have the variables of the setup file already, but for the login: theirs is one of their own.
         environment = f"export DM_LOGIN_FILE={layout.login_file(STAGE_USER)} DM_HOME={work}/home"
-        drawable = '"$kind" != "text"'
+        drawable = '"$kind" != "other"'
         owner = self._plan.manager_account
         api = WorkflowProcApi(*_login(layout.login_file(owner)))
         api.upsertWorkflow(
@@ -263,7 +264,7 @@ class Demo:
             progress = Progress(total=len(sources))
             deadline = time.monotonic() + PATIENCE
 
-            def look() -> list[Mapping[str, Any]]:
+            def poll() -> list[Mapping[str, Any]]:
                 found: list[Mapping[str, Any]] = []
                 with suppress(CommunicationError, ServiceUnavailable):  # a service that is down comes back
                     found = [dict(job) for job in jobs.listProcessingJobs(manager[0], limit=10_000, keyList=_JOB_KEYS)]
@@ -284,13 +285,13 @@ class Demo:
                     daq = daqs.getDaqInfo(daq["id"])
                 return bool(daq.is_over)
 
-            self._detect(source, watched, progress, look)
+            self._detect(source, watched, progress, poll)
             stopped: list[bool] = []
             while not ended():
-                look()
+                poll()
                 time.sleep(_POLL)
             while True:
-                found = look()
+                found = poll()
                 if found and all(job.get("status") in INACTIVE for job in found):
                     return daq, found
                 time.sleep(_POLL)
@@ -298,7 +299,7 @@ class Demo:
             daqs.close()
             jobs.close()
 
-    def _detect(self, source: Path, watched: Path, progress: Progress, look: Callable[[], Any]) -> None:
+    def _detect(self, source: Path, watched: Path, progress: Progress, poll: Callable[[], Any]) -> None:
         """Run the detector's process to its end."""
         command = [sys.executable, "-P", "-m", demo_data.__name__, str(source), str(watched), str(_PAUSE)]
         whole: set[bytes] = set()
@@ -314,7 +315,7 @@ class Demo:
                             break
                         whole.update(lines.split())
                         progress.written = len(whole)
-                    look()
+                    poll()
         if detector.returncode:
             raise ServiceUnavailable(f"The detector process ended with status {detector.returncode}.")
 
@@ -344,7 +345,7 @@ class Demo:
             data_records=by_root["data"],
             analysis_records=by_root["analysis"],
             jobs=jobs,
-            texts={name for name, path in sources.items() if path.suffix in (".md", ".txt")},
+            plain={name for name, path in sources.items() if look(os.fspath(path)).kind == "other"},
             group=account.pw_gid if account is not None else os.getegid(),
             owner=os.geteuid(),
         )

@@ -10,10 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dm.station.acquisition.plugins.metadata_reader import Reader
+
 _PNG = b"\x89PNG\r\n\x1a\n"
-_MIN_FACTS = 3
-# keys every record has, whatever the file: what is beyond them was found inside it
-_NOT_FROM_INSIDE = {"mimeType", "metadataError"}
 
 
 @dataclass
@@ -46,8 +45,8 @@ class Claims:
 
     :param sources: path below the watched folder -> the source file.
     :param experiment: its record. :param data_records: :param analysis_records: path -> catalog record.
-    :param jobs: all job records. :param texts: paths of files that have nothing to process.
-    :param group: gid published files should have. :param first_keys: keys of a record that are not from inside a file.
+    :param jobs: all job records. :param plain: paths of files with nothing to draw, e.g. texts.
+    :param owner: :param group: uid and gid that published files should have.
     """
 
     sources: Mapping[str, Path]
@@ -55,7 +54,7 @@ class Claims:
     data_records: Mapping[str, Mapping[str, Any]]
     analysis_records: Mapping[str, Mapping[str, Any]]
     jobs: list[Mapping[str, Any]]
-    texts: set[str]
+    plain: set[str]
     group: int
     owner: int
 
@@ -125,25 +124,17 @@ def _protected(claims: Claims) -> Check:
 
 
 def _described(claims: Claims) -> Check:
-    check = Check("data files cataloged with metadata from inside them")
-    for name in claims.sources:
-        if name in claims.texts:
-            continue
-        record = claims.data_records.get(name, {})
-        facts = {key for key in from_inside(record) if key not in _NOT_FROM_INSIDE}
-        check.see(len(facts) >= _MIN_FACTS and "metadataError" not in record, f"{name}: only {sorted(facts)}")
+    check = Check("metadata found inside the source files equal to the catalog's")
+    reader = Reader()
+    try:
+        for name, source in claims.sources.items():
+            record, wanted = claims.data_records.get(name, {}), reader.extract(os.fspath(source))
+            other = sorted(key for key, value in wanted.items() if record.get(key) != value)
+            told = len(wanted) > 1 or name in claims.plain
+            check.see(told and not other and "metadataError" not in wanted, f"{name}: {other or wanted}")
+    finally:
+        reader.close()
     return check
-
-
-def from_inside(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the metadata plugin put into a catalog record."""
-    known = {
-        "title", "startTime", "endTime", "instrument", "source", "probe", "beamline", "sampleName", "definition",
-        "scanNumber", "scanCommand", "runNumber", "user", "energy", "wavelength", "detectors", "signal", "signalShape",
-        "specFile", "fileDate", "scanCount", "scanNumbers", "firstScan", "lastScan", "commands", "columns", "motors",
-        "program", "runCycle", "scanDuration", "mimeType", "metadataError", "externalFiles", "proposal",
-    }  # fmt: skip
-    return {key: value for key, value in record.items() if key in known}
 
 
 def _processed(claims: Claims) -> Check:
@@ -155,7 +146,7 @@ def _processed(claims: Claims) -> Check:
             check.see(False, f"{name}: no job")
         for job in mine:
             numbers = (
-                job.get("kind") == "text" if name in claims.texts else bool(job.get("points") and job.get("maximum"))
+                job.get("kind") == "other" if name in claims.plain else bool(job.get("points") and job.get("maximum"))
             )
             good = job.get("status") == "done" and numbers
             check.see(good, f"{name}: job {job.get('id')} is {job.get('status')} in stage {job.get('stage')}")
@@ -181,7 +172,7 @@ def result_name(name: str) -> str:
 def _results(claims: Claims) -> Check:
     check = Check("pictures in analysis/, cataloged, readable as PNG")
     folder = Path(claims.experiment["analysisDirectory"])
-    for name in sorted(set(claims.sources) - claims.texts):
+    for name in sorted(set(claims.sources) - claims.plain):
         target, record = folder / result_name(name), claims.analysis_records.get(result_name(name))
         if not target.is_file():
             check.see(False, f"{target} is missing")
@@ -198,7 +189,7 @@ def _nothing_else(claims: Claims) -> Check:
     check = Check("nothing lost, nothing twice, nothing left in staging")
     wanted = {
         "dataDirectory": set(claims.sources),
-        "analysisDirectory": {result_name(name) for name in claims.sources if name not in claims.texts},
+        "analysisDirectory": {result_name(name) for name in claims.sources if name not in claims.plain},
     }
     for key, names in wanted.items():
         folder = Path(claims.experiment[key])

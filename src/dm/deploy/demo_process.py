@@ -32,7 +32,7 @@ _COLOURS = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231
 class Content:
     """What there is to show: an image (2-d), a curve (x, y), or nothing.
 
-    :param kind: ``image``, ``curve``, ``scan`` or ``text``. :param label: what it is, for the picture's title.
+    :param kind: ``image``, ``curve``, ``scan`` or ``other``. :param label: what it is, for the picture's title.
     """
 
     kind: str
@@ -44,7 +44,7 @@ class Content:
 
 
 def look(path: str) -> Content:
-    """Return the content of an HDF5/NeXus or SPEC file; anything else is ``text``."""
+    """Return the content of an HDF5/NeXus or SPEC file; anything else is ``other``."""
     import h5py
 
     from dm.station.acquisition.plugins.metadata_spec import is_spec
@@ -54,7 +54,7 @@ def look(path: str) -> Content:
             return _hdf5(path, file)
     with Path(path).open("rb") as stream:
         head = stream.read(4096)
-    return _spec(path) if is_spec(head) else Content("text")
+    return _spec(path) if is_spec(head) else Content("other")
 
 
 def _hdf5(path: str, file: Any) -> Content:
@@ -76,7 +76,7 @@ def _hdf5(path: str, file: Any) -> Content:
         signal = curves[0] if curves else ""
     if signal:
         return Content("curve", title, arrays[signal][()], x_label=signal.rpartition("/")[2])
-    return Content("image", title, _frame(arrays[images[0]])) if images else Content("text")
+    return Content("image", title, _frame(arrays[images[0]])) if images else Content("other")
 
 
 def _arrays(file: Any) -> dict[str, Any]:
@@ -128,7 +128,7 @@ def _spec(path: str) -> Content:
                 labels = list(scan.labels)
                 label = f"#S {scan.scan_header_dict.get('S', '').strip()}"
                 return Content("scan", label, scan.data[-1].copy(), scan.data[0].copy(), labels[0], count)
-        return Content("scan", scans=count)
+        return Content("other")
     finally:
         file.close()
 

@@ -20,19 +20,11 @@ from rich.table import Table
 from dm.common.errors import DmException
 from dm.deploy import components
 from dm.deploy.demo import EXPERIMENT, Demo, Outcome, Progress, fresh_root, remove
-from dm.deploy.demo_checks import from_inside
 from dm.deploy.layout import Layout
 
 _WORTH_SHOWING = (
-    "instrument",
-    "title",
-    "sampleName",
-    "scanNumbers",
-    "scanCommand",
-    "energy",
-    "signalShape",
-    "mimeType",
-)
+    "instrument", "beamline", "title", "sampleName", "scanNumbers", "scanCommand", "energy", "signalShape",
+)  # fmt: skip
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -136,8 +128,8 @@ def _report(console: Console, outcome: Outcome) -> None:
         last: Mapping[str, Any] = jobs[-1] if jobs else {}
         numbers = " ".join(f"{key}={last[key]}" for key in ("scans", "points", "maximum") if last.get(key))
         status = str(last.get("status", "none")) + (f" ({len(jobs)}x)" if len(jobs) > 1 else "")
-        found = from_inside(record)
-        facts = "; ".join(f"{key} {_brief(found[key])}" for key in _WORTH_SHOWING if key in found)
+        facts = "; ".join(f"{key} {_brief(record[key])}" for key in _WORTH_SHOWING if key in record)
+        facts = facts or str(record.get("mimeType", ""))
         files.add_row(name, str(record.get("fileSize")), str(record.get("version", "")), status, numbers, facts)
     console.print(files)
     checks = Table(title="Claims checked against the disk", title_justify="left")
@@ -159,6 +151,8 @@ def _report(console: Console, outcome: Outcome) -> None:
 
 
 def _brief(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
     text = "x".join(map(str, value)) if isinstance(value, list) else str(value)
     return text if len(text) <= 40 else text[:37] + "..."
 
