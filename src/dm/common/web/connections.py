@@ -136,6 +136,7 @@ class Connection(_HTTPConnection):
         self.wfile: Any = _Writer(self)
         self.requests_seen = 0
         self.reader = Reader(self._admit)
+        self._claim: tuple[Budget, int] = (server.public_budget, MAX_LINE + MAX_HEADERS)
         self._budget: tuple[Budget, int] | None = None
         self.events = selectors.EVENT_READ
         self.again = False
@@ -200,8 +201,8 @@ class Connection(_HTTPConnection):
                 turn += len(data)
                 self._note(len(data), not reader.started)
                 reader.feed(data)
-                if reader.head is None and self._budget is None and len(reader.buffer) > SMALL:
-                    self._reserve(self.server.public_budget, MAX_LINE + MAX_HEADERS)
+                if self._budget is None and len(reader.buffer) + len(reader.body) > SMALL:
+                    self._reserve()
                 if reader.waiting_for_body and not self._continued:
                     self._continue()
                 if turn >= READ_TURN and not reader.complete:
@@ -220,18 +221,19 @@ class Connection(_HTTPConnection):
         self.deadline = self._began + REQUEST_SECONDS + self._received / SLOWEST_READ
 
     def _admit(self, head: Head) -> int:
-        """Ask the application about the body to come, and for the memory it will take."""
+        """Ask the application about the body to come."""
         self._release()
         try:
             limit, known = self.server.wsgi_app.admit(head.method, head.target, head.headers, head.length)
         except DmException as error:
             raise Refused(error, error.http_status) from error
-        size = limit if head.length is None else head.length
-        if SMALL < size <= limit:
-            self._reserve(self.server.known_budget if known else self.server.public_budget, size)
+        budget = self.server.known_budget if known else self.server.public_budget
+        self._claim = budget, limit if head.length is None else head.length
         return int(limit)
 
-    def _reserve(self, budget: Budget, size: int) -> None:
+    def _reserve(self) -> None:
+        """Claim the memory the request may come to need, once it has shown to be a large one."""
+        budget, size = self._claim
         if not budget.take(size):
             raise Refused(ServiceUnavailable("Too many large requests are under way; try again in a moment."), 503)
         self._budget = (budget, size)
@@ -269,6 +271,7 @@ class Connection(_HTTPConnection):
     def _next_request(self) -> None:
         rest = self.reader.buffer
         self.reader = Reader(self._admit, rest)
+        self._claim = (self.server.public_budget, MAX_LINE + MAX_HEADERS)
         if rest:
             self._note(len(rest), first=True)
 
