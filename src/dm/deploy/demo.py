@@ -90,6 +90,8 @@ class Demo:
     ) -> None:
         if data is not None and not data.is_dir():
             raise InvalidArgument(f"Data folder {data} is not a directory; name one.")
+        if data is not None and not any(path.is_file() for path in data.rglob("*")):
+            raise InvalidArgument(f"Data folder {data} holds no files; name another one.")
         self.root = root
         self.data = data
         self.say = say
@@ -153,8 +155,6 @@ class Demo:
             for path in sorted(source.rglob("*"))
             if path.is_file() and not path.is_symlink()
         }
-        if not sources:
-            raise InvalidArgument(f"Data folder {source} holds no files; name another one.")
         with self.step("detector writes, files move, jobs run") as words:
             daq, jobs = self._acquire(source, sources)
             words.append(f"{len(sources)} files, {len(jobs)} jobs, DAQ {daq['status']}")

@@ -38,6 +38,7 @@ def main(data: Path | None, root: Path | None, keep: bool) -> None:
     given = root is not None
     place = root.absolute() if root is not None else fresh_root()
     outcome = None
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stop what was started, as after Ctrl-C
     try:
         with _bars(console) as show:
             demo = Demo(place, data.absolute() if data else None, lambda line: console.print(line, markup=False), show)
@@ -58,6 +59,8 @@ def main(data: Path | None, root: Path | None, keep: bool) -> None:
     if keep:
         _tell(console, Layout.at(place))
     elif good and not given:
+        console.print("Everything is stopped and removed. To look around with these, run it again with --keep:")
+        _commands(console, Layout.at(place))
         remove(place)
     else:
         console.print(f"Files and logs stay in {place} (logs: {place}/var/log).", markup=False)
@@ -161,24 +164,29 @@ def _tell(console: Console, layout: Layout, experiment: bool = True) -> None:
     """Print how to talk to a running suite, ready to be pasted."""
     parts = components.components(layout.settings)
     addresses = [f"{part.name} https://localhost:{part.port}" for part in parts.values() if hasattr(part, "port")]
+    console.print("Running: " + ", ".join(addresses), markup=False)
+    console.print("Look around:")
+    _commands(console, layout, experiment)
+    if experiment:
+        console.print("Stop:")
+        console.print(f"  {layout.bin}/dm-control all stop --config {layout.settings}", markup=False)
+
+
+def _commands(console: Console, layout: Layout, experiment: bool = True) -> None:
     lines = [f"source {layout.setup}"]
     if experiment:
         lines += [
-            f"dm-get-experiment --experiment {EXPERIMENT}",
+            f"dm-get-experiment --experiment {EXPERIMENT} -a -pp",
             f"dm-list-experiment-files --experiment {EXPERIMENT}",
+            f"dm-get-file-collection-stats --experiment {EXPERIMENT}",
             "dm-list-daqs",
-            "dm-list-processing-jobs --display-keys id,status,stage,filePath",
-            f"dm-stat-file --experiment {EXPERIMENT} --help",
+            "dm-list-processing-jobs --display-keys id,status,stage,experimentFilePath,points,maximum",
+            "dm-get-last-processing-job -a -pp",
         ]
     else:
         lines += ["dm-list-experiments", "dm-list-workflows", "dm-list-daqs"]
-    console.print("Running: " + ", ".join(addresses), markup=False)
-    console.print("Look around:", markup=False)
     for line in lines:
         console.print(f"  {line}", markup=False)
-    if experiment:
-        console.print("Stop:", markup=False)
-        console.print(f"  {layout.bin}/dm-control all stop --config {layout.settings}", markup=False)
 
 
 if __name__ == "__main__":
