@@ -119,7 +119,7 @@ def add(connection: Connection, values: dict[str, Any]) -> int:
 def change(connection: Connection, experiment_id: int, values: dict[str, Any]) -> None:
     """Change columns. :raises IntegrityError: name or directory is taken."""
     connection.execute(
-        update(experiments).where(experiments.c.id == experiment_id).values(values, update_date=func.now())
+        update(experiments).where(experiments.c.id == experiment_id).values({**values, "update_date": func.now()})
     )
 
 

@@ -53,7 +53,7 @@ class Housekeeper:
 
     def start(self) -> None:
         """Begin; the first round comes at once."""
-        self._thread = threading.Thread(target=self._run, name="housekeeper")
+        self._thread = threading.Thread(target=self._run, name="housekeeper", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:

@@ -12,7 +12,7 @@ from dm.site.storage.tables import experiment_roles, experiments, operations, st
 
 def add(connection: Connection, values: dict[str, Any]) -> None:
     """Insert an operation, status ``pending``."""
-    connection.execute(insert(operations).values(values, status="pending"))
+    connection.execute(insert(operations).values({**values, "status": "pending"}))
 
 
 def _joined() -> Any:

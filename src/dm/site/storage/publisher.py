@@ -59,8 +59,8 @@ class Publisher:
         if not self._settings.publisher_threads:
             return
         for number in range(self._settings.publisher_threads):
-            self._threads.append(threading.Thread(target=self._run, name=f"publish-{number}"))
-        self._threads.append(threading.Thread(target=self._heartbeat, name="publish-lease"))
+            self._threads.append(threading.Thread(target=self._run, name=f"publish-{number}", daemon=True))
+        self._threads.append(threading.Thread(target=self._heartbeat, name="publish-lease", daemon=True))
         for thread in self._threads:
             thread.start()
 

@@ -59,7 +59,7 @@ def add_user(connection: Connection, values: dict[str, Any]) -> RowMapping:
 
 def change_user(connection: Connection, username: str, values: dict[str, Any]) -> RowMapping | None:
     """Change columns of a user and return the row, or ``None`` if there is none."""
-    statement = update(users).where(users.c.username == username).values(values, last_update=func.now())
+    statement = update(users).where(users.c.username == username).values({**values, "last_update": func.now()})
     return connection.execute(statement.returning(users)).mappings().one_or_none()
 
 

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import click
 
 from dm.common.command import option
+from dm.site.storage.api import Experiment, ExperimentDsApi
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -18,6 +19,26 @@ station_option: Callable[[F], F] = option(
 root_option: Callable[[F], F] = option(
     "--root", type=click.Choice(["data", "analysis"]), help="Directory of the experiment; default: data, else analysis."
 )
+
+
+def experiment_choice(function: F) -> F:
+    """Add options that name an existing experiment; see :func:`chosen_experiment`."""
+    decorated = option("--id", "experiment_id", type=int, help="Its number, instead of its name.")(
+        station_option(function)
+    )
+    return option("--experiment", help="Experiment name.")(decorated)
+
+
+def chosen_experiment(
+    api: ExperimentDsApi, experiment: str | None, experiment_id: int | None, station: str | None
+) -> Experiment:
+    """Return the experiment that the options name. :raises click.UsageError: none, or by name and number."""
+    if (experiment is None) == (experiment_id is None):
+        raise click.UsageError("Name the experiment by --experiment or --id.")
+    if experiment is None:
+        return api.getExperimentById(experiment_id or 0)
+    return api.getExperimentByName(experiment, station)
+
 
 _EXPERIMENT_FIELDS: tuple[tuple[str, ...], ...] = (
     ("--type", "type_name", "Experiment type; see dm-list-experiment-types."),
