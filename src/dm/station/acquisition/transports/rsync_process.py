@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -147,8 +148,9 @@ def stream(arguments: Sequence[str | bytes], *, names: Sequence[bytes], what: st
     """
     with tempfile.TemporaryFile() as complaints, _started(arguments, stderr=complaints.fileno()) as process:
         assert process.stdin is not None and process.stdout is not None
-        process.stdin.write(b"".join(name + b"\0" for name in names))
-        process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):  # it may have ended already; its exit code says why
+            process.stdin.write(b"".join(name + b"\0" for name in names))
+            process.stdin.close()
         for line in process.stdout:
             yield unescape(line.rstrip(b"\n"))
         code = process.wait()
@@ -188,10 +190,8 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         _signal(process, signal.SIGKILL)
     for pipe in (process.stdin, process.stdout, process.stderr):
         if pipe is not None:
-            try:
+            with contextlib.suppress(BrokenPipeError):
                 pipe.close()
-            except BrokenPipeError:
-                continue
 
 
 def _signal(process: subprocess.Popen[bytes], number: int) -> None:
