@@ -117,11 +117,15 @@ class Engine:
 
     async def _run(self) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        store = self.context.store
+        store, runs = self.context.store, []
         for document in await self.context.blocking(store.active_jobs):
             outside = document["nextChild"] >= documents.EMBEDDED
             further = await self.context.blocking(store.children, document["_id"]) if outside else []
-            self._begin(document, further)
+            runs.append(JobRun(self.context, document, further))
+        open_keys = {child.key for run in runs for child in run.children.values() if not child.ended}
+        await self.context.blocking(self.context.executor.sweep, open_keys)
+        for run in runs:
+            self._begin(run)
         if self._runs:
             log.info("took over %d jobs", len(self._runs))
         self._ready.set()
@@ -154,12 +158,11 @@ class Engine:
         """Take over a job that has been stored."""
         if self._loop is not None and self.alive():
             self._accepted.add(document["_id"])
-            self._loop.call_soon_threadsafe(self._begin, dict(document), [])
+            self._loop.call_soon_threadsafe(lambda: self._begin(JobRun(self.context, dict(document))))
 
-    def _begin(self, document: dict[str, Any], further: list[dict[str, Any]]) -> None:
-        if document["_id"] in self._runs:
+    def _begin(self, run: JobRun) -> None:
+        if run.id in self._runs:
             return
-        run = JobRun(self.context, document, further)
         self._runs[run.id] = run
         self._accepted.add(run.id)
         task = asyncio.get_running_loop().create_task(self._finish(run))

@@ -120,7 +120,7 @@ def checked(spec: Any, default_owner: str | None = None) -> dict[str, Any]:
     result["description"] = _text(spec.get("description"), "description")
     result["userAccount"] = check_owner(spec.get("userAccount") or result["owner"])
     _version(result)
-    if spec.get("id") is None:
+    if not spec.get("id"):  # dmax cannot leave it out and sends an empty text
         result.pop("id", None)
     elif not isinstance(spec["id"], str) or not WORKFLOW_ID.fullmatch(spec["id"]):
         raise InvalidArgument(f"Workflow id {str(spec['id'])[:80]!r} is not of 24 hexadecimal digits.")

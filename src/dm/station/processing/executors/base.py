@@ -6,6 +6,7 @@ Executors are plugins of the entry-point group ``dm.executors``. ``local`` runs 
 from __future__ import annotations
 
 import signal
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
@@ -68,3 +69,6 @@ class Executor(Protocol):
 
     def forget(self, key: str) -> None:
         """Remove what is kept about an ended process."""
+
+    def sweep(self, keys: Collection[str]) -> None:
+        """Remove what is kept about ended processes other than these; called before any is started."""

@@ -13,6 +13,7 @@ import os
 import shutil
 import signal
 import time
+from collections.abc import Collection
 from importlib import resources
 from pathlib import Path
 from typing import ClassVar
@@ -159,3 +160,12 @@ class Local:
     def forget(self, key: str) -> None:
         """See :class:`~dm.station.processing.executors.base.Executor`."""
         shutil.rmtree(self.spool / key, ignore_errors=True)
+
+    def sweep(self, keys: Collection[str]) -> None:
+        """See :class:`~dm.station.processing.executors.base.Executor`."""
+        for place in self.spool.iterdir():
+            if place.name.startswith(".") or place.name in keys or not place.is_dir():
+                continue
+            shim = self._identity(place.name, "claim")
+            if shim is None or not shim.alive():
+                self.forget(place.name)
