@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from tests.service.web_fixtures import client, raw, read_all, running
+from tests.service.web_fixtures import Gate, application, client, raw, read_all, running
 
 from dm.common import tls
 from dm.common.web import connections
@@ -156,6 +156,16 @@ def test_clients_that_do_not_read_their_reply_are_cut(server, certificates, monk
     finally:
         for sock in deaf:
             sock.close()
+
+
+def test_a_slow_handler_is_not_the_clients_fault(certificates, monkeypatch):
+    monkeypatch.setattr(connections, "WRITE_SECONDS", 0.2)
+    gate = Gate()
+    with running(certificates, application(gate)) as server, client(server, certificates, "d123456") as http:
+        timer = threading.Timer(0.6, gate.open.set)
+        timer.start()
+        assert http.get("/wait").json() == {"waited": True}
+        timer.join()
 
 
 def test_the_oldest_silent_connections_make_room(certificates, monkeypatch):

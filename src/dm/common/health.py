@@ -128,7 +128,15 @@ class Health:
         return self._metric(Histogram, name, help, labels, buckets=tuple(buckets))
 
     def metrics(self) -> bytes:
-        """Return all metrics in the Prometheus text format."""
+        """Return all metrics in the Prometheus text format, the results of the checks among them.
+
+        Checks that are due run first, so that what they measure is as fresh here as in the status.
+        """
+        results = self._results()
+        levels = self.gauge("check_level", "Results of the checks: 0 ok, 1 warning, 2 critical.", ("check",))
+        levels.clear()
+        for name, level, _ in results:
+            levels.labels(name).set(LEVELS.index(level))
         return generate_latest(self.registry)
 
     def _metric(self, kind: type[_Metric], name: str, help: str, labels: Sequence[str], **options: Any) -> _Metric:

@@ -306,6 +306,8 @@ class Application(Shell):
                 principal = self.authenticator.login(username, password)
         except (AuthenticationError, ServiceLimit) as error:
             _audit_log.warning("login refused user=%s remote=%s: %s", shown, request.remote, type(error).__name__)
+            if isinstance(error, ServiceLimit):  # ours, or the site's that a station asked
+                return error_reply(error, request.id, 429)
             raise
         session_id = self.sessions.create(principal)
         _audit_log.info("login user=%s remote=%s", shown, request.remote)

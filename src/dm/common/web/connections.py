@@ -33,7 +33,7 @@ HANDSHAKE_SECONDS = 9.0  # with the half second between two looks at the clock t
 REQUEST_SECONDS = 8.0
 IDLE_SECONDS = 60.0
 LINGER_SECONDS = 2.0
-WRITE_SECONDS = 20.0
+WRITE_SECONDS = 30.0
 SLOWEST_READ = 64 * 1024  # bytes/s that buy a large body more time
 SLOWEST_WRITE = 8 * 1024
 READ_SIZE = 64 * 1024
@@ -62,18 +62,18 @@ class _Reader:
 
 
 class _Writer:
-    """A connection's output: blocking, each reply under a deadline that grows with what was accepted."""
+    """A connection's output: blocking, but only as long as the client takes its reply at some speed."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self.bytes_written = 0
         self.held = b""
         self.holding = False
-        self._deadline = 0.0
+        self._patience = 0.0  # seconds we will still wait for the client; what the handler takes does not count
 
     def begin(self) -> None:
-        """Start the clock for a reply."""
-        self._deadline = time.monotonic() + WRITE_SECONDS
+        """Begin a reply."""
+        self._patience = WRITE_SECONDS
 
     def write(self, data: bytes) -> int:
         """Send all of it; while :attr:`holding`, only keep it, so that headers and body leave together.
@@ -87,14 +87,15 @@ class _Writer:
         view = memoryview(self.held + data if self.held else data)
         self.held = b""
         while view:
-            left = self._deadline - time.monotonic()
-            if left <= 0:
+            if self._patience <= 0:
                 raise TimeoutError("the client does not take its reply")
-            sock.settimeout(min(left, WRITE_SECONDS))
+            sock.settimeout(self._patience)
+            began = time.monotonic()
             sent = sock.send(view[: 1 << 18])
             view = view[sent:]
             self.bytes_written += sent
-            self._deadline += sent / SLOWEST_WRITE
+            waited = time.monotonic() - began
+            self._patience = min(WRITE_SECONDS, self._patience - waited + sent / SLOWEST_WRITE)
         return len(data)
 
 
