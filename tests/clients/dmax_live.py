@@ -22,14 +22,14 @@ workflow_name = f"dmax-{flavour}"
 loop = asyncio.new_event_loop()
 
 
-def call(name, *args, **kwargs):
+def call(name, /, *args, **kwargs):
     """Call a client method of either flavour; dmax prints every submitted job, which is kept off our output."""
     with contextlib.redirect_stdout(io.StringIO()):
         result = getattr(client, name)(*args, **kwargs)
         return loop.run_until_complete(result) if inspect.isawaitable(result) else result
 
 
-def refusal(name, *args, **kwargs):
+def refusal(name, /, *args, **kwargs):
     """Return the text of the HTTP error that the client raises."""
     try:
         call(name, *args, **kwargs)

@@ -165,3 +165,8 @@ def test_a_bad_specification_is_refused_in_one_sentence(given: object, reason: s
 def test_large_repeat_counts_and_texts_for_numbers_are_normal() -> None:
     checked = specs.checked(stage(repeatPeriod="10", repeatUntil='"$a" == "b"', maxRepeats=999999))
     assert checked["stages"]["01"]["maxRepeats"] == 999999
+
+
+def test_an_empty_id_is_none() -> None:
+    """dmax cannot leave the id out of a new workflow and sends an empty text."""
+    assert "id" not in specs.checked(spec(id=""))
