@@ -25,9 +25,9 @@ from typing import Any, TypeVar
 from bson.binary import Binary
 from pymongo import MongoClient, UpdateOne
 from pymongo.errors import BulkWriteError, DuplicateKeyError, PyMongoError
-from pymongo.write_concern import WriteConcern
 
 from dm.common.errors import ServiceUnavailable
+from dm.common.mongo import DURABLE, BulkWrites
 
 Document = dict[str, Any]
 F = TypeVar("F", bound=Callable[..., Any])
@@ -68,13 +68,14 @@ class Store:
             socketTimeoutMS=int(timeout * 1000),
             retryWrites=False,  # every write here is keyed and repeated by its caller
         )
-        database = self.client.get_default_database("dm").with_options(write_concern=WriteConcern("majority", j=True))
+        database = self.client.get_default_database("dm").with_options(write_concern=DURABLE)
         self.tasks = database["acquisitionTasks"]
         self.active = database["acquisitionActive"]
         self.files = database["acquisitionFiles"]
         self.batches = database["acquisitionBatches"]
         self.baselines = database["acquisitionBaselines"]
         self.service = database["acquisitionService"]
+        self._bulk = BulkWrites(database, "acquisitionSeals")
 
     @_guarded
     def prepare(self) -> None:
@@ -195,7 +196,8 @@ class Store:
         if not rows:
             return
         try:
-            self.files.insert_many(rows, ordered=False)
+            self._bulk.of(self.files).insert_many(rows, ordered=False)
+            self._bulk.seal()
         except BulkWriteError as error:
             if any(problem.get("code") != _DUPLICATE for problem in error.details.get("writeErrors", [])):
                 raise
@@ -206,7 +208,8 @@ class Store:
         """Set fields of rows by ``_id``; a missing row is made."""
         writes = [UpdateOne({"_id": row}, {"$set": fields}, upsert=True) for row, fields in changes]
         if writes:
-            self.files.bulk_write(writes, ordered=False)
+            self._bulk.of(self.files).bulk_write(writes, ordered=False)
+            self._bulk.seal()
 
     @_guarded
     def rows(self, task: str, fields: list[str] | None = None) -> Iterator[Document]:
