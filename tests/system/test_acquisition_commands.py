@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from tests.live import STATION, Suite
 
-from dm.common.errors import ObjectNotFound
+from dm.common.errors import ObjectNotFound, TaskTimeout
 from dm.site.storage.api import ExperimentDsApi
 from dm.station.acquisition.api import ExperimentDaqApi
 from dm.station.catalog.api import FileCatApi
@@ -112,6 +112,8 @@ def test_daq_from_start_to_clear(suite: Suite, api: Callable[[type], Any], exper
     assert f"id={daq} " in suite.dm("dm-list-daqs", "--experiment", experiment, "--status", "running")
     (info,) = records(suite.dm("dm-get-daq-info", "--id", daq, "--display-keys=ALL", "--display-format=dict"))
     assert info["maxRunTimeInHours"] == 24 and info["processExistingFiles"] is True and info["beamtime"] == "x"
+    with pytest.raises(TaskTimeout, match=f"{daq} is not finished after 0.2 s: its status is 'running'"):
+        api(ExperimentDaqApi).waitDaq(daq, 0.2)
     stopped = suite.dm("dm-stop-daq", *words, "--wait")
     assert f"id={daq} " in stopped and "status=done" in stopped and "nProcessedFiles=4" in stopped
     assert len(api(FileCatApi).getExperimentFiles(experiment)) == 4
