@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dm.common.client import ApiClient
+from dm.common.records import DmObject
 from dm.site.storage.api_base import DsApi, FileMetadata, given, station_of
 
 COMPRESSIONS = ("", "gz", "bz2", "xz", "zst", "lz4")
@@ -61,6 +62,12 @@ class FileDsApi(DsApi):
             page = self.client.get("/files", experimentName=experimentName, after=after, **query)
             yield from self._records(FileMetadata, page["files"])
             after = page["nextAfter"]
+
+    def getTotals(self, experimentName: str, stationName: str | None = None) -> DmObject:
+        """Return ``countFiles`` and ``countBytes`` of an experiment's published files."""
+        query = given(stationName=station_of(stationName))
+        page = self.client.get("/files", experimentName=experimentName, limit=1, **query)
+        return DmObject({key: page[key] for key in ("countFiles", "countBytes")})
 
     def downloadFile(  # noqa: PLR0917
         self,
