@@ -293,7 +293,7 @@ class Demo:
             while True:
                 found = poll()
                 if found and all(job.get("status") in INACTIVE for job in found):
-                    return daq, found
+                    return daq, [_explained(jobs, job) for job in found]
                 time.sleep(_POLL)
         finally:
             daqs.close()
@@ -376,6 +376,15 @@ def fresh_root() -> Path:
 def remove(root: Path) -> None:
     """Delete an installation that is stopped."""
     shutil.rmtree(root, ignore_errors=True)
+
+
+def _explained(api: Any, job: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Give a job that failed the last words of the process it failed in."""
+    if job.get("status") == "done":
+        return job
+    stages = api.getProcessingJobById(None, job["id"])["workflow"]["stages"]
+    last = [child.get("stdErr", "") for child in stages[job["stage"]]["childProcesses"].values()] if stages else []
+    return {**job, "why": (last[-1] if last else "").strip()[-300:]}
 
 
 def _login(file: Path) -> tuple[str, str]:

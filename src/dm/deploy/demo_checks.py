@@ -149,7 +149,10 @@ def _processed(claims: Claims) -> Check:
                 job.get("kind") == "other" if name in claims.plain else bool(job.get("points") and job.get("maximum"))
             )
             good = job.get("status") == "done" and numbers
-            check.see(good, f"{name}: job {job.get('id')} is {job.get('status')} in stage {job.get('stage')}")
+            check.see(
+                good,
+                f"{name}: job {job.get('id')} is {job.get('status')} in stage {job.get('stage')}; {job.get('why', '')}",
+            )
     return check
 
 

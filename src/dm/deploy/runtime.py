@@ -86,16 +86,18 @@ def write_wrappers(directory: Path, runtime: Path | None) -> list[Path]:
     """
     changed = []
     for name, (module, function) in commands().items():
-        if runtime is None:
-            lines = ["#!/bin/sh", f'exec {shlex.quote(str(Path(sys.executable).parent / name))} "$@"']
+        script = Path(sys.executable).parent / name
+        if runtime is None and script.is_file():
+            lines = ["#!/bin/sh", f'exec {shlex.quote(str(script))} "$@"']
         else:
+            home = Path(sys.base_prefix) if runtime is None else runtime
+            python = Path(sys.executable) if runtime is None else _python(runtime)
             code = f"import sys; sys.argv[0] = '{name}'; from {module} import {function} as run; sys.exit(run())"
             lines = [
                 "#!/bin/sh",
-                "# Runs under the installation's own copy of the interpreter.",
-                f"LD_LIBRARY_PATH={shlex.quote(str(runtime / 'lib'))}${{LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}}",
+                f"LD_LIBRARY_PATH={shlex.quote(str(home / 'lib'))}${{LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}}",
                 "export LD_LIBRARY_PATH",
-                f'exec {shlex.quote(str(_python(runtime)))} -P -c {shlex.quote(code)} "$@"',
+                f'exec {shlex.quote(str(python))} -P -c {shlex.quote(code)} "$@"',
             ]
         text = "\n".join(lines) + "\n"
         target = directory / name
