@@ -117,6 +117,12 @@ def test_an_unexpected_exception_tells_only_the_request_id(http, caplog):
     assert "RuntimeError" in caplog.text
 
 
+def test_a_handler_that_exits_does_not_take_the_service_with_it(http, caplog):
+    with caplog.at_level(logging.CRITICAL):
+        assert_error(http.get("/exit"), 500, 2, "InternalError", "Internal error")
+    assert http.get("/status").status_code == 200
+
+
 def test_numbers_json_does_not_know_become_null(http):
     assert http.get("/nan").json() == {"value": None}
 

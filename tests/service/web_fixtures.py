@@ -79,6 +79,10 @@ def fail(request: Request, arguments: Arguments) -> None:
     raise RuntimeError("the password is hunter2")
 
 
+def leave(request: Request, arguments: Arguments) -> None:
+    raise SystemExit(3)
+
+
 def download(request: Request, arguments: NameArguments) -> Stream:
     def read(first: int, length: int) -> Iterator[bytes]:
         for begin in range(first, first + length, 65536):
@@ -127,6 +131,7 @@ def application(gate: Gate | None = None, **options: Any) -> Application:
             NameArguments,
         ),
         Route("GET", "/fail", fail, USER, "Fail."),
+        Route("GET", "/exit", leave, USER, "Exit."),
         Route("GET", "/files/{name}", download, USER, "Download.", NameArguments),
         Route("GET", "/broken", broken, USER, "Break off."),
         Route("GET", "/endless", endless, USER, "Never end."),

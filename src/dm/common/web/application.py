@@ -162,7 +162,7 @@ class Application(Shell):
                 reply = self._failure(call, error)
             except UnicodeEncodeError as error:
                 reply = self._unencodable(call, error)
-            except Exception:
+            except (Exception, SystemExit):  # a handler that exits must not take the service with it
                 _log.exception("%s %s failed", call.method, call.path[:500])
                 reply = error_reply(
                     InternalError(f"Internal error; the service's log has the details under request {call.id}."),

@@ -24,7 +24,8 @@ from cheroot.workers import threadpool
 from dm.common import tls
 from dm.common.errors import ConfigurationError
 from dm.common.web.application import Application, Call
-from dm.common.web.connections import Budget, Connection, Manager
+from dm.common.web.connections import Budget, Connection
+from dm.common.web.manager import Manager
 from dm.common.web.wire import Reader, Refused
 
 THREADS = 16
@@ -285,8 +286,8 @@ class Server:
     @property
     def url(self) -> str:
         """The base URL for a client on this host."""
-        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.host, self.host)  # noqa: S104 - a comparison
-        return f"https://{host}:{self.port}/dm"
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104 - a comparison
+        return f"https://{f'[{host}]' if ':' in host else host}:{self.port}/dm"
 
     def start(self) -> None:
         """Bind and serve in threads of its own; returns when connections are accepted.
