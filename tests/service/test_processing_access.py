@@ -148,8 +148,8 @@ def test_the_life_of_a_workflow(service: Running) -> None:
     assert api.getWorkflowByName(OWNER, "life 1/2 ü") == added == api.getWorkflowById(OWNER, added["id"])
     with pytest.raises(ObjectAlreadyExists, match="already exists"):
         api.addWorkflow({"name": "life 1/2 ü", "owner": OWNER, "stages": STAGES})
-    with pytest.raises(ObjectAlreadyExists, match="id"):
-        api.addWorkflow({**added, "name": "other"})
+    copied = api.addWorkflow({**added, "name": "copy"})
+    assert copied["id"] != added["id"] and copied["stages"] == added["stages"]
     updated = api.updateWorkflow({"name": "life 1/2 ü", "owner": OWNER, "description": "new", "stages": STAGES})
     assert updated["id"] == added["id"] and updated["description"] == "new" and "version" not in updated
     renamed = api.updateWorkflow({**updated, "name": "renamed"})

@@ -109,6 +109,11 @@ def test_unknown_keys_are_kept_and_execution_records_dropped() -> None:
     assert checked["stages"]["1"] == {"command": "true", "dataDir": ["/a"], "note": 1}
 
 
+@pytest.mark.parametrize(("given", "kept"), [("a" * 24, True), ("", False), (None, False)])
+def test_an_empty_id_is_none(given: object, kept: bool) -> None:
+    assert ("id" in specs.checked(spec(id=given))) is kept
+
+
 def test_the_example_is_a_workflow() -> None:
     assert list(specs.checked(specs.EXAMPLE)["stages"])[-1] == "06-DONE"
 

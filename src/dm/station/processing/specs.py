@@ -107,7 +107,7 @@ def checked(spec: Any, default_owner: str | None = None) -> dict[str, Any]:
     :param spec: the dictionary as submitted; not changed.
     :param default_owner: taken when the spec names no owner.
     :returns: a copy with ``description`` and ``userAccount`` filled in and the stages in execution order; ``id`` only
-        where the spec had one.
+        where the spec had a usable one (24 hexadecimal digits).
     :raises InvalidArgument: one sentence naming stage and value.
     """
     if not isinstance(spec, dict):

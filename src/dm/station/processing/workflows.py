@@ -52,13 +52,13 @@ class Workflows:
         """Store a new workflow.
 
         :param allow_current_username: take the caller as owner when the spec names none.
-        :returns: it, with its id. :raises ObjectAlreadyExists: owner and name, or id, are taken.
+        :returns: it, with its id: the spec's own unless another workflow has it.
+        :raises ObjectAlreadyExists: owner and name are taken.
         :raises InvalidArgument: what is wrong with it. :raises AuthorizationError: see :class:`Rights`.
         """
         workflow = self._checked(principal, spec, allow_current_username)
-        if "id" in workflow and self._store.workflow_by_id(workflow["id"]):
-            raise ObjectAlreadyExists(f"A workflow with id {workflow['id']!r} already exists; leave the id away.")
-        workflow.setdefault("id", specs.new_id())
+        if "id" not in workflow or self._store.workflow_by_id(workflow["id"]):
+            workflow["id"] = specs.new_id()
         self._store.add_workflow(workflow)
         return workflow
 
