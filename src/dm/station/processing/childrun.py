@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from dm.station.processing.stagerun import StageRun
 
 NO_STATUS = -1  # exitStatus of a process that never gave one
+MAX_CAPTURED = 2 << 20
 _RERUNS = 3
 _KILLED_SECONDS = 30.0
 
@@ -117,6 +118,8 @@ class ChildRun:
         if job.data_directory and not variables["filePath"].startswith("/"):
             defaults.insert(0, job.data_directory)
         number = self.child.number if self.child else job.next_child
+        if self.child is not None:
+            job.forget(self.child.key)
         key = self._key(number)
         environment = {
             **self.context.environment,
@@ -177,6 +180,15 @@ class ChildRun:
             abort.cancel()
             await asyncio.gather(waiter, abort, return_exceptions=True)
 
+    def _check_captured(self, child: Child) -> None:
+        """Refuse more captured text than a job can keep for each of its processes."""
+        limit = MAX_CAPTURED if len(self.job.files) == 1 else MAX_CAPTURED // documents.EMBEDDED
+        size = sum(len(value) for value in child.captured.values())
+        if size > limit:
+            child.captured = {}
+            child.status = statuses.FAILED
+            child.reason = f"{self.stage.where} failed: its output regexes captured {size} characters, over {limit}."
+
     def _known(self) -> Child:
         if self.child is None:
             raise ProcessingError("A process without a record cannot be supervised.")
@@ -211,6 +223,7 @@ class ChildRun:
         patterns = self.stage.stage.get("outputVariableRegexList") or []
         if patterns and outcome.stdout:
             child.captured = await self.context.blocking(regexes.capture, patterns, outcome.stdout)
+            self._check_captured(child)
         job.counts[child.status] += 1
         job.set_child(child)
         self.stage.count()

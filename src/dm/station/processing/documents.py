@@ -208,17 +208,7 @@ def record(
     :param further: processes stored outside the document.
     :param output: most characters of all outputs together.
     """
-    if isinstance(keys, str):
-        word = keys.strip().upper()
-        names = (
-            None
-            if word == "ALL"
-            else list(DEFAULT_KEYS)
-            if word in ("DEFAULT", "")
-            else [name.strip() for name in keys.split(",")]
-        )
-    else:
-        names = list(keys) if keys else list(DEFAULT_KEYS)
+    names = _names(keys)
     result: dict[str, Any] = {"id": document["_id"], "owner": document["owner"], "status": document["status"]}
     if document.get("stage") is not None:
         result["stage"] = document["stage"]
@@ -232,11 +222,33 @@ def record(
     result["countFiles"] = document["countFiles"]
     if document.get("errorMessage"):
         result["errorMessage"] = document["errorMessage"]
-    free = {**json.loads(document["arguments"]), **json.loads(document["captured"])}
-    result.update({name: value for name, value in free.items() if name not in ENGINE_KEYS})
-    if names is None or "workflow" in names or any(name.startswith("workflow.") for name in names):
+    if names is None or not ENGINE_KEYS.issuperset(names):
+        free = {**json.loads(document["arguments"]), **json.loads(document["captured"])}
+        result.update({name: value for name, value in free.items() if name not in ENGINE_KEYS})
+    if names is None or "workflow" in names:
         result["workflow"] = _workflow(document, further, output)
     return result if names is None else {name: result[name] for name in names if name in result}
+
+
+def _names(keys: str | list[str] | None) -> list[str] | None:
+    """Return the names a key list asks for; ``None`` for all."""
+    if isinstance(keys, str):
+        word = keys.strip().upper()
+        if word == "ALL":
+            return None
+        keys = None if word in ("DEFAULT", "") else [name.strip() for name in keys.split(",")]
+    return list(keys) if keys else list(DEFAULT_KEYS)
+
+
+def unneeded(keys: str | list[str] | None) -> list[str]:
+    """Return the large fields of a document that a record of these keys does not need."""
+    names = _names(keys)
+    fields = ["files", "values"]
+    if names is not None and "workflow" not in names:
+        fields += ["workflow", "children", "stages"]
+    if names is not None and ENGINE_KEYS.issuperset(names):
+        fields += ["arguments", "captured"]
+    return fields
 
 
 def _workflow(document: Mapping[str, Any], further: Iterable[Mapping[str, Any]], output: int) -> dict[str, Any]:

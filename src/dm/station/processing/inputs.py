@@ -18,6 +18,7 @@ from dm.common.errors import DmException, InvalidArgument
 KEYS = ("filePath", "filePathList", "filePathPattern", "dataDir")
 INVALID = "Invalid input specification"
 MAX_ENTRIES = 1_000_000
+MAX_TEXT = 1 << 20
 
 
 def files(
@@ -36,6 +37,8 @@ def files(
         found = _files(arguments, limit, data_directory, allow_listing)
     except InvalidArgument as error:
         raise InvalidArgument(f"{INVALID}: {error.message}") from None
+    if sum(len(path) for path in found) > MAX_TEXT:
+        raise InvalidArgument(f"{INVALID}: the paths of {len(found)} files are longer than {MAX_TEXT} in all.")
     if not found:
         raise InvalidArgument(f"{INVALID}: no file matches.")
     return found

@@ -11,12 +11,13 @@ from collections.abc import Coroutine
 from typing import Any
 
 from dm.common import statuses
-from dm.common.errors import DmException
+from dm.common.errors import DmException, ProcessingError
 from dm.station.processing import documents
 from dm.station.processing.context import Context
 from dm.station.processing.documents import Child
 from dm.station.processing.stagerun import StageRun
 
+MAX_CAPTURED = 4 << 20
 log = logging.getLogger(__name__)
 
 
@@ -114,6 +115,8 @@ class JobRun:
         """Take over captured values: they override arguments and show in the record."""
         if values:
             self.captured.update(values)
+            if sum(len(value) for value in self.captured.values()) > MAX_CAPTURED:
+                raise ProcessingError(f"The job has captured more than {MAX_CAPTURED} characters in all.")
             self.set(captured=json.dumps(self.captured), values=documents.searchable(self.arguments | self.captured))
 
     # --- running ---------------------------------------------------------------------------------------------

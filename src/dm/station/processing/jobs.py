@@ -31,7 +31,7 @@ from dm.station.processing.workflows import Workflows
 
 MAX_ARGUMENTS = 1_000
 MAX_ARGUMENT_NAME = 255
-MAX_SIZE = 8 << 20
+MAX_SIZE = 4 << 20
 MAX_PAGE = 5_000
 MAX_KEY = 1_024
 LIST_OUTPUT = 16 << 20
@@ -106,6 +106,8 @@ class Jobs:
         if idempotency_key and (existing := self._store.job(job_id)):
             return documents.record(existing)
         _check_arguments(arguments)
+        if not self._engine.alive():
+            raise ServiceUnavailable("The processing engine does not run; try again later.")
         directory = self._data_directory(principal, arguments)
         if self._engine.load()["jobs"] >= self._settings.active_jobs:
             raise ServiceLimit(f"{self._settings.active_jobs} jobs have not ended yet; submit again later.")
@@ -191,8 +193,8 @@ class Jobs:
             self._rights.check_owner(principal, specs.check_owner(owner))
         elif not self._rights.manages(principal):
             owner = principal.username
-        full = (isinstance(keys, str) and keys.strip().upper() == "ALL") or "workflow" in (keys or ())
-        found = self._store.jobs(owner, conditions, skip, min(limit, MAX_PAGE), full)
+        without = documents.unneeded(keys)
+        found = self._store.jobs(owner, conditions, skip, min(limit, MAX_PAGE), without)
         room, records = LIST_OUTPUT, []
         for document in found:
             share = documents.RECORD_OUTPUT if room > 0 else SMALL_SHARE

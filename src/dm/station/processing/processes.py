@@ -75,6 +75,14 @@ class Identity:
                 os.killpg(self.pid, number)
 
 
+def has_ended(pid: int) -> bool:
+    """Whether a child of ours has ended, collected or not."""
+    try:
+        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    except ChildProcessError:
+        return True
+
+
 def reap(pid: int) -> None:
     """Collect an ended child of ours; does nothing for processes of others."""
     with contextlib.suppress(ChildProcessError):

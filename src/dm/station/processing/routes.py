@@ -13,7 +13,7 @@ from dm.station.processing.workflows import Workflows
 OWNER = Access(Who.OWNER, "owner")
 _CODED = frozenset({"queryDict", "keyList", "name", "workflow", "argsDict"})
 _SPEC_LIMIT = 4 << 20
-_ARGUMENTS_LIMIT = 10 << 20
+_ARGUMENTS_LIMIT = 5 << 20
 
 Record = dict[str, Any]
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dm.common import statuses
 from dm.common.errors import DmException
-from dm.station.processing import accounts, expressions
+from dm.station.processing import accounts, documents, expressions
 from dm.station.processing.childrun import ChildRun
 from dm.station.processing.documents import Child
 
@@ -144,6 +144,9 @@ class StageRun:
             await asyncio.gather(*running, return_exceptions=True)
         for child in sorted(ended, key=lambda child: child.file):
             job.capture(child.captured)
+            if child.number < documents.EMBEDDED:  # written together with the job's: nothing can be lost between
+                child.captured = {}
+                job.set_child(child)
         return failure
 
     def count(self) -> None:

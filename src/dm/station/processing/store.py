@@ -170,16 +170,16 @@ class Store:
             return self._jobs.count_documents({"active": 1})
 
     def jobs(
-        self, owner: str | None, query: Mapping[str, Any], skip: int, limit: int, full: bool
+        self, owner: str | None, query: Mapping[str, Any], skip: int, limit: int, without: Iterable[str] = ()
     ) -> list[dict[str, Any]]:
         """Return a page of jobs, oldest first, counted from the newest.
 
-        :param owner: whose; ``None`` for all. :param query: checked conditions. :param full: with workflows.
+        :param owner: whose; ``None`` for all. :param query: checked conditions. :param without: fields left out.
         """
         field, bounds = "order", {}
         if owner is not None:
             field, bounds = "ownerOrder", {"ownerOrder": {"$gte": f"{owner}:", "$lt": f"{owner};"}}
-        projection = None if full else {"workflow": 0, "children": 0, "files": 0, "stages": 0}
+        projection = dict.fromkeys(without, 0) or None
         with _translated():
             cursor = self._jobs.find({**query, **bounds}, projection).sort(field, -1).skip(skip).limit(limit)
             return list(cursor)[::-1]

@@ -20,7 +20,7 @@ from typing import ClassVar
 
 from dm.common.errors import ProcessingError
 from dm.station.processing.executors.base import MARKER, Outcome, Task
-from dm.station.processing.processes import Identity, reap, signal_marked
+from dm.station.processing.processes import Identity, has_ended, reap, signal_marked
 
 _SHIM_PATH = "/usr/local/bin:/usr/bin:/bin"
 _START_SECONDS = 30.0
@@ -106,8 +106,8 @@ class Local:
             if identity is not None:
                 return identity
             pid = self._pids.get(key)
-            if pid is not None and os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
-                reap(pid)  # it ended before it could claim
+            if pid is not None and has_ended(pid):  # before it could claim
+                reap(pid)
                 return self._identity(key, "claim")
             await asyncio.sleep(_POLL_SECONDS)
         return None
