@@ -1,8 +1,11 @@
 """dm-control and the sbin scripts: LSB exit statuses, seen on the embedded databases."""
 
 import os
+import re
 import signal
+import socket
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -47,6 +50,57 @@ def test_start_status_kill_stop(config, database):
     assert f"(pid {pid})" not in again.stdout
     assert control(database, "stop", config).stdout == f"{database} is stopped\n"
     assert control(database, "status", config).returncode == 3
+
+
+def test_services_come_up_answer_are_found_again_and_stop(config):
+    started = control("all", "start", config)
+    assert started.returncode == 0, started.stderr
+    assert len(started.stdout.splitlines()) == 6
+    again = control("all", "start", config)
+    assert (again.returncode, again.stdout) == (0, started.stdout)
+    status = control("station", "status", config, "dm-station")
+    assert status.returncode == 0
+    for name in ("catalog", "processing", "acquisition"):
+        assert re.search(rf"^{name} is running \(pid \d+\), ok$", status.stdout, re.MULTILINE), status.stdout
+    pids = dict(re.findall(r"^(\S+) is running \(pid (\d+)\)", started.stdout, re.MULTILINE))
+    os.kill(int(pids["catalog"]), signal.SIGKILL)
+    while PidFile(config.parents[1] / "var" / "run" / "catalog.pid").alive() is not None:
+        pass
+    assert control("catalog", "status", config).returncode == 1
+    assert control("station", "status", config).returncode == 1
+    assert control("station", "start", config).returncode == 0
+    restarted = control("storage", "restart", config, "dm-storage")
+    assert restarted.returncode == 0, restarted.stderr
+    assert f"(pid {pids['storage']})" not in restarted.stdout
+    begun = time.monotonic()
+    assert control("all", "stop", config).returncode == 0
+    assert time.monotonic() - begun < 60
+    assert control("all", "stop", config).returncode == 0
+    assert control("site", "status", config, "dm-site").returncode == 3
+
+
+def test_a_port_that_is_taken_is_said_with_the_services_own_words(config):
+    assert control("site-database", "start", config).returncode == 0
+    try:
+        with socket.socket() as other:
+            port = int(re.search(r"\[storage\].*?port = (\d+)", config.read_text(), re.DOTALL)[1])
+            other.bind(("127.0.0.1", port))
+            other.listen()
+            done = control("storage", "start", config)
+        assert done.returncode == 1
+        assert re.search(rf"storage ended while starting: .*{port}", done.stderr), done.stderr
+        assert control("storage", "status", config).returncode == 3
+    finally:
+        control("site-database", "stop", config)
+
+
+def test_settings_that_cannot_be_used_are_said_when_starting(config, tmp_path):
+    spoiled = tmp_path / "dm.toml"
+    spoiled.write_text(config.read_text().replace("[catalog]\n", "[catalog]\nthreds = 7\n"))
+    done = control("catalog", "start", spoiled)
+    assert done.returncode == 1
+    assert "did you mean threads?" in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 def test_a_pid_taken_over_by_another_process_is_not_ours(config):

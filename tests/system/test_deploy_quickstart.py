@@ -1,15 +1,18 @@
 """dm-quickstart as a user runs it: green, on the default files and on a folder; red when something is wrong."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import h5py
 import numpy as np
+import psutil
 import pytest
 
 QUICKSTART = Path(sys.executable).parent / "dm-quickstart"
+SERVE = QUICKSTART.with_name("dm-serve")
 
 
 def quickstart(*words, **extra):
@@ -61,3 +64,52 @@ def test_an_empty_folder_is_red(tmp_path, open_directory):
     done = quickstart("--data", tmp_path, "--root", open_directory / "dm")
     assert done.returncode == 1
     assert "holds no files" in done.stdout
+
+
+def running(root):
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if str(root) in " ".join(process.cmdline()):
+                found.append(process.pid)
+        except psutil.Error:
+            continue
+    return found
+
+
+def test_interrupted_it_stops_what_it_started(open_directory):
+    root = open_directory / "dm"
+    with subprocess.Popen(
+        [QUICKSTART, "--root", root], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        for line in process.stdout:
+            if "start services" in line:
+                break
+        assert len(running(root)) >= 6
+        process.send_signal(signal.SIGTERM)
+        output = process.stdout.read()
+    assert process.returncode == 1, output
+    assert "Interrupted." in output
+    assert "Traceback" not in output
+    assert running(root) == []
+
+
+def test_serve_stays_up_and_stops_on_interrupt(open_directory):
+    root = open_directory / "dm"
+    with subprocess.Popen(
+        [SERVE, "--root", root], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        said = []
+        for line in process.stdout:
+            said.append(line.strip())
+            if "Ctrl-C" in line:
+                break
+        script = "\n".join(line for line in said if line.startswith(("source ", "dm-list-experiments"))).replace(
+            "source", "."
+        )
+        listed = subprocess.run(["bash", "-ec", script], capture_output=True, text=True, check=False)
+        assert (listed.returncode, listed.stdout) == (0, ""), listed.stderr
+        process.send_signal(signal.SIGINT)
+        process.stdout.read()
+    assert process.returncode == 0
+    assert running(root) == []

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -97,6 +98,8 @@ class Demo:
         self.say = say
         self.show = show
         self.outcome = Outcome()
+        #: set to end the work at the next step (by a signal handler)
+        self.interrupted = threading.Event()
         self.installed: Installed | None = None
 
     # --- the suite ---------------------------------------------------------------------------------------------
@@ -104,12 +107,17 @@ class Demo:
     @contextmanager
     def step(self, name: str) -> Iterator[list[str]]:
         """Time a step; the list takes the words for its outcome."""
+        self._go_on()
         words: list[str] = []
         begun = time.monotonic()
         yield words
         done = Step(name, time.monotonic() - begun, ", ".join(words))
         self.outcome.steps.append(done)
         self.say(f"{done.seconds:6.1f} s  {done.name}" + (f": {done.outcome}" if done.outcome else ""))
+
+    def _go_on(self) -> None:
+        if self.interrupted.is_set():
+            raise ServiceUnavailable("Interrupted.")
 
     def set_up(self, fresh: bool = True) -> Installed:
         """Install below the root, and start everything.
@@ -134,6 +142,7 @@ class Demo:
     def stop(self) -> None:
         """Stop everything."""
         if self.installed is not None:
+            self.interrupted.clear()
             with self.step("stop services and databases"):
                 components.stop(components.chosen("all", self.installed.layout.settings))
 
@@ -272,6 +281,7 @@ class Demo:
                 finished = [job for job in found if job.get("status") in INACTIVE]
                 progress.processed = len(jobs_by_name(sources, finished))
                 self.show(progress)
+                self._go_on()
                 if time.monotonic() > deadline:
                     raise TaskTimeout(f"Not everything was done within {PATIENCE:g} s: {progress}.")
                 return found

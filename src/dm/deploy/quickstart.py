@@ -38,10 +38,10 @@ def main(data: Path | None, root: Path | None, keep: bool) -> None:
     given = root is not None
     place = root.absolute() if root is not None else fresh_root()
     outcome = None
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stop what was started, as after Ctrl-C
     try:
         with _bars(console) as show:
             demo = Demo(place, data.absolute() if data else None, lambda line: console.print(line, markup=False), show)
+            _on_signal(demo.interrupted)
             try:
                 demo.set_up()
                 outcome = demo.run()
@@ -72,17 +72,15 @@ def main(data: Path | None, root: Path | None, keep: bool) -> None:
 def serve(root: Path | None) -> None:
     """Start DM on this machine and keep it running in the foreground until Ctrl-C."""
     console = Console(highlight=False)
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
     place = root.absolute() if root is not None else fresh_root()
     demo = Demo(place, None, lambda line: console.print(line, markup=False))
+    _on_signal(demo.interrupted)
     status = 0
     try:
         installed = demo.set_up(fresh=False)
         _tell(console, installed.layout, experiment=False)
         console.print("Ctrl-C stops everything.")
-        stop.wait()
+        demo.interrupted.wait()
     except DmException as error:
         console.print(f"Error: {error}", style="bold red", markup=False)
         status = error.getErrorCode() or 1
@@ -91,6 +89,12 @@ def serve(root: Path | None) -> None:
     if root is None and status == 0:
         remove(place)
     sys.exit(status)
+
+
+def _on_signal(event: threading.Event) -> None:
+    """Let Ctrl-C and SIGTERM set an event: an exception out of nowhere could be lost, and the services left running."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: event.set())
 
 
 @contextmanager
