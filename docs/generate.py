@@ -5,9 +5,11 @@ Run by ``make docs``; ``tests/unit/test_docs_drift.py`` fails when a committed p
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 import sys
+from collections.abc import Callable
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -88,21 +90,28 @@ def _signature(method: Any) -> str:
     return str(signature.replace(parameters=plain, return_annotation=inspect.Signature.empty))
 
 
-def pages() -> dict[str, str]:
-    """Return file name -> text of every generated page."""
-    made = {
-        f"rest-{key}.md": openapi.reference(title, route_table(module)) for key, (title, module) in SERVICES.items()
-    }
-    made["commands.md"] = commands_page()
-    made["settings.md"] = settings_docs.reference(config.models())
-    made["python-api.md"] = python_page()
-    return {name: text.rstrip() + "\n" for name, text in made.items()}
+def rest_page(title: str, module: str) -> str:
+    """Return the page of one service's routes."""
+    return openapi.reference(title, route_table(module))
+
+
+PAGES: dict[str, Callable[[], str]] = {
+    **{f"rest-{key}.md": functools.partial(rest_page, *service) for key, service in SERVICES.items()},
+    "commands.md": commands_page,
+    "settings.md": lambda: settings_docs.reference(config.models()),
+    "python-api.md": python_page,
+}
+
+
+def page(name: str) -> str:
+    """Return the text of one generated page, by file name."""
+    return PAGES[name]().rstrip() + "\n"
 
 
 def main() -> int:
     """Write the pages."""
-    for name, text in pages().items():
-        (REFERENCE / name).write_text(text)
+    for name in PAGES:
+        (REFERENCE / name).write_text(page(name))
     return 0
 
 
