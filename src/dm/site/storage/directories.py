@@ -125,14 +125,23 @@ def enter(parent: int, name: bytes, owner: Owner, mode: int) -> tuple[int, bool]
         descriptor = os.open(name, _FLAGS, dir_fd=parent)
     except NotADirectoryError:
         raise InvalidObjectState(f"{paths.display(name)!r} is a link or no directory; move it away.") from None
-    if made:
-        try:
+    try:
+        if made:
             owner.apply(descriptor, mode)
             os.fsync(parent)
-        except OSError:
-            os.close(descriptor)
-            raise
+        else:
+            mend(descriptor, owner, mode)
+    except OSError:
+        os.close(descriptor)
+        raise
     return descriptor, made
+
+
+def mend(descriptor: int, owner: Owner, mode: int) -> None:
+    """Finish an open directory that a crash left between its making and its opening to the group."""
+    status = os.fstat(descriptor)
+    if mode & 0o070 and status.st_uid == os.geteuid() and not status.st_mode & 0o077:
+        owner.apply(descriptor, mode)
 
 
 class ExperimentDirectory:

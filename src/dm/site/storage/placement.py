@@ -15,7 +15,7 @@ from types import TracebackType
 
 from dm.common import digests
 from dm.common.errors import InvalidObjectState
-from dm.site.storage.directories import DIRECTORY_MODE, Owner, enter, opened_directory
+from dm.site.storage.directories import DIRECTORY_MODE, Owner, enter, mend, opened_directory
 from dm.site.storage.verification import Staged, copy_to, digest, digests_name
 
 _OPEN_AT_ONCE = 128
@@ -98,6 +98,7 @@ class Tree:
             finally:
                 os.close(descriptor)
             descriptor = inner
+            mend(descriptor, self._owner, DIRECTORY_MODE)
         return descriptor
 
     def digest(self, path: bytes) -> str:
