@@ -119,7 +119,7 @@ class Carry:
             on_conflict=task.spec.on_conflict,
             grant=task.grant,
         )
-        with self._moving:
+        with task.moving, self._moving:
             outcomes = task.transport.move(
                 TransferBatch(
                     batch.id,

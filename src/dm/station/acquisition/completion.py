@@ -167,9 +167,10 @@ class Tracker:
             decided.append((path, verdict, stamp, candidate.rule))
         return decided
 
-    def drop(self, path: bytes) -> None:
-        """Forget a candidate."""
-        self._candidates.pop(path, None)
+    def drop(self, path: bytes) -> bool:
+        """Forget a candidate; return whether it was ever seen (not only said to have changed)."""
+        candidate = self._candidates.pop(path, None)
+        return candidate is not None and candidate.stamp is not None
 
     def waiting(self, limit: int = 1) -> list[bytes]:
         """Return some of the paths that are not decided."""

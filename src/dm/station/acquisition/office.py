@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -32,6 +32,7 @@ from dm.station.acquisition.task import DAQ, Task, info
 from dm.station.acquisition.transports.base import Transport
 
 _log = logging.getLogger(__name__)
+_STRIPES = 64
 _EXIT_UPLOAD = uuid.UUID("6f0b6d0e-6f5c-4b51-9a5e-2f4b8d0a3c11")
 
 
@@ -74,7 +75,7 @@ class Office:
         self.live: dict[str, Task] = {}
         self._threads: dict[str, threading.Thread] = {}
         self._lock = threading.Lock()
-        self._starting: dict[str, threading.Lock] = {}
+        self._starting = [threading.Lock() for _ in range(_STRIPES)]
 
     # --- life -------------------------------------------------------------------------------------------------------
     def open(self) -> None:
@@ -130,9 +131,7 @@ class Office:
         """
         experiment = dict(self.parts.identity.experiment(principal, experiment_name))
         wish = requests.wish(kind, self.parts, experiment, data_directory, task_info)
-        with self._lock:
-            lock = self._starting.setdefault(wish.claim, threading.Lock())
-        with lock:
+        with self._starting[int(wish.claim, 16) % _STRIPES]:  # the same wish waits for its twin
             running = self._running(wish.claim)
             if running is not None:
                 return self.info(kind, running)
@@ -182,7 +181,10 @@ class Office:
         missing = names - {plugin.name for plugin in plugins}
         if missing:
             raise InvalidArgument(f"Processing plugin {sorted(missing)[0]!r} is no longer in the settings.")
-        return Task(document, self.store, place.source, transport, plugins)
+        task = Task(document, self.store, place.source, transport, plugins)
+        # Half of the movers at most, so that big files of one task do not stop all others.
+        task.moving = threading.Semaphore(max(1, self.parts.settings.moves // 2))
+        return task
 
     def _run(self, task: Task) -> None:
         runner = Runner(task, self.pipeline, self.parts.settings, self.closing, self._ended)
@@ -244,15 +246,16 @@ class Office:
             live.wait(wait, self.stopping)
         return info(self.document(kind, task_id))
 
-    def list(self, kind: str, *, cleared: bool = False, skip: int = 0, limit: int = 0) -> list[dict[str, Any]]:
-        """Return info records, newest last; ``skip`` and ``limit`` count from the newest."""
-        found = [document for document in self.store.list_tasks(kind) if cleared or not document.get("cleared")]
-        chosen = found[skip : skip + limit if limit else None]
-        records = []
-        for document in reversed(chosen):
-            live = self.live.get(str(document["_id"]))
-            records.append(info(live.snapshot() if live is not None else document))
-        return records
+    def records(self, kind: str, *, cleared: bool = False) -> Iterator[dict[str, Any]]:
+        """Iterate over info records, newest first."""
+        for document in self.store.list_tasks(kind):
+            if cleared or not document.get("cleared"):
+                live = self.live.get(str(document["_id"]))
+                yield info(live.snapshot() if live is not None else document)
+
+    def list(self, kind: str, *, cleared: bool = False) -> list[dict[str, Any]]:
+        """Return info records, newest last."""
+        return list(self.records(kind, cleared=cleared))[::-1]
 
     # --- change -----------------------------------------------------------------------------------------------------
     def stop(self, kind: str, task_id: str, *, abort: bool) -> dict[str, Any]:

@@ -67,7 +67,8 @@ def wish(kind: str, parts: Parts, experiment: dict[str, Any], directory: str, ta
         and not (read.skip_catalog and plugin.order == Order.CATALOG)
         and plugin.applies(asked)
     ]
-    needs = [directory, int(experiment["id"])]
+    source = place.source
+    needs = [f"{source.scheme}://{source.host or ''}:{source.port or ''}{display(source.root)}", int(experiment["id"])]
     options = [] if kind == DAQ else [json.dumps(echo, sort_keys=True)]
     return Wish(
         kind,

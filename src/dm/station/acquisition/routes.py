@@ -29,6 +29,7 @@ With ``waitTime`` an info call answers when the record changed status or the tim
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 from pydantic import Field
@@ -152,20 +153,13 @@ class Desk:
 
     def stop_daq(self, request: Request, arguments: DirectoryArguments) -> dict[str, Any]:
         """Stop the DAQ of an experiment and directory."""
+        wanted = (arguments.experiment_name, arguments.data_directory.rstrip("/"))
         for task in list(self.office.live.values()):
-            record = task.document
-            if (
-                task.kind == DAQ
-                and task.data_directory == arguments.data_directory
-                and task.experiment["name"] == arguments.experiment_name
-                and record.get("open")
-            ):
+            found = (task.experiment["name"], task.data_directory.rstrip("/"))
+            if task.kind == DAQ and found == wanted and task.document.get("open"):
                 return self.office.stop(DAQ, task.id, abort=False)
-        for info in reversed(self.office.list(DAQ)):
-            if (info["experimentName"], info["dataDirectory"]) == (
-                arguments.experiment_name,
-                arguments.data_directory,
-            ):
+        for info in self.office.records(DAQ):
+            if (info["experimentName"], info["dataDirectory"].rstrip("/")) == wanted:
                 return info
         raise ObjectNotFound(
             f"A DAQ of experiment {arguments.experiment_name!r} on {arguments.data_directory!r} does not exist."
@@ -185,14 +179,13 @@ class Desk:
             if key.startswith("$") or isinstance(value, dict):
                 raise InvalidArgument(f"queryDict key {key!r}: upload records are found by plain equality only.")
         known: dict[str, bool] = {}
-        found = [
+        found = (
             record
-            for record in self.office.list(UPLOAD, cleared=True)
+            for record in self.office.records(UPLOAD, cleared=True)
             if all(record.get(key) == value for key, value in arguments.query_dict.items())
             and self._sees(request, record, known)
-        ]
-        end = len(found) - arguments.skip
-        return found[max(0, end - arguments.limit) : max(0, end)]
+        )
+        return list(itertools.islice(found, arguments.skip, arguments.skip + arguments.limit))[::-1]
 
     def plugins(self, request: Request, arguments: Arguments) -> list[dict[str, Any]]:
         """List the processing plugins."""

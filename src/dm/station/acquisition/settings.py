@@ -71,8 +71,13 @@ class AcquisitionSettings(ServiceSettings):
     batch_linger_milliseconds: float = Field(
         default=20, ge=0, description="A batch that is not full waits so long for more files."
     )
-    workers: int = Field(default=6, ge=1, le=64, description="Batches on their way at the same time.")
-    moves: int = Field(default=2, ge=1, le=64, description="Batches moved at the same time, of those on their way.")
+    workers: int = Field(default=8, ge=1, le=64, description="Batches on their way at the same time.")
+    moves: int = Field(
+        default=4,
+        ge=1,
+        le=64,
+        description="Batches moved at the same time, of those on their way; half of them for one DAQ or upload.",
+    )
     batches_per_task: int = Field(
         default=3, ge=1, le=64, description="Batches of one DAQ or upload on their way at the same time."
     )

@@ -53,6 +53,20 @@ def _guarded(function: F) -> F:
     return call  # type: ignore[return-value]
 
 
+def _guarded_rows(function: F) -> F:
+    """The same for functions that yield documents."""
+
+    @wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        try:
+            yield from function(*args, **kwargs)
+        except PyMongoError as error:
+            reason = str(error).split(", Timeout:")[0][:_REASON]
+            raise ServiceUnavailable(f"The acquisition database does not answer: {reason}.") from error
+
+    return call  # type: ignore[return-value]
+
+
 class Store:
     """The acquisition database.
 
@@ -178,11 +192,10 @@ class Store:
         """Return the tasks that are not finished, oldest first."""
         return sorted(self.tasks.find({"open": True}), key=lambda document: str(document["order"]))
 
-    @_guarded
-    def list_tasks(self, kind: str, skip: int = 0, limit: int = 0) -> list[Document]:
-        """Return tasks of a kind, newest first."""
-        found = self.tasks.find({"order": {"$gte": f"{kind}:", "$lt": f"{kind};"}}).sort("order", -1)
-        return list(found.skip(skip).limit(limit))
+    @_guarded_rows
+    def list_tasks(self, kind: str) -> Iterator[Document]:
+        """Iterate over the tasks of a kind, newest first."""
+        yield from self.tasks.find({"order": {"$gte": f"{kind}:", "$lt": f"{kind};"}}).sort("order", -1).batch_size(500)
 
     @_guarded
     def tasks_at(self, place: str) -> list[Document]:
@@ -211,7 +224,7 @@ class Store:
             self._bulk.of(self.files).bulk_write(writes, ordered=False)
             self._bulk.seal()
 
-    @_guarded
+    @_guarded_rows
     def rows(self, task: str, fields: list[str] | None = None) -> Iterator[Document]:
         """Iterate over all rows of a task."""
         yield from self.files.find({"task": task}, fields).batch_size(5000)
