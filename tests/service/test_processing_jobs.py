@@ -264,6 +264,12 @@ def test_a_megabyte_of_argument_and_of_output(service: Running) -> None:
     assert len(child["command"]) < 20_000
 
 
+def test_captured_text_has_its_limit(service: Running) -> None:
+    regexes = ["(?P<a>(?s:.*))", "(?P<b>(?s:.*))", "(?P<c>(?s:.*))"]
+    job = service.run({"1": {"command": "head -c 1000000 /dev/zero | tr '\\0' x", "outputVariableRegexList": regexes}})
+    assert job["status"] == "failed" and "captured 3000000 characters" in job["errorMessage"] and "a" not in job
+
+
 def test_a_gigabyte_of_output_costs_neither_disk_nor_memory(service: Running) -> None:
     spool = service.processing.spool
     job = service.start(service.workflow({"1": {"command": "head -c 1073741824 /dev/zero; echo done >&2"}}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,7 @@ def test_unknown_keys_are_kept_and_execution_records_dropped() -> None:
 
 @pytest.mark.parametrize(("given", "kept"), [("a" * 24, True), ("", False), (None, False)])
 def test_an_empty_id_is_none(given: object, kept: bool) -> None:
+    """dmax cannot leave the id out of a new workflow and sends an empty text."""
     assert ("id" in specs.checked(spec(id=given))) is kept
 
 
@@ -172,6 +174,7 @@ def test_large_repeat_counts_and_texts_for_numbers_are_normal() -> None:
     assert checked["stages"]["01"]["maxRepeats"] == 999999
 
 
-def test_an_empty_id_is_none() -> None:
-    """dmax cannot leave the id out of a new workflow and sends an empty text."""
-    assert "id" not in specs.checked(spec(id=""))
+def test_the_example_of_the_documentation_is_a_workflow() -> None:
+    page = Path(__file__).parents[2] / "docs" / "how-to" / "workflows.md"
+    (text,) = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    assert list(specs.checked(literals.read_python(text))["stages"]) == ["01-PREPARE", "02-FIT", "03-WAIT"]

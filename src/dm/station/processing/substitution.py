@@ -56,7 +56,7 @@ def bad_value(name: str, value: str) -> str | None:
 def shown(command: str, variables: Mapping[str, str], limit: int = 64 << 10) -> str:
     """Return the command with the values in place, for people; shortened to ``limit`` characters."""
     pieces, at, room = [], 0, limit
-    for place in places(command, variables):
+    for place in places(command, frozenset(variables)):
         end = place.end
         if place.braced:
             if not command.startswith("}", end):
@@ -80,7 +80,7 @@ def interpreted(command: str, variables: Mapping[str, str]) -> str | None:
     :returns: the name of a variable whose value holds more than plain characters there, or ``None``.
     """
     reread = _REREAD.search(command)
-    for place in places(command, variables):
+    for place in places(command, frozenset(variables)):
         if (reread or _is_program(command, place)) and not _PLAIN.fullmatch(variables[place.name]):
             return place.name
     return None
@@ -117,7 +117,7 @@ def script(command: str, variables: Mapping[str, str], head: str = "") -> bytes:
     :returns: head, assignments (never exported, so no child sees them as environment), then the command.
     :raises InvalidArgument: a value that cannot be passed safely, naming it.
     """
-    found = places(command, variables)
+    found = places(command, frozenset(variables))
     used = dict.fromkeys(place.name for place in found)
     for name in used:
         if reason := bad_value(name, variables[name]):

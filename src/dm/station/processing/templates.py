@@ -8,6 +8,7 @@ never run a value: values only ever travel in shell variables.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Container
 from dataclasses import dataclass
@@ -183,6 +184,7 @@ class _Scanner:
         self.word = self.at
 
 
-def places(command: str, known: Container[str]) -> list[Place]:
+@functools.lru_cache(maxsize=512)
+def places(command: str, known: frozenset[str]) -> tuple[Place, ...]:
     """Return the places of the known names in a command, in order."""
-    return _Scanner(command, known).scan()
+    return tuple(_Scanner(command, known).scan())
