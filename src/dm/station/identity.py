@@ -70,6 +70,13 @@ class SiteIdentity:
         if self._service is not None:
             self._service.close()
 
+    def forget(self) -> None:
+        """Forget all that is remembered, also that the site was away: the next questions go to the site."""
+        with self._lock:
+            self._experiments.clear()
+            self._roles.clear()
+            self._away_until = 0.0
+
     # --- logins ------------------------------------------------------------------------------------------------
 
     def login(self, username: str, password: str) -> Principal:
