@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.service.acquisition_fixtures import MANAGER, QUICK, Site, running_site, tree, until
 
 from dm.common.client import RestClient
 from dm.common.embedded import free_port
 from dm.common.errors import DmException
 from dm.station.acquisition.api import ExperimentDaqApi
+from tests.service.acquisition_fixtures import MANAGER, QUICK, Site, running_site, tree, until
 
 
 @pytest.fixture(scope="module")

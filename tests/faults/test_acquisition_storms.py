@@ -12,6 +12,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+
+from dm.common.embedded import EmbeddedMongo, free_port
+from dm.common.errors import InvalidArgument, ServiceUnavailable
+from dm.station.acquisition.listing import listed_files
+from dm.station.acquisition.office import Office
+from dm.station.acquisition.plugins.base import Order, Plugin, PluginBatch, PluginContext
+from dm.station.acquisition.transports.base import NoSettings
 from tests.service.acquisition_fixtures import (
     PRINCIPAL,
     STATION,
@@ -22,13 +29,6 @@ from tests.service.acquisition_fixtures import (
     tree,
     until,
 )
-
-from dm.common.embedded import EmbeddedMongo, free_port
-from dm.common.errors import InvalidArgument, ServiceUnavailable
-from dm.station.acquisition.listing import listed_files
-from dm.station.acquisition.office import Office
-from dm.station.acquisition.plugins.base import Order, Plugin, PluginBatch, PluginContext
-from dm.station.acquisition.transports.base import NoSettings
 
 
 @pytest.fixture(scope="module")

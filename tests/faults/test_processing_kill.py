@@ -14,10 +14,10 @@ from typing import Any
 
 import psutil
 import pytest
-from tests.service import storage_fixtures as storage
-from tests.service.processing_fixtures import OWNER, Process, Running, running_processing
 
 from dm.common.embedded import EmbeddedMongo
+from tests.service import storage_fixtures as storage
+from tests.service.processing_fixtures import OWNER, Process, Running, running_processing
 
 JOBS = 20
 

@@ -10,9 +10,9 @@ import socket
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.service.web_fixtures import client, raw, read_all, running
 
 from dm.common.web import connections
+from tests.service.web_fixtures import client, raw, read_all, running
 
 GET = b"GET /dm/session HTTP/1.1\r\nHost: x\r\n"
 POST = b"POST /dm/login HTTP/1.1\r\nHost: x\r\n"

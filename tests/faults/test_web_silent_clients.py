@@ -15,10 +15,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from tests.service.web_fixtures import Gate, application, client, raw, read_all, running
 
 from dm.common import tls
 from dm.common.web import connections
+from tests.service.web_fixtures import Gate, application, client, raw, read_all, running
 
 HALF_HELLO = bytes.fromhex("16030102000100") + b"\x01\xfc\x03\x03" + bytes(60)
 THREADS = 4

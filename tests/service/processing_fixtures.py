@@ -12,14 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.service import storage_fixtures as storage
-
 from dm.common.client import RestClient
 from dm.common.settings import StationSettings
 from dm.common.web.server import Server
 from dm.station.processing.api import ProcessingJob, WorkflowProcApi
 from dm.station.processing.service import Processing, build_from_settings
 from dm.station.processing.settings import ProcessingSettings
+from tests.service import storage_fixtures as storage
 
 STAGE_ACCOUNT = "nobody" if os.geteuid() == 0 else None
 OWNER = storage.MANAGER

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.service.acquisition_fixtures import PRINCIPAL, Site, finish, running_office, running_site, tree, until
 
 from dm.common.errors import InvalidArgument, InvalidObjectState, ObjectNotFound
 from dm.station.acquisition.ledger import State
 from dm.station.acquisition.listing import listed_files
 from dm.station.acquisition.office import Office
+from tests.service.acquisition_fixtures import PRINCIPAL, Site, finish, running_office, running_site, tree, until
 
 
 @pytest.fixture(scope="module")

@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.service.acquisition_fixtures import MANAGER, Site, running_site, tree, until
-from tests.service.acquisition_hosts import running_rsync_daemon, running_sshd
 
 from dm.common.errors import CommunicationError, InvalidArgument
 from dm.station.acquisition.api import ExperimentDaqApi
 from dm.station.acquisition.service import build_from_settings
+from tests.service.acquisition_fixtures import MANAGER, Site, running_site, tree, until
+from tests.service.acquisition_hosts import running_rsync_daemon, running_sshd
 
 NAMES = [b"scan.dat", b"new\nline", b"$(id) ;*", b"\xff\xfe", b"run 1/a", b"run 1/-b", "日本.h5".encode()]
 

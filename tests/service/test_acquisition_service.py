@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.service.acquisition_fixtures import ADMIN, MANAGER, STATION, Site, running_site, tree, until
 
 from dm.common.client import RestClient, segment
 from dm.common.errors import (
@@ -27,6 +26,7 @@ from dm.station.acquisition.service import build_from_settings
 from dm.station.catalog.api import FileCatApi
 from dm.station.catalog.service import build_from_settings as build_catalog
 from dm.station.catalog.settings import CatalogSettings
+from tests.service.acquisition_fixtures import ADMIN, MANAGER, STATION, Site, running_site, tree, until
 
 STRANGER = ("d999999", "the stranger's password")
 

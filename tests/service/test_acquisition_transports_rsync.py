@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pytest
 import xxhash
-from tests.service.acquisition_hosts import free_port, running_rsync_daemon, running_sshd
 
 from dm.common.errors import CommunicationError, ConfigurationError, DmException, InvalidArgument, TransferError
 from dm.station.acquisition.transports import rsync_process
 from dm.station.acquisition.transports.base import FileOutcome, FileStamp, Source, TransferBatch, TransferFile
 from dm.station.acquisition.transports.rsync import OPEN_FILES, Rsync
 from dm.station.acquisition.transports.rsync_command import DaemonSettings, RsyncSettings
+from tests.service.acquisition_hosts import free_port, running_rsync_daemon, running_sshd
 
 NAMES = [
     b"plain.h5", b" lead", b"trail ", b"%41", b"#", b"?", b"new\nline", b"'q\"", b"$(id)", b";", b"-rf", b"--delete",

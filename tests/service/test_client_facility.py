@@ -1,10 +1,10 @@
 """The facility API: the published paths, the rules of its arguments, its records."""
 
 import pytest
-from tests.service.client_fixtures import json_step, serving
 
 import dm
 from dm.common.tls import server_context
+from tests.service.client_fixtures import json_step, serving
 
 
 @pytest.fixture

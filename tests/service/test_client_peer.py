@@ -3,11 +3,11 @@
 import threading
 
 import pytest
-from tests.service.client_fixtures import DATA, TAG, cut_step, data_step, json_step, login_step, serving
 
 from dm.common.client import RestClient
 from dm.common.errors import AuthenticationError, CommunicationError, ObjectNotFound, ServiceUnavailable
 from dm.common.tls import server_context
+from tests.service.client_fixtures import DATA, TAG, cut_step, data_step, json_step, login_step, serving
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ import os
 import threading
 
 import pytest
-from tests.service.web_fixtures import CONTENT, USERS, application, running
 
 from dm.common.client import ApiClient, RestClient, segment
 from dm.common.errors import (
@@ -19,6 +18,7 @@ from dm.common.errors import (
     TransferError,
 )
 from dm.common.web.sessions import MemorySessionStore
+from tests.service.web_fixtures import CONTENT, USERS, application, running
 
 USER = "d123456"
 

@@ -12,9 +12,6 @@ from urllib.parse import quote
 
 import httpx
 import pytest
-from tests.service import storage_fixtures as storage
-from tests.service.processing_fixtures import OWNER, Running, running_processing
-from tests.service.route_walk import assert_refuses_strangers
 
 from dm.common.errors import (
     AuthorizationError,
@@ -23,6 +20,9 @@ from dm.common.errors import (
     ObjectNotFound,
 )
 from dm.station.processing.api import ServiceMonitorProcApi
+from tests.service import storage_fixtures as storage
+from tests.service.processing_fixtures import OWNER, Running, running_processing
+from tests.service.route_walk import assert_refuses_strangers
 
 STAGES = {"2": {"command": "echo $x"}, "1": {"command": "date", "runIf": "True", "workingDir": None}}
 WORKFLOW_KEYS = {"name", "owner", "userAccount", "description", "id", "stages"}

@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.service import storage_fixtures as storage
-from tests.service.processing_fixtures import OWNER, Running, running_processing
 
 from dm.station.processing import specs
+from tests.service import storage_fixtures as storage
+from tests.service.processing_fixtures import OWNER, Running, running_processing
 
 SPEC = """
 # An example with comments and joins

@@ -11,8 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.service import storage_fixtures as storage
-from tests.service.processing_fixtures import OWNER, STAGE_ACCOUNT, Running, running_processing
 
 from dm.common.errors import (
     InvalidArgument,
@@ -22,6 +20,8 @@ from dm.common.errors import (
     TaskTimeout,
 )
 from dm.station.processing import specs
+from tests.service import storage_fixtures as storage
+from tests.service.processing_fixtures import OWNER, STAGE_ACCOUNT, Running, running_processing
 
 CHILD_KEYS = {
     "childProcessNumber",

@@ -10,8 +10,6 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
-from tests.service import route_walk
-from tests.service import storage_fixtures as fx
 
 from dm.common.errors import (
     AuthenticationError,
@@ -23,6 +21,8 @@ from dm.common.errors import (
     ObjectAlreadyExists,
     ObjectNotFound,
 )
+from tests.service import route_walk
+from tests.service import storage_fixtures as fx
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import httpx
 import pytest
-from tests.service import storage_fixtures as fx
 
 from dm.common import tls
 from dm.common.errors import (
@@ -24,6 +23,7 @@ from dm.common.errors import (
     ObjectNotFound,
 )
 from dm.site.storage.api import Experiment, FileDsApi
+from tests.service import storage_fixtures as fx
 
 CONTENTS = {
     "a.h5": b"alpha" * 1000,

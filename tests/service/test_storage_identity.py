@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tests.service import storage_fixtures as fx
 
 from dm.common import environment
 from dm.common.client import RestClient
@@ -27,6 +26,7 @@ from dm.common.web.routes import Access, Arguments, NoArguments, Principal, Requ
 from dm.common.web.server import Server
 from dm.common.web.sessions import MemorySessionStore
 from dm.station.identity import SITE_COOKIE, SiteIdentity
+from tests.service import storage_fixtures as fx
 
 
 class OfOwner(Arguments):

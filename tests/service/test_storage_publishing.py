@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.service import storage_fixtures as fx
 
 from dm.common.errors import (
     AuthorizationError,
@@ -25,6 +24,7 @@ from dm.common.errors import (
 from dm.common.records import DmObject
 from dm.site.storage.api import Experiment, StorageServiceApi, grant_header
 from dm.site.storage.manifest import read
+from tests.service import storage_fixtures as fx
 
 
 @pytest.fixture(scope="module")

@@ -17,12 +17,12 @@ from typing import Any
 
 import pytest
 from sqlalchemy import text
-from tests.service import storage_fixtures as fx
 
 from dm.common.embedded import EmbeddedPostgres
 from dm.common.errors import InvalidObjectState, ObjectNotFound, ServiceUnavailable
 from dm.site.storage.api import Experiment
 from dm.site.storage.manifest import read
+from tests.service import storage_fixtures as fx
 
 RUNNER = Path(__file__).with_name("storage_process.py")
 

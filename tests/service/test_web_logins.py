@@ -9,12 +9,12 @@ import threading
 import time
 
 import pytest
-from tests.service.route_walk import assert_refuses_strangers
-from tests.service.web_fixtures import USERS, application, client, running
 
 from dm.common import tls
 from dm.common.web.routes import PUBLIC, USER, Route
 from dm.common.web.sessions import MemorySessionStore
+from tests.service.route_walk import assert_refuses_strangers
+from tests.service.web_fixtures import USERS, application, client, running
 
 BAD = "Incorrect username or password."
 

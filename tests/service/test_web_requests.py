@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
-from tests.service.web_fixtures import client, raw, read_all, running
 
 from dm.common.web.arguments import encode
+from tests.service.web_fixtures import client, raw, read_all, running
 
 
 @pytest.fixture(scope="module")

@@ -16,11 +16,11 @@ from pathlib import Path
 
 import httpx
 import pytest
-from tests.service.web_fixtures import Gate, application, client, raw, read_all, running
 
 from dm.common import tls
 from dm.common.errors import ConfigurationError
 from dm.common.web.server import Server
+from tests.service.web_fixtures import Gate, application, client, raw, read_all, running
 
 
 def test_several_servers_in_one_process(certificates):

@@ -8,6 +8,7 @@ import time
 
 import httpx
 import pytest
+
 from tests.service.web_fixtures import CONTENT, application, client, raw, running
 
 TOTAL = len(CONTENT)

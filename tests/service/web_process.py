@@ -6,9 +6,8 @@ import argparse
 import resource
 from pathlib import Path
 
-from tests.service.web_fixtures import application
-
 from dm.common.web.server import Server, serve
+from tests.service.web_fixtures import application
 
 
 def main() -> None:

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.live import STATION, Suite
 
 from dm.common.errors import ObjectNotFound, TaskTimeout
 from dm.site.storage.api import ExperimentDsApi
 from dm.station.acquisition.api import ExperimentDaqApi
 from dm.station.catalog.api import FileCatApi
 from dm.station.processing.api import WorkflowProcApi
+from tests.live import STATION, Suite
 
 _numbers = itertools.count(1)
 

@@ -7,10 +7,10 @@ import subprocess
 
 import httpx
 import pytest
-from tests.live import PROGRAMS
 
 from dm.common.client import RestClient
 from dm.common.errors import AuthenticationError, InvalidSession
+from tests.live import PROGRAMS
 
 EXPERIMENT = "bad-input"
 

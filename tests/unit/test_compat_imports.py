@@ -75,10 +75,9 @@ def test_packages_lead_to_their_modules(package):
 
 
 def test_exceptions_are_one_family():
+    from dm.common import errors
     from dm.common.exceptions.configurationError import ConfigurationError, DmException
     from dm.common.exceptions.dmException import DmException as Same
-
-    from dm.common import errors
 
     assert DmException is Same is errors.DmException
     assert issubclass(ConfigurationError, DmException)
