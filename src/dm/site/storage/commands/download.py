@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
@@ -15,6 +16,8 @@ from dm.common.digests import digest_stream
 from dm.common.errors import ObjectNotFound, TransferError
 from dm.site.storage.api import FileDsApi, FileMetadata
 from dm.site.storage.commands.options import experiment_option, root_option, station_option
+
+FILES_PER_BAR = 100
 
 
 @command("dm-download", api="dm.site.storage.api:FileDsApi")
@@ -68,25 +71,34 @@ def _whole(
         total = sum(record["fileSize"] for record in api.getFiles(experiment, station, root))
     failures: list[str] = []
     before = 0
-    with progress("Downloading", total, size=True) as update:
-        for listed in api.getFiles(experiment, station, root):
-            local = target / listed["root"] / os.fsdecode(paths.relative(listed["experimentFilePath"]))
-            if not _there(local, listed):
-                local.parent.mkdir(parents=True, exist_ok=True)
+    listing = api.getFiles(experiment, station, root)
+    # printed between two bars, never through one: what a bar lets through goes to standard error
+    while some := list(itertools.islice(listing, FILES_PER_BAR)):
+        done = []
+        with progress("Downloading", total, size=True) as update:
+            for listed in some:
                 try:
-                    api.downloadFile(
-                        listed["experimentFilePath"], experiment, local.parent, station, listed["root"],
-                        progress=lambda done, _size, first=before: update(first + done),  # type: ignore[misc]
-                    )  # fmt: skip
-                except (ObjectNotFound, TransferError) as error:  # gone or replaced meanwhile: the others still count
+                    _fetch(api, listed, target, station, lambda count, _size: update(before + count))  # noqa: B023
+                    done.append(listed)
+                except (ObjectNotFound, TransferError) as error:  # gone or replaced: the others still count
                     failures.append(str(error))
-                    continue
-            before += listed["fileSize"]
-            update(before)
-            listed["localFilePath"] = str(local)
-            yield listed
+                before += listed["fileSize"]
+                update(before)
+        yield from done
     if failures:
         raise TransferError(f"{len(failures)} files could not be downloaded, among them: {failures[0]}")
+
+
+def _fetch(
+    api: FileDsApi, listed: FileMetadata, target: Path, station: str | None, update: Callable[[int, int], None]
+) -> None:
+    """Download one file of a whole experiment, unless it is there, and note where."""
+    path = listed["experimentFilePath"]
+    local = target / listed["root"] / os.fsdecode(paths.relative(path))
+    listed["localFilePath"] = str(local)
+    if not _there(local, listed):
+        local.parent.mkdir(parents=True, exist_ok=True)
+        api.downloadFile(path, listed["experimentName"], local.parent, station, listed["root"], progress=update)
 
 
 def _there(local: Path, listed: FileMetadata) -> bool:
