@@ -267,7 +267,10 @@ def checked_file(entry: dict[str, Any]) -> dict[str, Any]:
     }
     if entry.get("mode") is not None:
         result["mode"] = _integer(shown, entry, "mode", 0, (1 << 32) - 1)
-    claimed = dict(entry.get("digests") or {})
+    claimed = entry.get("digests") or {}
+    if not isinstance(claimed, dict):
+        raise InvalidArgument(f"File {shown}: digests is no object of algorithm and hex digest.")
+    claimed = dict(claimed)
     if entry.get("md5Sum"):
         claimed["md5"] = entry["md5Sum"]
     for name, value in claimed.items():
