@@ -25,6 +25,7 @@ from dm.station.acquisition.plugins.base import Plugin
 from dm.station.acquisition.settings import AcquisitionSettings
 from dm.station.acquisition.site import StorageSite
 from dm.station.acquisition.store import Store
+from dm.station.acquisition.transports.base import Transport
 from dm.station.acquisition.transports.local import Local, LocalSettings
 
 STATION = "25IDC"
@@ -159,7 +160,13 @@ class AskingIdentity:
 
 
 @contextmanager
-def running_office(site: Site, database_url: str, plugins: list[Plugin] | None = None, **more: Any) -> Iterator[Office]:
+def running_office(
+    site: Site,
+    database_url: str,
+    plugins: list[Plugin] | None = None,
+    transports: list[Transport] | None = None,
+    **more: Any,
+) -> Iterator[Office]:
     """Run the acquisition service's inside, without its HTTP."""
     settings = site.acquisition_settings(database_url, **more)
     service = site.client(SERVICE)
@@ -171,7 +178,7 @@ def running_office(site: Site, database_url: str, plugins: list[Plugin] | None =
         lambda _principal: manager,
         STATION,
         settings,
-        [Local(LocalSettings())],
+        transports or [Local(LocalSettings())],
         plugins or [],
     )
     office = Office(parts)

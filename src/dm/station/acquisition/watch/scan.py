@@ -47,10 +47,15 @@ class Walk:
         while pending:
             directory = pending.popleft()
             if not self.before(directory):
+                if not directory:
+                    self._root_is_gone()
                 continue
             entries, directories = self._read(directory)
             pending.extend(directories)
             yield from entries
+
+    def _root_is_gone(self) -> None:
+        self.problems[b""] = f"Data directory {display(self.root)!r} does not exist any more."
 
     def _read(self, directory: bytes) -> tuple[list[SourceEntry], list[bytes]]:
         """Read one directory; what disappears meanwhile is simply not there."""
@@ -61,7 +66,7 @@ class Walk:
             descriptor = os.open(os.path.join(self.root, directory), flags)
         except FileNotFoundError:
             if not directory:
-                self.problems[directory] = f"Data directory {display(self.root)!r} does not exist any more."
+                self._root_is_gone()
             return entries, directories
         except OSError as error:
             self.problems[directory] = f"Directory {display(directory or self.root)!r}: {error.strerror}."
