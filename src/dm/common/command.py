@@ -210,7 +210,13 @@ def progress(description: str, total: int | None = None, *, size: bool = False) 
 
     counter = DownloadColumn() if size else MofNCompleteColumn()
     columns = (TextColumn("{task.description}"), BarColumn(), counter, TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+    bars = Progress(
+        *columns,
+        console=Console(stderr=True),
+        transient=True,
+        redirect_stdout=sys.stdout.isatty(),  # what a command prints into a pipe must not go to standard error
+    )
+    with bars:
         task = bars.add_task(description, total=total)
         yield lambda done, total=total: bars.update(task, completed=done, total=total)
 
