@@ -21,6 +21,7 @@ from dm.common.errors import (
     ObjectAlreadyExists,
     ObjectNotFound,
 )
+from dm.site.storage.api import AuthDsApi, ServiceMonitorDsApi, UserDsApi
 from tests.service import route_walk
 from tests.service import storage_fixtures as fx
 
@@ -276,13 +277,18 @@ def test_users_are_added_changed_and_log_in(site: fx.Site) -> None:
         admin.addUser("d555556", "with|bar--")
     with pytest.raises(InvalidArgument):
         admin.addUser("-d555556", "long enough")
-    mary = site.rest()
-    mary = type(mary)(site.url, "d555555", "first password", ca_file=site.ca_file)
+    mary = UserDsApi("d555555", "first password", site.url, ca_file=site.ca_file)
     site.clients.append(mary)
-    assert mary.get("/session")["username"] == "d555555"
-    mary.put("/usersByUsername/d555555/password", {"oldPassword": "first password", "newPassword": "second password"})
+    assert mary.getUserByUsername("d555555")["firstName"] == "Mary"
+    with pytest.raises(InvalidArgument, match="old password"):
+        mary.changePassword("wrong password", "second password")
+    mary.changePassword("first password", "second password")
     with pytest.raises(AuthenticationError, match="Incorrect username or password"):
-        mary.get("/session")
+        mary.getUserByUsername("d555555")
+    with pytest.raises(AuthorizationError, match="one's own"):
+        site.rest(fx.MANAGER).put(
+            "/usersByUsername/d555555/password", {"oldPassword": "second password", "newPassword": "third password"}
+        )
     assert admin.updateUser("d555555", email="new@example.org")["email"] == "new@example.org"
     with pytest.raises(ObjectNotFound):
         admin.updateUser("d555999", email="x")
@@ -344,6 +350,20 @@ def test_health_names_its_checks_and_no_secret(site: fx.Site) -> None:
     assert status["status"] == "ok", status
     assert "postgresql" not in str(status)
     assert site.rest(fx.ADMIN).delete("/status")["service"] == "storage"
+
+
+def test_who_the_caller_is_and_how_the_service_is(site: fx.Site) -> None:
+    auth = AuthDsApi(fx.MANAGER, fx.password_of(fx.MANAGER), site.url, ca_file=site.ca_file)
+    monitor = ServiceMonitorDsApi(fx.ADMIN, fx.password_of(fx.ADMIN), site.url, ca_file=site.ca_file)
+    site.clients += [auth, monitor]
+    assert auth.authenticateUser()["stationRoles"] == {fx.STATION: ["manager"]}
+    assert auth.authenticateUser(fx.ALICE, fx.password_of(fx.ALICE))["username"] == fx.ALICE
+    assert auth.getAuthenticatedUser()["username"] == fx.MANAGER
+    with pytest.raises(AuthenticationError, match="Incorrect username or password"):
+        auth.authenticateUser(fx.ALICE, "wrong")
+    auth.logout()
+    assert monitor.getServiceStatus()["service"] == "storage"
+    assert monitor.clearServiceStatus()["status"] in ("ok", "warning")
 
 
 def test_sessions_outlive_the_service_and_end_with_the_role(site: fx.Site) -> None:

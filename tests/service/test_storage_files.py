@@ -153,6 +153,15 @@ def test_download_is_verified_and_keeps_odd_names(experiment: Experiment, alice:
         alice.downloadFile("nothing", experiment["name"], tmp_path)
 
 
+def test_download_through_the_experiment_class(site: fx.Site, experiment: Experiment, tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    record = site.experiments(fx.ALICE).downloadFile(
+        "a.h5", experiment["name"], tmp_path, progress=lambda done, total: seen.append((done, total))
+    )
+    assert record["fileName"] == "a.h5" and Path(record["localFilePath"]).read_bytes() == CONTENTS["a.h5"]
+    assert seen[-1] == (5000, 5000)
+
+
 def test_ranges_of_a_file(site: fx.Site, experiment: Experiment) -> None:
     path = f"/files/download?experimentName={experiment['name']}&path=a.h5"
     whole = raw(site, fx.ALICE, path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from dm.common.errors import InvalidArgument
+from dm.common.errors import AuthenticationError, AuthorizationError, InvalidArgument
 from dm.common.health import Health
 from dm.common.web.routes import (
     ADMIN,
@@ -20,6 +20,7 @@ from dm.common.web.routes import (
     Stream,
     Who,
 )
+from dm.common.web.throttle import LoginThrottle
 from dm.site.storage import arguments as a
 from dm.site.storage.access import reference
 from dm.site.storage.archive import Archives
@@ -59,6 +60,7 @@ class UseCases:
     operations: Operations
     permissions: Permissions
     health: Health
+    throttle: LoginThrottle
 
 
 def routes(use: UseCases) -> list[Route]:
@@ -129,7 +131,14 @@ def _people(use: UseCases) -> list[Route]:
         return use.users.update(arguments.username, arguments.password, **arguments.details())
 
     def change_password(request: Request, arguments: a.OwnPassword) -> dict[str, Any]:
-        return use.users.change_password(arguments.username, arguments.old_password, arguments.new_password)
+        if arguments.username != request.principal.username:
+            raise AuthorizationError("Only one's own password can be changed so; administrators set passwords.")
+        try:
+            with use.throttle.attempt(arguments.username, request.remote):
+                return use.users.change_password(arguments.username, arguments.old_password, arguments.new_password)
+        except AuthenticationError:
+            # 401 would make clients log in again and repeat the call.
+            raise InvalidArgument("The old password is not right.") from None
 
     def add_experiment_role(request: Request, arguments: a.ExperimentRole) -> dict[str, Any]:
         return use.members.add_role(arguments.username, arguments.role_name, reference(arguments))

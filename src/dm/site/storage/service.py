@@ -17,6 +17,7 @@ from dm.common.errors import DmException
 from dm.common.health import Health, Level
 from dm.common.web.application import Application
 from dm.common.web.server import Server, serve
+from dm.common.web.throttle import LoginThrottle
 from dm.site.storage import batch_store, registry_store
 from dm.site.storage.access import SiteAuthorizer
 from dm.site.storage.archive import Archives
@@ -100,6 +101,7 @@ def build_app(store: Store, owners: Owners, settings: StorageSettings) -> Storag
         operations=operations,
         permissions=Permissions(store, owners),
         health=health,
+        throttle=LoginThrottle(),
     )
     _checks(health, store, publisher, settings)
     application = Application(
@@ -110,6 +112,7 @@ def build_app(store: Store, owners: Owners, settings: StorageSettings) -> Storag
         sessions,
         health,
         streams=max(settings.threads // 3, 1),
+        throttle=use_cases.throttle,
     )
     return StorageService(application, store, publisher, housekeeper, use_cases)
 

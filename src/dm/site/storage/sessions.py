@@ -39,9 +39,10 @@ class SqlSessionStore:
             found = user_store.live_session(connection, key, self.idle_seconds, self.absolute_seconds)
             if found is None:
                 return None
-            if found.stale:
+            principal, stale = found
+            if stale:
                 user_store.touch_session(connection, key)
-            return user_store.principal(connection, found.user_id, found.username)
+            return principal
 
     def delete(self, session_id: str) -> None:
         """End the session; an unknown one is fine."""

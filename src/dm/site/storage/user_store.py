@@ -14,7 +14,6 @@ from dm.site.storage.tables import (
     experiment_roles,
     sessions,
     station_roles,
-    stations,
     system_roles,
     users,
 )
@@ -63,18 +62,25 @@ def change_user(connection: Connection, username: str, values: dict[str, Any]) -
     return connection.execute(statement.returning(users)).mappings().one_or_none()
 
 
-def principal(connection: Connection, user_id: int, username: str) -> Principal:
-    """Return who this is, with all system and station roles."""
-    system = connection.execute(select(system_roles.c.role).where(system_roles.c.user_id == user_id)).scalars().all()
-    rows = connection.execute(
-        select(stations.c.name, station_roles.c.role)
-        .join(stations, stations.c.id == station_roles.c.station_id)
-        .where(station_roles.c.user_id == user_id)
-    )
+_ROLES = (
+    "ARRAY(SELECT role FROM system_roles WHERE user_id = u.id) AS system,"
+    " (SELECT coalesce(json_agg(json_build_array(st.name, r.role)), '[]') FROM station_roles r"
+    "  JOIN stations st ON st.id = r.station_id WHERE r.user_id = u.id) AS station"
+)
+
+
+def _principal(row: Any) -> Principal:
     by_station: dict[str, set[str]] = {}
-    for name, role in rows:
+    for name, role in row.station:
         by_station.setdefault(name, set()).add(role)
-    return Principal(username, frozenset(system), {name: frozenset(roles) for name, roles in by_station.items()})
+    stations_roles = {name: frozenset(roles) for name, roles in by_station.items()}
+    return Principal(row.username, frozenset(row.system), stations_roles)
+
+
+def principal(connection: Connection, user_id: int) -> Principal:
+    """Return who this is, with all system and station roles."""
+    statement = text(f"SELECT u.username, {_ROLES} FROM users u WHERE u.id = :id")  # noqa: S608 - a constant
+    return _principal(connection.execute(statement, {"id": user_id}).one())
 
 
 def add_role(connection: Connection, role: Role) -> bool:
@@ -139,19 +145,15 @@ def add_session(connection: Connection, id_hash: bytes, username: str, most: int
     )
 
 
-def live_session(connection: Connection, id_hash: bytes, idle_seconds: float, absolute_seconds: float) -> Any:
-    """Return ``user_id``, ``username`` and ``stale`` (worth touching) of a session within its limits, or ``None``.
+def live_session(
+    connection: Connection, id_hash: bytes, idle_seconds: float, absolute_seconds: float
+) -> tuple[Principal, bool] | None:
+    """Return whose session it is, and whether its use is worth noting; ``None`` for one past its limits.
 
     A session that was used in the future is refused: the clock went back, and its age cannot be told.
     """
-    return connection.execute(
-        text(
-            "SELECT s.user_id, u.username, now() - s.used > make_interval(secs => :touch) AS stale"
-            " FROM sessions s JOIN users u ON u.id = s.user_id WHERE s.id_hash = :hash"
-            " AND now() - s.used < make_interval(secs => :idle)"
-            " AND now() - s.created < make_interval(secs => :absolute)"
-            " AND s.used - now() < interval '5 minutes'"
-        ),
+    row = connection.execute(
+        _LIVE_SESSION,
         {
             "hash": id_hash,
             "idle": idle_seconds,
@@ -159,6 +161,16 @@ def live_session(connection: Connection, id_hash: bytes, idle_seconds: float, ab
             "touch": min(60.0, idle_seconds / 10),
         },
     ).one_or_none()
+    return (_principal(row), row.stale) if row is not None else None
+
+
+_LIVE_SESSION = text(
+    f"SELECT u.username, {_ROLES}, now() - s.used > make_interval(secs => :touch) AS stale"  # noqa: S608 - a constant
+    " FROM sessions s JOIN users u ON u.id = s.user_id WHERE s.id_hash = :hash"
+    " AND now() - s.used < make_interval(secs => :idle)"
+    " AND now() - s.created < make_interval(secs => :absolute)"
+    " AND s.used - now() < interval '5 minutes'"
+)
 
 
 def touch_session(connection: Connection, id_hash: bytes) -> None:

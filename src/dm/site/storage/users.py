@@ -76,7 +76,7 @@ class Users:
         with self._store.transaction() as connection:
             if passwords.outdated(row["password_hash"]):
                 user_store.change_user(connection, username, {"password_hash": passwords.hashed(password)})
-            return user_store.principal(connection, row["id"], username)
+            return user_store.principal(connection, row["id"])
 
     def has_password(self, username: str, password: str) -> bool:
         """Whether this is the user's password (no login, no count of failures). :raises ObjectNotFound: unknown."""
@@ -93,7 +93,7 @@ class Users:
         """Return one user's record with ``systemRoles`` and ``stationRoles``. :raises ObjectNotFound: unknown."""
         with self._store.transaction() as connection:
             row = required_user(connection, username)
-            principal = user_store.principal(connection, row["id"], row["username"])
+            principal = user_store.principal(connection, row["id"])
         return user_record(row) | {
             "systemRoles": sorted(principal.system_roles),
             "stationRoles": {name: sorted(roles) for name, roles in sorted(principal.station_roles.items())},
