@@ -20,6 +20,7 @@ from dm.station.acquisition.watch.scan import Walk, kind_of
 _log = logging.getLogger(__name__)
 _STEP = 2000  # entries of a walk looked at before events get their turn
 _SHARE = 10  # a walk is repeated at the earliest after so many times its own duration
+_REMOTE_SHARE = 2  # the same for another host, where most of the duration is waiting
 _FINAL_REMOTE_SECONDS = 1.0  # between the last walks of a source on another host
 _NEVER = 86_400.0
 
@@ -151,7 +152,8 @@ class Scout:
             return
         evented = self._watch is not None and not self._watch.exhausted and b"" not in self.problems
         interval = self.settings.scan_seconds if evented else self.settings.polling_seconds
-        self._next = now + max(interval, _SHARE * (now - self._started))
+        share = _SHARE if self.task.source.is_local else _REMOTE_SHARE
+        self._next = now + max(interval, share * (now - self._started))
 
 
 def _one(root: bytes, path: bytes) -> Iterator[SourceEntry]:
