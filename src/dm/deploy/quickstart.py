@@ -6,25 +6,14 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-from rich.progress import Progress as Bars
-from rich.table import Table
 
 from dm.common.errors import DmException
-from dm.deploy import components
-from dm.deploy.demo import EXPERIMENT, Demo, Outcome, Progress, fresh_root, remove
+from dm.deploy.demo import Demo, fresh_root, remove
+from dm.deploy.demo_report import Screen
 from dm.deploy.layout import Layout
-
-_WORTH_SHOWING = (
-    "instrument", "beamline", "title", "sampleName", "scanNumbers", "scanCommand", "energy", "signalShape",
-)  # fmt: skip
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -33,14 +22,14 @@ _WORTH_SHOWING = (
 @click.option("--keep", is_flag=True, help="Leave everything running.")
 def main(data: Path | None, root: Path | None, keep: bool) -> None:
     """Start DM on this machine, run a beamline's day on it, check everything against the disk, and stop."""
-    console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+    screen = Screen()
     begun = time.monotonic()
     given = root is not None
     place = root.absolute() if root is not None else fresh_root()
     outcome = None
     try:
-        with _bars(console) as show:
-            demo = Demo(place, data.absolute() if data else None, lambda line: console.print(line, markup=False), show)
+        with screen.progress() as show:
+            demo = Demo(place, data.absolute() if data else None, screen.say, show)
             _on_signal(demo.interrupted)
             try:
                 demo.set_up()
@@ -49,21 +38,24 @@ def main(data: Path | None, root: Path | None, keep: bool) -> None:
                 if not keep:
                     demo.stop()
     except DmException as error:
-        console.print(f"Error: {error}", style="bold red", markup=False)
+        screen.error(f"Error: {error}")
     except OSError as error:
-        console.print(f"Error: {error.filename or place}: {error.strerror}.", style="bold red", markup=False)
+        screen.error(f"Error: {error.filename or place}: {error.strerror}.")
     good = outcome is not None and outcome.ok
     if outcome is not None:
-        _report(console, outcome)
-    console.print(f"{'Everything is as claimed' if good else 'FAILED'}, after {time.monotonic() - begun:.1f} s.")
-    if keep:
-        _tell(console, Layout.at(place))
+        screen.report(outcome)
+    screen.say(f"{'Everything is as claimed' if good else 'FAILED'}, after {time.monotonic() - begun:.1f} s.")
+    if not Layout.at(place).settings.exists():  # it failed before there was anything to see
+        if not given:
+            remove(place)
+    elif keep:
+        screen.running(Layout.at(place))
     elif good and not given:
-        console.print("Everything is stopped and removed. To look around with these, run it again with --keep:")
-        _commands(console, Layout.at(place))
+        screen.say("All is stopped and removed. With --keep (make demo KEEP=1) it stays up, to look around in:")
+        screen.commands("DIRECTORY/etc/dm.setup.sh")
         remove(place)
     else:
-        console.print(f"Files and logs stay in {place} (logs: {place}/var/log).", markup=False)
+        screen.say(f"Files and logs stay in {place} (logs: {place}/var/log).")
     sys.exit(0 if good else 1)
 
 
@@ -71,23 +63,28 @@ def main(data: Path | None, root: Path | None, keep: bool) -> None:
 @click.option("--root", type=click.Path(path_type=Path), help="Directory to install into (default: a fresh one).")
 def serve(root: Path | None) -> None:
     """Start DM on this machine and keep it running in the foreground until Ctrl-C."""
-    console = Console(highlight=False)
+    screen = Screen()
     place = root.absolute() if root is not None else fresh_root()
-    demo = Demo(place, None, lambda line: console.print(line, markup=False))
+    demo = Demo(place, None, screen.say)
     _on_signal(demo.interrupted)
     status = 0
     try:
         installed = demo.set_up(fresh=False)
-        _tell(console, installed.layout, experiment=False)
-        console.print("Ctrl-C stops everything.")
+        screen.running(installed.layout, experiment=False)
+        screen.say("Ctrl-C stops everything" + ("." if root is not None else " and removes it."))
         demo.interrupted.wait()
     except DmException as error:
-        console.print(f"Error: {error}", style="bold red", markup=False)
+        screen.error(f"Error: {error}")
         status = error.getErrorCode() or 1
+    except OSError as error:
+        screen.error(f"Error: {error.filename or place}: {error.strerror}.")
+        status = 1
     finally:
         demo.stop()
     if root is None and status == 0:
         remove(place)
+    elif status:
+        screen.say(f"Files and logs stay in {place} (logs: {place}/var/log).")
     sys.exit(status)
 
 
@@ -95,102 +92,6 @@ def _on_signal(event: threading.Event) -> None:
     """Let Ctrl-C and SIGTERM set an event: an exception out of nowhere could be lost, and the services left running."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: event.set())
-
-
-@contextmanager
-def _bars(console: Console) -> Iterator[Any]:
-    """Yield a function that shows :class:`Progress`: as bars on a terminal, else as a line now and then."""
-    if not console.is_terminal:
-        seen: list[tuple[int, int, int]] = []
-
-        def line(progress: Progress) -> None:
-            now = (progress.written, progress.stored, progress.processed)
-            if now not in seen and (progress.processed == progress.total or not seen or now[2] >= seen[-1][2] + 5):
-                seen.append(now)
-                console.print(
-                    f"          written {now[0]}, stored {now[1]}, processed {now[2]} of {progress.total}", markup=False
-                )
-
-        yield line
-        return
-    columns = (TextColumn("{task.description:>10}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Bars(*columns, console=console, transient=True) as bars:
-        tasks: dict[str, Any] = {}
-
-        def show(progress: Progress) -> None:
-            for name in ("written", "stored", "processed"):
-                if name not in tasks:
-                    tasks[name] = bars.add_task(name, total=progress.total)
-                bars.update(tasks[name], completed=min(progress.total, getattr(progress, name)))
-
-        yield show
-
-
-def _report(console: Console, outcome: Outcome) -> None:
-    files = Table(title="Files", title_justify="left")
-    for name in ("file", "bytes", "version", "job", "numbers", "from inside the file"):
-        files.add_column(name, overflow="fold")
-    for name, record in sorted(outcome.records.items()):
-        jobs = outcome.jobs.get(name, [])
-        last: Mapping[str, Any] = jobs[-1] if jobs else {}
-        numbers = " ".join(f"{key}={last[key]}" for key in ("scans", "points", "maximum") if last.get(key))
-        status = str(last.get("status", "none")) + (f" ({len(jobs)}x)" if len(jobs) > 1 else "")
-        facts = "; ".join(f"{key} {_brief(record[key])}" for key in _WORTH_SHOWING if key in record)
-        facts = facts or str(record.get("mimeType", ""))
-        files.add_row(name, str(record.get("fileSize")), str(record.get("version", "")), status, numbers, facts)
-    console.print(files)
-    checks = Table(title="Claims checked against the disk", title_justify="left")
-    for name in ("claim", "found true", ""):
-        checks.add_column(name, overflow="fold")
-    for check in outcome.checks:
-        mark = "[green]ok[/]" if check.ok else "[bold red]WRONG[/]"
-        checks.add_row(check.claim, str(check.count), mark)
-    console.print(checks)
-    for check in outcome.checks:
-        for wrong in check.wrong[:5]:
-            console.print(f"{check.claim}: {wrong}", style="bold red", markup=False)
-    steps = Table(title="Steps", title_justify="left")
-    steps.add_column("seconds", justify="right")
-    steps.add_column("step")
-    for step in outcome.steps:
-        steps.add_row(f"{step.seconds:.1f}", step.name)
-    console.print(steps)
-
-
-def _brief(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    text = "x".join(map(str, value)) if isinstance(value, list) else str(value)
-    return text if len(text) <= 40 else text[:37] + "..."
-
-
-def _tell(console: Console, layout: Layout, experiment: bool = True) -> None:
-    """Print how to talk to a running suite, ready to be pasted."""
-    parts = components.components(layout.settings)
-    addresses = [f"{part.name} https://localhost:{part.port}" for part in parts.values() if hasattr(part, "port")]
-    console.print("Running: " + ", ".join(addresses), markup=False)
-    console.print("Look around:")
-    _commands(console, layout, experiment)
-    if experiment:
-        console.print("Stop:")
-        console.print(f"  {layout.bin}/dm-control all stop --config {layout.settings}", markup=False)
-
-
-def _commands(console: Console, layout: Layout, experiment: bool = True) -> None:
-    lines = [f"source {layout.setup}"]
-    if experiment:
-        lines += [
-            f"dm-get-experiment --experiment {EXPERIMENT} -a -pp",
-            f"dm-list-experiment-files --experiment {EXPERIMENT}",
-            f"dm-get-file-collection-stats --experiment {EXPERIMENT}",
-            "dm-list-daqs",
-            "dm-list-processing-jobs --display-keys id,status,stage,experimentFilePath,points,maximum",
-            "dm-get-last-processing-job -a -pp",
-        ]
-    else:
-        lines += ["dm-list-experiments", "dm-list-workflows", "dm-list-daqs"]
-    for line in lines:
-        console.print(f"  {line}", markup=False)
 
 
 if __name__ == "__main__":
