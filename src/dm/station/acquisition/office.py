@@ -9,6 +9,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from dm.common import statuses
@@ -48,6 +49,7 @@ class Parts:
     """What an :class:`Office` is made of.
 
     :param user_client: makes a client of the storage service under a user's own session.
+    :param secrets: files and directories of the service itself, never to be read as data.
     """
 
     store: Store
@@ -58,6 +60,7 @@ class Parts:
     settings: AcquisitionSettings
     transports: list[Transport]
     plugins: list[Plugin]
+    secrets: tuple[Path, ...] = ()
 
 
 class Office:

@@ -51,6 +51,7 @@ def wish(kind: str, parts: Parts, experiment: dict[str, Any], directory: str, ta
     if kind == DAQ and read.only is not None:
         raise InvalidArgument("experimentFilePath names a single file; that is for uploads, not for DAQs.")
     place = sources.parse(directory, parts.settings, experiment, read.root)
+    sources.refuse_secrets(place, parts.secrets)
     if place.in_place and not read.skip_transfer:
         read = read.model_copy(update={"skip_transfer": True})
         echo = {**echo, "skipTransfer": True}

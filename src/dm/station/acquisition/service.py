@@ -132,7 +132,10 @@ def build_office(
 
     site = StorageSite(identity.service_client().client)
     store = Store(acquisition.database_url)
-    parts = Parts(store, site, identity, user_client, station.name, acquisition, [], [])
+    secrets = [acquisition.key, station.service_password_file, station.var_dir]
+    if isinstance(file, Path):  # it may hold the password of a database
+        secrets.append(file)
+    parts = Parts(store, site, identity, user_client, station.name, acquisition, [], [], tuple(secrets))
     office = Office(parts)
     context = PluginContext(station.name, username, password, ca_file, office.pipeline.stop_event)
     parts.transports.extend(make_transports(acquisition.transports, file))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,26 @@ def _local(text: str, raw: bytes, allowed: list[Path]) -> Source:
             places = ", ".join(str(directory) for directory in allowed)
             raise InvalidArgument(f"Data directory {display(root)!r} is not below {places}.")
     return Source(text, root)
+
+
+def refuse_secrets(place: Place, secrets: Iterable[Path]) -> None:
+    """Refuse a local directory in which the service itself keeps what nobody may read through it.
+
+    The service reads with its own rights, which are more than those of the user who asks.
+
+    :param secrets: key, login file, settings file, and the directory of its databases and logs.
+    :raises InvalidArgument: one of them lies in the directory, or the directory below one of them.
+    """
+    if not place.source.is_local:
+        return
+    real = Path(os.fsdecode(os.path.realpath(place.source.root)))
+    for secret in secrets:
+        kept = secret.resolve()
+        if kept.is_relative_to(real) or real.is_relative_to(kept):
+            raise InvalidArgument(
+                f"Data directory {display(place.source.root)!r} holds files of the DM installation itself, such as "
+                "keys or login files; name a directory with data only."
+            )
 
 
 def _clean(path: bytes) -> bytes:

@@ -1,0 +1,89 @@
+"""What the acquisition service may read is more than what its callers may: its own secrets are no data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from dm.common.client import RestClient, segment
+from dm.common.errors import InvalidArgument
+from dm.station.acquisition.service import build_from_settings
+from tests.service.acquisition_fixtures import MANAGER, Site, running_site
+
+
+@pytest.fixture(scope="module")
+def site(run_directory: Path, new_postgres_database: Callable[[], str], certificates: Path) -> Iterator[Site]:
+    directory = run_directory / "security-sources"
+    directory.mkdir()
+    with running_site(directory, new_postgres_database(), certificates) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def manager(site: Site, new_mongo_database: Callable[[], str]) -> Iterator[RestClient]:
+    station = site.station_settings()
+    settings_file = site.directory / "etc" / "dm.toml"
+    settings_file.parent.mkdir()
+    settings_file.write_text("# holds the password of a database")
+    service = build_from_settings(site.acquisition_settings(new_mongo_database()), station, settings_file)
+    service.start()
+    service.server.start()
+    client = RestClient(service.server.url, *MANAGER, ca_file=site.certificates / "ca.pem")
+    try:
+        yield client
+    finally:
+        client.close()
+        service.server.stop()
+        service.stop()
+
+
+@pytest.fixture(scope="module")
+def experiment(site: Site) -> str:
+    return str(site.experiment("sources1")["name"])
+
+
+def upload(manager: RestClient, experiment: str, directory: object, **keys: object) -> object:
+    return manager.post(f"/experimentsByName/{experiment}/upload/{segment(str(directory))}", {"taskInfo": keys})
+
+
+@pytest.mark.parametrize("kind", ["upload", "startDaq"])
+def test_keys_login_files_and_settings_are_no_data(
+    site: Site, manager: RestClient, experiment: str, kind: str, tmp_path: Path
+) -> None:
+    """A manager would otherwise take the service's key and passwords home as data of an experiment."""
+    link = tmp_path / "link"
+    link.symlink_to(site.certificates)
+    logs = site.directory / "var" / "log"
+    logs.mkdir(parents=True, exist_ok=True)
+    places = [
+        site.certificates,
+        f"{site.certificates}/../{site.certificates.name}/",
+        link,
+        site.directory,
+        site.directory / "etc",
+        logs,
+        "/",
+    ]
+    for place in places:
+        with pytest.raises(InvalidArgument, match="files of the DM installation itself"):
+            manager.post(f"/experimentsByName/{experiment}/{kind}/{segment(str(place))}", {"taskInfo": {}})
+    with pytest.raises(InvalidArgument, match="files of the DM installation itself"):
+        manager.post(f"/experimentsByName/{experiment}/{kind}/{segment(f'file://{site.certificates}')}", {})
+
+
+def test_a_directory_beside_them_is_data(manager: RestClient, experiment: str, site: Site) -> None:
+    """Neighbours are told apart by components, not by how their names begin."""
+    place = site.directory / "etcetera"
+    place.mkdir()
+    (place / "a").write_bytes(b"data")
+    assert upload(manager, experiment, place)
+
+
+@pytest.mark.parametrize("name", ["../etc/dm.toml", "/etc/passwd", "a/../../etc/dm.toml"])
+def test_a_single_file_stays_below_the_directory(
+    manager: RestClient, experiment: str, tmp_path: Path, name: str
+) -> None:
+    with pytest.raises(InvalidArgument):
+        upload(manager, experiment, tmp_path, experimentFilePath=name)
