@@ -69,6 +69,7 @@ format: install
 	$(BIN)/ruff format
 
 docs: install
+	$(BIN)/python docs/generate.py
 	$(BIN)/python -m sphinx -W -q docs docs/_build
 
 clean:

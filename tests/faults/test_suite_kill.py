@@ -23,6 +23,13 @@ def kill_and_start(config, name):
     assert part.pid_file.alive() not in (None, pid)
 
 
+def tell_logs(root):
+    """Print what the services logged besides answered requests, for the report of a failure."""
+    for log in sorted((root / "var" / "log").iterdir()):
+        lines = [line for line in log.read_text("utf-8", "replace").splitlines() if '"GET /' not in line]
+        print(log.name, *lines[-60:], sep="\n    ")
+
+
 def day_with_kills(root, plan):
     """Run the demo; ``plan`` lists (files written, service to kill then)."""
     waiting = sorted(plan)
@@ -38,8 +45,13 @@ def day_with_kills(root, plan):
     try:
         demo.set_up()
         outcome = demo.run()
+    except BaseException:
+        tell_logs(root)
+        raise
     finally:
         demo.stop()
+    if not outcome.ok:
+        tell_logs(root)
     assert len(killed) == len(plan)
     assert outcome.ok, [wrong for check in outcome.checks for wrong in check.wrong]
 

@@ -1,6 +1,8 @@
 """dm-quickstart as a user runs it: green, on the default files and on a folder; red when something is wrong."""
 
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,6 +14,7 @@ import psutil
 import pytest
 
 QUICKSTART = Path(sys.executable).parent / "dm-quickstart"
+ETC = Path(__file__).parents[2] / "etc"
 SERVE = QUICKSTART.with_name("dm-serve")
 
 
@@ -94,22 +97,42 @@ def test_interrupted_it_stops_what_it_started(open_directory):
     assert running(root) == []
 
 
-def test_serve_stays_up_and_stops_on_interrupt(open_directory):
+def sh(root, script):
+    return subprocess.run(
+        ["bash", "-ec", f". {root}/etc/dm.setup.sh\n{script}"], capture_output=True, text=True, check=False, cwd="/"
+    )
+
+
+def test_serve_stays_up_for_commands_curl_and_nagios_and_stops_on_interrupt(open_directory):
     root = open_directory / "dm"
     with subprocess.Popen(
         [SERVE, "--root", root], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
-        said = []
-        for line in process.stdout:
-            said.append(line.strip())
-            if "Ctrl-C" in line:
-                break
-        script = "\n".join(line for line in said if line.startswith(("source ", "dm-list-experiments"))).replace(
-            "source", "."
-        )
-        listed = subprocess.run(["bash", "-ec", script], capture_output=True, text=True, check=False)
-        assert (listed.returncode, listed.stdout) == (0, ""), listed.stderr
-        process.send_signal(signal.SIGINT)
-        process.stdout.read()
+        try:
+            said = "".join(iter(process.stdout.readline, "Ctrl-C stops everything.\n"))
+            urls = re.findall(r"https://localhost:\d+", said)
+            assert len(urls) == 4, said
+            for url in urls:
+                checked = sh(root, f"{ETC}/nagios/check_dm {url} $DM_CA_FILE")
+                assert (checked.returncode, checked.stdout) == (0, f"OK - {url}\n")
+            watched = open_directory / "scan 1"
+            watched.mkdir()
+            added = sh(root, "dm-add-experiment --experiment exp1 --type TEST; dm-list-experiments")
+            assert added.returncode == 0, added.stderr
+            assert "name=exp1" in added.stdout
+            started = sh(root, f"{ETC}/spec/dm-spec start-daq exp1 '{watched}'")
+            assert started.returncode == 0, started.stderr
+            stopped = sh(root, f"{ETC}/spec/dm-spec stop-daq exp1 '{watched}'")
+            assert stopped.returncode == 0, stopped.stderr
+            assert json.loads(stopped.stdout)["id"] == json.loads(started.stdout)["id"]
+            refused = sh(root, f"{ETC}/spec/dm-spec start-daq nosuch '{watched}'")
+            assert refused.returncode != 0
+            assert "Experiment 'nosuch' at station '25IDC' does not exist." in refused.stderr
+            assert sh(root, f"{ETC}/spec/dm-spec job nobody nothing /x").returncode != 0
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.stdout.read()
     assert process.returncode == 0
     assert running(root) == []
+    down = sh(root, f"{ETC}/nagios/check_dm {urls[0]} $DM_CA_FILE")
+    assert down.returncode == 2
