@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 
-class DmException(Exception):
+class DmException(Exception):  # noqa: N818 - its name is published
     """Anything DM refuses or fails to do, said in one sentence.
 
     :param message: what is wrong, with which value, and what to do.

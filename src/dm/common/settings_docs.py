@@ -47,7 +47,8 @@ def sample(models: Models) -> str:
     """Return a sample settings file: every key with its meaning, unit and default; defaults commented out."""
     lines = _comment(
         "DM settings. Keys that are commented out show their defaults, or an example where there is none. "
-        "Relative paths are relative to the directory of this file. A variable DM_<SECTION>__<KEY> of the environment overrides a key. Check this file with: "
+        "Relative paths are relative to the directory of this file. "
+        "A variable DM_<SECTION>__<KEY> of the environment overrides a key. Check this file with: "
         "dm-config check"
     )
     for section, model in models.items():
