@@ -235,7 +235,7 @@ class Office:
         :raises ObjectNotFound: no such DAQ or upload.
         """
         live = self.live.get(task_id)
-        if live is not None and live.kind == kind:
+        if live is not None and live.kind == kind and live.document.get("open"):
             return live.snapshot()
         found = self.store.task(task_id)
         if found is None or found["kind"] != kind or found.get("cleared"):
