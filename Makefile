@@ -9,25 +9,36 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 VENV := .venv
 BIN := $(VENV)/bin
 CLIENTS := .venv-clients
-EXTRAS := dev,test,docs
+PIP_INSTALL := -m pip install -qq --disable-pip-version-check
 DATA ?=
 KEEP ?=
 
-.PHONY: install demo serve test test-long test-deps lint format docs clean
+.PHONY: install developer demo serve test test-long test-deps lint format docs clean
 
 install: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml
 	@test -n "$(PYTHON)" || { echo "No Python >= 3.11 found; name one: make PYTHON=/path/to/python3.11"; exit 1; }
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[$(EXTRAS)]'
+	@echo "Installing into $(VENV); the first time takes a minute."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { \
+		rm -rf $(VENV); echo "$(PYTHON) cannot make a virtual environment; on Debian: sudo apt-get install python3-venv"; exit 1; }
+	@$(BIN)/python $(PIP_INSTALL) --editable .
+	@touch $@
+
+# What developers need besides; trying DM out goes without.
+developer: $(VENV)/.developer
+
+$(VENV)/.developer: $(VENV)/.installed
+	@echo "Installing what tests, lint and docs need into $(VENV)."
+	@$(BIN)/python $(PIP_INSTALL) --editable '.[dev,test,docs]'
 	@touch $@
 
 # The published clients pin their own dependencies and are tried from a venv of their own.
 $(CLIENTS)/.installed: pyproject.toml
 	@test -n "$(PYTHON)" || { echo "No Python >= 3.11 found; name one: make PYTHON=/path/to/python3.11"; exit 1; }
-	test -x $(CLIENTS)/bin/python || $(PYTHON) -m venv $(CLIENTS)
-	$(CLIENTS)/bin/python -m pip install --quiet --editable '.[clients]'
+	@echo "Installing the published clients into $(CLIENTS)."
+	@test -x $(CLIENTS)/bin/python || $(PYTHON) -m venv $(CLIENTS)
+	@$(CLIENTS)/bin/python $(PIP_INSTALL) --editable '.[clients]'
 	@touch $@
 
 .PHONY: clients
@@ -52,23 +63,23 @@ test-deps:
 		echo "The tests need:$$missing. Install them, for example: sudo apt-get install $$packages"; exit 1; \
 	fi
 
-test: install clients test-deps
+test: developer clients test-deps
 	$(BIN)/python -m pytest -m "not long"
 
-test-long: install clients test-deps
+test-long: developer clients test-deps
 	$(BIN)/python -m pytest
 
-lint: install
+lint: developer
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-format: install
+format: developer
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-docs: install
+docs: developer
 	$(BIN)/python docs/generate.py
 	$(BIN)/python -m sphinx -W -q docs docs/_build
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 MAX_BYTES = 1 << 28
 PICTURE_PIXELS = 256
 _SIGNATURE_SEARCH = 1000
+_MOST_MARKERS = 250
 # dark blue - teal - yellow, near matplotlib's viridis; avoids importing it for a thumbnail
 _COLOURS = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37))
 
@@ -40,6 +41,7 @@ class Content:
     values: np.ndarray[Any, Any] | None = None
     x: np.ndarray[Any, Any] | None = None
     x_label: str = ""
+    y_label: str = ""
     scans: int = 0
 
 
@@ -75,7 +77,7 @@ def _hdf5(path: str, file: Any) -> Content:
         curves.sort(key=lambda name: ("time" in name.rpartition("/")[2].lower(), -_liveliness(arrays[name])))
         signal = curves[0] if curves else ""
     if signal:
-        return Content("curve", title, arrays[signal][()], x_label=signal.rpartition("/")[2])
+        return Content("curve", title, arrays[signal][()], x_label="point", y_label=signal.rpartition("/")[2])
     return Content("image", title, _frame(arrays[images[0]])) if images else Content("other")
 
 
@@ -127,7 +129,8 @@ def _spec(path: str) -> Content:
             if scan.data.size and scan.data.shape[1] > 1:
                 labels = list(scan.labels)
                 label = f"#S {scan.scan_header_dict.get('S', '').strip()}"
-                return Content("scan", label, scan.data[-1].copy(), scan.data[0].copy(), labels[0], count)
+                x, y = scan.data[0].copy(), scan.data[-1].copy()
+                return Content("scan", label, y, x, labels[0], labels[-1], count)
         return Content("other")
     finally:
         file.close()
@@ -178,7 +181,8 @@ def _thumbnail(content: Content, target: Path) -> None:
     image = np.nan_to_num(np.asarray(content.values, dtype=float), nan=0.0, posinf=0.0, neginf=0.0)
     low, high = np.percentile(image, (1, 99.7))
     image = np.clip(image, low, max(high, low + 1e-9)) - low
-    image = np.log1p(100 * image / image.max()) if image.max() > 0 else image
+    if _wide(image):
+        image = np.log1p(100 * image / image.max())
     level = image / image.max() if image.max() > 0 else image
     stops = np.linspace(0, 1, len(_COLOURS))
     channels = [np.interp(level, stops, [colour[i] for colour in _COLOURS]) for i in range(3)]
@@ -189,25 +193,41 @@ def _thumbnail(content: Content, target: Path) -> None:
     drawn.resize(size, method).save(target)
 
 
+def _wide(values: np.ndarray[Any, Any]) -> bool:
+    """Whether most values would vanish on a linear scale: scattering, where a few are many times the others."""
+    import numpy as np
+
+    return bool(np.nanmax(values) > 20 * max(float(np.nanmedian(values)), 1e-9))
+
+
 def _plot(content: Content, target: Path) -> None:
     # its caches go where we may write: the account of a stage often has no home
     os.environ.setdefault("MPLCONFIGDIR", str(target.parent.parent / "matplotlib"))
     import matplotlib
 
     matplotlib.use("agg")
+    import numpy as np
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4.8, 3.2), layout="constrained")
     axes: Any = figure.add_subplot()
-    if content.x is None:
-        axes.plot(content.values, linewidth=0.8)
-        axes.set_ylabel(content.x_label)
-    else:
-        axes.plot(content.x, content.values, marker=".", linewidth=0.8)
-        axes.set_xlabel(content.x_label)
+    values = np.asarray(content.values, dtype=float)
+    many = len(values) > _MOST_MARKERS
+    positions = np.arange(len(values)) if content.x is None else content.x
+    axes.plot(positions, values, marker=None if many else ".", linewidth=0.8)
+    if np.nanmin(values) > 0 and _wide(values):
+        axes.set_yscale("log")
+    axes.set_xlabel(_plain(content.x_label))
+    axes.set_ylabel(_plain(content.y_label))
     axes.locator_params(axis="x", nbins=6)
-    axes.set_title(content.label.replace("$", "")[:60], fontsize=9)
+    axes.grid(alpha=0.3)
+    axes.set_title(_plain(content.label), fontsize=9)
     figure.savefig(target, dpi=100)
+
+
+def _plain(text: str) -> str:
+    """Return text for a plot, where ``$`` would begin a formula."""
+    return text.replace("$", "")[:60]
 
 
 @main.command()

@@ -22,7 +22,7 @@ PIPE_COLUMNS = 120
 _FACTS = (
     "instrument", "beamline", "title", "sampleName", "scanNumbers", "scanCommand", "energy", "signalShape",
 )  # fmt: skip
-_MOST_FACTS = 4
+_MOST_FACTS = 3
 _LONGEST_FACT = 32
 _NUMBERS = ("scans", "points", "maximum")
 
@@ -127,7 +127,7 @@ def _files(outcome: Outcome) -> Table:
         # a file that was written again had a job, and became a version, each time
         status = str(last.get("status", "none")) + (f" ({len(jobs)}x)" if len(jobs) > 1 else "")
         facts = [f"{key}: {_brief(record[key])}" for key in _FACTS if key in record][:_MOST_FACTS]
-        inside = ", ".join(facts) or str(record.get("mimeType", ""))
+        inside = "; ".join(facts) or str(record.get("mimeType", ""))
         table.add_row(*(Text(printable(cell)) for cell in (name, str(record.get("fileSize")), status, numbers, inside)))
     table.columns[1].justify = "right"
     return table
