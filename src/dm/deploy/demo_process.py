@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 MAX_BYTES = 1 << 28
 PICTURE_PIXELS = 256
 _SIGNATURE_SEARCH = 1000
-_MOST_MARKERS = 250
+# a longer curve is likelier scattering than a motor's scan across a peak, and points would hide its line
+_LONG_CURVE = 100
 # dark blue - teal - yellow, near matplotlib's viridis; avoids importing it for a thumbnail
 _COLOURS = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37))
 
@@ -212,11 +213,11 @@ def _plot(content: Content, target: Path) -> None:
     figure = Figure(figsize=(4.8, 3.2), layout="constrained")
     axes: Any = figure.add_subplot()
     values = np.asarray(content.values, dtype=float)
-    many = len(values) > _MOST_MARKERS
+    long = len(values) > _LONG_CURVE
     positions = np.arange(len(values)) if content.x is None else content.x
-    axes.plot(positions, values, marker=None if many else ".", linewidth=0.8)
-    if np.nanmin(values) > 0 and _wide(values):
-        axes.set_yscale("log")
+    axes.plot(positions, values, marker=None if long else ".", linewidth=0.8)
+    if long and np.nanmin(values) >= 0 and _wide(values):
+        axes.set_yscale("log", nonpositive="mask")
     axes.set_xlabel(_plain(content.x_label))
     axes.set_ylabel(_plain(content.y_label))
     axes.locator_params(axis="x", nbins=6)
