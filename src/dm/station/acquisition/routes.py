@@ -290,12 +290,21 @@ def routes(office: Office, health: Health) -> list[Route]:
         Route("DELETE", "/status", clear, MANAGER, "Reset the alarms raised so far."),
     ]
     listed = frozenset({"experimentName"})
-    for kind, plural, what, lister in (
-        (DAQ, "daqs", "DAQ", desk.list_daqs),
-        (UPLOAD, "uploads", "upload", desk.list_uploads),
+    for kind, plural, what, lister, starter in (
+        (DAQ, "daqs", "DAQ", desk.list_daqs, desk.start_daq),
+        (UPLOAD, "uploads", "upload", desk.list_uploads, desk.upload),
     ):
         one = f"/{plural}/{{id}}"
         table += [
+            Route(
+                "POST",
+                f"/{plural}",
+                starter,
+                MANAGER,
+                f"Start one {what} with plain arguments, as curl sends them in a form or in JSON.",
+                StartArguments,
+                start,
+            ),
             Route("GET", f"/{plural}", lister, USER, f"List {what}s, newest last.", ListArguments, listed),
             Route("GET", one, desk.info(kind), USER, f"Show one {what}; waitTime waits for a change.", InfoArguments),
             Route("POST", f"{one}/stop", desk.stop(kind), MANAGER, f"Stop one {what}.", IdArguments),

@@ -317,5 +317,5 @@ class Runner:
             return not task.batches or now >= self._final_deadline
 
 
-class _Stopped(Exception):
+class _Stopped(Exception):  # noqa: N818 - not an error
     """The service stops."""

@@ -22,9 +22,9 @@ from pymongo import InsertOne, MongoClient, ReturnDocument, UpdateOne, errors
 from pymongo.cursor import Cursor
 from pymongo.database import Database
 from pymongo.errors import BulkWriteError, DocumentTooLarge, DuplicateKeyError, InvalidURI, PyMongoError
-from pymongo.write_concern import WriteConcern
 
 from dm.common.errors import ConfigurationError, ServiceLimit, ServiceUnavailable
+from dm.common.mongo import DURABLE, BulkWrites
 
 Document = dict[str, Any]
 
@@ -106,13 +106,14 @@ class Store:
                 socketTimeoutMS=6 * _DATABASE_SECONDS * 1000,
             )
             self._database: Database[Document] = self._client.get_default_database(
-                DEFAULT_DATABASE, write_concern=WriteConcern(w="majority", j=True)
+                DEFAULT_DATABASE, write_concern=DURABLE
             )
         except (InvalidURI, errors.ConfigurationError, ValueError) as error:
             raise ConfigurationError(f"The catalog's database URL is not usable: {error}.") from None
-        self.files = Shelf(self._database, "files", chunk=200)
-        self.datasets = Shelf(self._database, "datasets", chunk=10)
-        self.runs = Shelf(self._database, "runs", chunk=10)
+        bulk = BulkWrites(self._database)
+        self.files = Shelf(self._database, "files", bulk, chunk=200)
+        self.datasets = Shelf(self._database, "datasets", bulk, chunk=10)
+        self.runs = Shelf(self._database, "runs", bulk, chunk=10)
         self.operations = self._database["operations"]
         self.operation_parts = self._database["operationParts"]
 
@@ -149,11 +150,13 @@ class Shelf:
     """The documents of one kind.
 
     :param kind: also the collection's name.
+    :param bulk: makes bulk writes durable at one flush each.
     :param chunk: documents held in memory at a time while scanning.
     """
 
-    def __init__(self, database: Database[Document], kind: str, chunk: int) -> None:
+    def __init__(self, database: Database[Document], kind: str, bulk: BulkWrites, chunk: int) -> None:
         self.kind = kind
+        self._bulk = bulk
         self.chunk = chunk
         self.collection = database[kind]
         self._counters = database["counters"]
@@ -214,7 +217,7 @@ class Shelf:
         with database_errors():
             for start in range(0, len(operations), BATCH):
                 try:
-                    result = self.collection.bulk_write(operations[start : start + BATCH], ordered=False)
+                    result = self._bulk.of(self.collection).bulk_write(operations[start : start + BATCH], ordered=False)
                     landed += result.inserted_count + result.matched_count
                 except BulkWriteError as error:
                     if any(
@@ -222,6 +225,8 @@ class Shelf:
                         for failure in (error.details or {}).get("writeErrors", [{}])
                     ):
                         raise
+            if operations:
+                self._bulk.seal()
         return landed == len(operations)
 
     def delete(self, document_id: str) -> bool:
