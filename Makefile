@@ -81,6 +81,7 @@ format: developer
 
 docs: developer
 	$(BIN)/python docs/generate.py
+	$(BIN)/dm-config sample > etc/dm.sample.toml
 	$(BIN)/python -m sphinx -W -q docs docs/_build
 
 clean:

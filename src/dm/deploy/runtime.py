@@ -22,7 +22,17 @@ from dm.common.errors import ConfigurationError
 from dm.common.hosting import reachable
 
 DISTRIBUTION = "beamline-dm"
-_LEAVE_OUT = {"test", "idlelib", "turtledemo", "ensurepip", "lib2to3", "site-packages", "dist-packages"}
+_LEAVE_OUT = {
+    "test",
+    "idlelib",
+    "turtledemo",
+    "ensurepip",
+    "lib2to3",
+    "site-packages",
+    "dist-packages",
+    "pip",
+    "setuptools",
+}
 
 
 def commands() -> dict[str, tuple[str, str]]:
@@ -150,7 +160,7 @@ def _packages(target: Path, user: pwd.struct_passwd) -> None:
         (target / "dm-runtime.pth").write_text(f"import site; site.addsitedir({str(original)!r})\n", "utf-8")
     else:
         target.rmdir()
-        _copy_tree(original, target, set())
+        _copy_tree(original, target, _LEAVE_OUT)
     if not source.is_relative_to(original) and not reachable(source / "common", user.pw_uid, {user.pw_gid}):
         for link in target.glob("__editable__*"):
             link.unlink()
@@ -174,6 +184,7 @@ def _copy_tree(source: Path, target: Path, leave_out: set[str]) -> None:
         top = here == source
         if top:
             directories[:] = [name for name in directories if name not in leave_out and not name.startswith("config-")]
+        directories[:] = [name for name in directories if name != "include"]  # C headers: thousands of files
         copied = target / here.relative_to(source)
         copied.mkdir(parents=True, exist_ok=True)
         for name in files:
