@@ -20,7 +20,7 @@ from dm.deploy.layout import Layout
 
 PIPE_COLUMNS = 120
 _FACTS = (
-    "instrument", "beamline", "title", "sampleName", "scanNumbers", "scanCommand", "energy", "signalShape",
+    "instrument", "beamline", "title", "scanNumbers", "energy", "scanCommand", "sampleName", "signalShape",
 )  # fmt: skip
 _MOST_FACTS = 3
 _LONGEST_FACT = 32
