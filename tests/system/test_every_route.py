@@ -75,6 +75,11 @@ def called(clients: dict[str, RestClient], run_directory: Path) -> None:
     while acquisition.get(f"/daqs/{daq['id']}", waitTime=30)["status"] not in ("done", "failed"):
         pass
     acquisition.delete(f"/daqs/{daq['id']}")
+    plain = {"experimentName": EXPERIMENT, "dataDirectory": str(source), "taskInfo": {"note": "plain"}}
+    for kind in ("daqs", "uploads"):
+        started = acquisition.post(f"/{kind}", plain)
+        assert (started["note"], started["dataDirectory"]) == ("plain", str(source))
+        acquisition.post(f"/{kind}/{started['id']}/stop")
 
     clients["catalog"].post(f"/experimentFiles/{EXPERIMENT}", {"fileInfo": {"experimentFilePath": "f"}})
     (found,) = clients["catalog"].get(f"/experimentFiles/{EXPERIMENT}", limit=5, keyList=["fileName"])
