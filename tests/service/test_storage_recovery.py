@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
+from dm.common.digests import digest_stream
 from dm.common.embedded import EmbeddedPostgres
 from dm.common.errors import InvalidObjectState, ObjectNotFound, ServiceUnavailable
 from dm.site.storage.api import Experiment
@@ -109,6 +110,7 @@ def test_f02_kill_9_at_changes_of_the_file_system_loses_and_doubles_nothing(site
 
 
 @pytest.mark.long
+@pytest.mark.timeout(900)
 def test_f02_kill_9_at_every_change_of_the_file_system(site: fx.Site) -> None:
     assert death_rounds(site, 1) > 20
 
@@ -163,6 +165,26 @@ def test_f06_a_full_file_system_is_named_and_nothing_half_is_left(site: fx.Site)
     batch, contents = rounds.queue()
     assert run_publisher(site, batch) == 0
     rounds.check(batch, contents)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_f20_sizes_beyond_32_bits(site: fx.Site) -> None:
+    rounds, batch = Rounds(site), str(uuid.uuid4())
+    opened = rounds.station.openBatch(rounds.grant, batch, source="daq-1")
+    entries = []
+    for number, size in enumerate(((1 << 31) - 1, 1 << 31, (1 << 32) + 1, 5 << 30)):
+        with Path(opened["stagingDirectory"], str(number)).open("wb+", buffering=0) as stream:
+            stream.truncate(size)
+            found = digest_stream(stream, ["xxh3_128"])[1]
+        sums = {"digests": found, "md5Sum": "0" * 32}
+        entries.append({"path": f"f{size}", "stagedName": str(number), "size": size, "mtimeNs": 1} | sums)
+    rounds.station.submitBatch(rounds.grant, batch, entries)
+    assert run_publisher(site, batch) == 0
+    for path, found in fx.outcome(rounds.station, batch).items():
+        assert found["status"] == "stored" and path == f"f{found['size']}"
+        record = site.files(fx.MANAGER).statFile(path, rounds.experiment["name"], fx.STATION)
+        assert record["fileSize"] == found["size"] and record["readyForProcessing"]
 
 
 def test_a_torn_manifest_line_spoils_nothing(site: fx.Site) -> None:
@@ -262,6 +284,26 @@ def test_files_belong_to_the_configured_account(
         assert {(status.st_uid, status.st_gid) for status in found} == {(entry.pw_uid, entry.pw_gid)}
     finally:
         site.restart(kept)
+
+
+def test_f03_a_service_that_stops_gives_back_what_it_is_digesting(site: fx.Site) -> None:
+    kept, rounds, batch = site.settings, Rounds(site), str(uuid.uuid4())
+    opened = rounds.station.openBatch(rounds.grant, batch, source="daq-1")
+    size = 40 << 30  # sparse; without a digest from the source its md5 takes more than a minute
+    with Path(opened["stagingDirectory"], "0").open("wb") as stream:
+        stream.truncate(size)
+    entry = {"path": "huge", "stagedName": "0", "size": size, "mtimeNs": 1}
+    rounds.station.submitBatch(rounds.grant, batch, [entry])
+    site.restart(kept.model_copy(update={"publisher_threads": 1}))
+    station = site.station()
+    deadline = time.monotonic() + 30
+    while station.getBatch(batch)["state"] != "publishing":
+        assert time.monotonic() < deadline
+    site.restart(kept)
+    station = site.station()
+    assert station.getBatch(batch)["state"] == "queued"
+    assert station.deleteBatch(batch)["state"] == "abandoned"
+    assert not list(Path(rounds.experiment["storageDirectory"], ".staging").iterdir())
 
 
 def test_f26_requests_fail_clearly_while_the_database_is_away_and_recover(

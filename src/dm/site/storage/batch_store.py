@@ -94,6 +94,17 @@ def release(connection: Connection, batch_id: str, fence: int, delay: float, err
     )
 
 
+def give_back(connection: Connection, batch_id: str, fence: int) -> None:
+    """Queue a claimed batch again as if it had not been claimed, except that its fence stays raised."""
+    connection.execute(
+        text(
+            "UPDATE batches SET state = 'queued', lease_owner = NULL, lease_until = NULL, attempts = attempts - 1,"
+            " fence = fence + 1 WHERE id = :id AND fence = :fence AND state = 'publishing'"
+        ),
+        {"id": batch_id, "fence": fence},
+    )
+
+
 def publishing_owners(connection: Connection) -> Sequence[str]:
     """Return who holds claims now."""
     statement = select(batches.c.lease_owner).where(batches.c.state == "publishing").distinct()

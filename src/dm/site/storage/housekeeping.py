@@ -22,6 +22,7 @@ LOG = logging.getLogger(__name__)
 
 _ROUND_SECONDS = 5.0
 _SWEEP_SECONDS = 600.0
+_STOP_SECONDS = 1.0
 _DOCUMENT_HOURS = 24.0 * 7
 
 
@@ -57,11 +58,11 @@ class Housekeeper:
         self._thread.start()
 
     def stop(self) -> None:
-        """End after the step being done now."""
+        """End within a second; a deletion under way goes on at the next start."""
         self._stop.set()
         self._work.ring()
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(_STOP_SECONDS)
             self._thread = None
 
     def _run(self) -> None:

@@ -141,7 +141,7 @@ class Tree:
         hidden = b".dm-" + digests_name(item.path)
         descriptor = os.open(source_name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=source)
         try:
-            copy_to(descriptor, target, hidden, item, self._owner)
+            copy_to(descriptor, target, hidden, item, owner=self._owner)
         finally:
             os.close(descriptor)
         os.rename(hidden, name, src_dir_fd=target, dst_dir_fd=target)

@@ -9,6 +9,7 @@ import logging
 import os
 import socket
 import threading
+import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 
@@ -21,12 +22,14 @@ from dm.site.storage.directories import Owners
 from dm.site.storage.publishing import Batch, ClaimLostError, Publishing
 from dm.site.storage.settings import StorageSettings
 from dm.site.storage.store import Store
+from dm.site.storage.verification import StoppedError
 
 LOG = logging.getLogger(__name__)
 
 _POLL_SECONDS = 1.0
 _LONGEST_DELAY = 60.0
 _GIVE_UP_AFTER = 10
+_STOP_SECONDS = 6.0
 
 
 class Publisher:
@@ -45,10 +48,10 @@ class Publisher:
             f"{socket.gethostname()}/{os.getpid()}/{psutil.Process().create_time():.2f}/{uuid.uuid4().hex[:8]}"
         )
         self._pool = ThreadPoolExecutor(settings.verify_threads, "verify")
-        self._publishing = Publishing(store, owners, self._pool)
+        self._stop = threading.Event()
+        self._publishing = Publishing(store, owners, self._pool, self._stop)
         self._claims: dict[str, int] = {}
         self._claims_lock = threading.Lock()
-        self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
         self.published_files = 0
         self.failed_files = 0
@@ -65,13 +68,16 @@ class Publisher:
             thread.start()
 
     def stop(self) -> None:
-        """End after the batches being published now; what is not finished is taken up at the next start."""
+        """End within seconds: files being put in place are finished, those being digested wait for the next start."""
         self._stop.set()
         self._queued.ring()
+        deadline = time.monotonic() + _STOP_SECONDS
         for thread in self._threads:
-            thread.join()
+            thread.join(max(deadline - time.monotonic(), 0.0))
+        if any(thread.is_alive() for thread in self._threads):
+            LOG.warning("a publisher is still busy; what it does is done again after the next start")
         self._threads.clear()
-        self._pool.shutdown()
+        self._pool.shutdown(wait=False)
 
     def take_over(self) -> int:
         """End the leases of publishers of this host that died, and return how many batches that frees."""
@@ -121,6 +127,9 @@ class Publisher:
         except ClaimLostError:
             LOG.warning("batch %s was taken over by another publisher", batch.id)
             return
+        except StoppedError:
+            self._give_back(batch)
+            return
         except Exception as error:
             LOG.exception("publishing batch %s, attempt %d", batch.id, batch.attempts)
             self._release(batch, f"{type(error).__name__}: {error}")
@@ -146,6 +155,14 @@ class Publisher:
                 return
             except DmException:
                 self._stop.wait(_POLL_SECONDS)  # without the database the lease runs out by itself
+
+    def _give_back(self, batch: Batch) -> None:
+        """Return a batch unharmed because the service stops; this attempt does not count."""
+        try:
+            with self._store.transaction() as connection:
+                batch_store.give_back(connection, batch.id, batch.fence)
+        except DmException as error:
+            LOG.warning("batch %s waits until its lease runs out: %s", batch.id, error)
 
     def _heartbeat(self) -> None:
         while not self._stop.wait(self._settings.lease_seconds / 4):

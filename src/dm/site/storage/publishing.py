@@ -15,6 +15,7 @@ import contextlib
 import json
 import os
 import stat
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Executor
@@ -79,10 +80,11 @@ class Batch:
 class Publishing:
     """Publishes batches; thread safe.
 
-    :param pool: reads and digests files.
+    :param pool: reads and digests files. :param stop: set when the service stops.
     """
 
-    def __init__(self, store: Store, owners: Owners, pool: Executor) -> None:
+    def __init__(self, store: Store, owners: Owners, pool: Executor, stop: threading.Event) -> None:
+        self._stop = stop
         self._store = store
         self._owners = owners
         self._pool = pool
@@ -91,14 +93,14 @@ class Publishing:
         """Publish a claimed batch and return its files with their outcomes.
 
         :raises ClaimLostError: it is somebody else's by now.
-        :raises ServiceUnavailable: the database is away; try again.
+        :raises ServiceUnavailable: the database is away; try again. :raises StoppedError: the service stops.
         :raises OSError: the file system failed in a way that says nothing about a single file; try again.
         """
         owner = self._owners.of_experiment(batch.auth_group_name)
         taken = take(batch)
         items = [Staged(paths.encode(entry["path"]), paths.encode(entry["stagedName"]), entry) for entry in batch.files]
         groups = [items[start : start + _FILES_PER_TASK] for start in range(0, len(items), _FILES_PER_TASK)]
-        list(self._pool.map(lambda group: verify_all(taken, group, owner), groups))
+        list(self._pool.map(lambda group: verify_all(taken, group, owner, self._stop), groups))
         fresh = {paths.decode(item.path): [item.size, item.digests] for item in items if item.digests}
         found = batch.verified | fresh
         with self._store.transaction() as connection:

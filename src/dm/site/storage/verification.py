@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import io
 import logging
 import os
+import threading
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, cast
 
@@ -82,26 +84,47 @@ def explain(error: OSError, what: str, file_system: str) -> tuple[DmException, b
     return TransferError(f"{what}: {reason} on the file system of {file_system!a}."), error.errno not in _LASTING
 
 
-def verify_all(taken: str, items: list[Staged], owner: Owner) -> None:
+class StoppedError(Exception):
+    """The service stops; what is being done is given up and done again after the start."""
+
+
+class _Reading(io.FileIO):
+    """A file read only as long as the service is not told to stop: digesting terabytes takes its time."""
+
+    def __init__(self, descriptor: int, stop: threading.Event | None) -> None:
+        super().__init__(descriptor, "rb", closefd=False)
+        self._stop = stop
+
+    def readinto(self, buffer: Any) -> int | None:
+        """Read. :raises StoppedError: the service stops."""
+        if self._stop is not None and self._stop.is_set():
+            raise StoppedError
+        return super().readinto(buffer)
+
+
+def verify_all(taken: str, items: list[Staged], owner: Owner, stop: threading.Event | None = None) -> None:
     """Call :func:`verify` for each."""
     for item in items:
-        verify(taken, item, owner)
+        verify(taken, item, owner, stop)
 
 
-def verify(taken: str, item: Staged, owner: Owner) -> None:
-    """Check, digest and dress one staged file; the outcome is in ``item``, nothing is raised.
+def verify(taken: str, item: Staged, owner: Owner, stop: threading.Event | None = None) -> None:
+    """Check, digest and dress one staged file; the outcome is in ``item``.
 
     :param taken: the staging directory, out of the station's reach.
+    :param stop: set when the service stops. :raises StoppedError: it was, and nothing else is ever raised.
     """
     try:
         with paths.opened_file(taken, item.name) as descriptor:
-            _verify_open(descriptor, item)
+            _verify_open(descriptor, item, stop)
             if item.error is None:
                 source = os.fstat(descriptor)
                 if source.st_uid not in (os.geteuid(), owner.uid) and os.geteuid() != 0:
-                    _own_copy(taken, descriptor, item, owner)
+                    _own_copy(taken, descriptor, item, owner=owner, stop=stop)
                 else:
                     dress(descriptor, item, owner)
+    except StoppedError:
+        raise
     except ObjectNotFound:
         item.missing = True
     except InvalidArgument as error:
@@ -124,7 +147,7 @@ def dress(descriptor: int, item: Staged, owner: Owner) -> None:
     os.fsync(descriptor)
 
 
-def _verify_open(descriptor: int, item: Staged) -> None:
+def _verify_open(descriptor: int, item: Staged, stop: threading.Event | None) -> None:
     before = os.fstat(descriptor)
     if before.st_nlink > 1:
         item.fail(InvalidArgument(f"File {item.shown} is staged as a hard link; stage a copy."), False)
@@ -139,7 +162,7 @@ def _verify_open(descriptor: int, item: Staged) -> None:
     # An md5 that came with a stronger digest is the source's word; computing it again costs more than all the rest.
     strong = [name for name in claimed if name != "md5"]
     wanted = {digests.VERIFICATION, *strong} | (set() if strong and "md5" in claimed else {"md5"})
-    size, found = digest(descriptor, wanted)
+    size, found = digest(descriptor, wanted, stop)
     after = os.fstat(descriptor)
     if size != before.st_size or (before.st_mtime_ns, before.st_size) != (after.st_mtime_ns, after.st_size):
         item.fail(TransferError(f"File {item.shown} changed in staging while it was read."), True)
@@ -154,22 +177,24 @@ def _verify_open(descriptor: int, item: Staged) -> None:
     item.digests = claimed | found
 
 
-def digest(descriptor: int, algorithms: set[str]) -> tuple[int, dict[str, str]]:
-    """Digest an open file from its beginning."""
+def digest(descriptor: int, algorithms: set[str], stop: threading.Event | None = None) -> tuple[int, dict[str, str]]:
+    """Digest an open file from its beginning. :raises StoppedError: ``stop`` was set meanwhile."""
     os.lseek(descriptor, 0, os.SEEK_SET)
-    with os.fdopen(descriptor, "rb", buffering=0, closefd=False) as stream:
+    with _Reading(descriptor, stop) as stream:
         return digests.digest_stream(cast(BinaryIO, stream), sorted(algorithms))
 
 
-def _own_copy(taken: str, source: int, item: Staged, owner: Owner) -> None:
+def _own_copy(taken: str, source: int, item: Staged, *, owner: Owner, stop: threading.Event | None) -> None:
     """Replace the station account's file by a copy of ours: without privileges a file cannot change hands."""
     name = b".own-" + digests_name(item.path)
     with paths.opened_parent(taken, name) as (directory, last):
-        copy_to(source, directory, last, item, owner)
+        copy_to(source, directory, last, item, owner=owner, stop=stop)
     item.name = name
 
 
-def copy_to(source: int, directory: int, name: bytes, item: Staged, owner: Owner) -> None:
+def copy_to(
+    source: int, directory: int, name: bytes, item: Staged, *, owner: Owner, stop: threading.Event | None = None
+) -> None:
     """Copy an open file to ``name`` in ``directory``, verify the copy, dress it.
 
     :raises TransferError: the copy differs. :raises OSError: the system refuses; the copy is removed.
@@ -180,8 +205,9 @@ def copy_to(source: int, directory: int, name: bytes, item: Staged, owner: Owner
     try:
         os.lseek(source, 0, os.SEEK_SET)
         while os.sendfile(target, source, None, 1 << 26):
-            pass
-        size, found = digest(target, {digests.VERIFICATION})
+            if stop is not None and stop.is_set():
+                raise StoppedError
+        size, found = digest(target, {digests.VERIFICATION}, stop)
         if size != item.size or found[digests.VERIFICATION] != item.digests[digests.VERIFICATION]:
             raise TransferError(f"File {item.shown} changed while it was copied.")
         dress(target, item, owner)
