@@ -58,8 +58,8 @@ class LineFormatter(logging.Formatter):
     """``time level service request logger: message``; one line per message, control characters shown, no secrets."""
 
     def __init__(self, service: str) -> None:
-        super().__init__(f"%(asctime)s.%(msecs)03d %(levelname)s {service} %(request_id)s %(name)s: %(message)s")
-        self.default_time_format = "%Y-%m-%d %H:%M:%S"
+        super().__init__(f"%(asctime)s %(levelname)s {service} %(request_id)s %(name)s: %(message)s")
+        self.default_time_format, self.default_msec_format = "%Y-%m-%d %H:%M:%S", "%s.%03d"
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         """Format the line; a line break inside a value cannot forge another line."""
