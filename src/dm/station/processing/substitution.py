@@ -25,18 +25,30 @@ MAX_VALUE = 4 << 20
 ONE_WORD = frozenset({"filePath", "id", "owner", "stage"})
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
-_SHELL = r"(?:[^\s;|&()<>'\"`]*/)?(?:ba|da|z|k|mk|c|tc)?sh"
+_SHELL = r"(?:[^\s;|&()<>'\"`]*/)?(?:ba|da|z|k|mk|c|tc)?sh[\"']?"
+_INTERPRETER = r"\S*(?:python[\d.]*|perl|ruby|node|php|lua|julia|octave(?:-cli)?|gnuplot|Rscript|tclsh|expect)[\"']?"
 _OPTIONS = r"(?:\s+-[\w-]+(?:=\S+)?)*"
-_START = r"(?:^|[\s;|&(`])"
+_START = r"(?:^|[\s;|&(`\"'\\])"
+_END = r"\s*(?:$|[;|&)\n])"
 _PROGRAM = re2.compile(  # text that ends where a program text starts: sh -c HERE, python3 -c HERE, awk HERE
-    rf"(?:{_START}(?:{_SHELL}|\S*python[\d.]*|\S*perl|\S*ruby|\S*node){_OPTIONS}\s+-\w*[ceE]"
-    rf"|(?:\S*awk|\S*sed|\S*jq)(?:\s+-[vF]\s+\S+|\s+-[\w-]+(?:=\S+)?)*|\bsu\b[^;|&\n]*\s-c)\s+$"
+    rf"(?:{_START}(?:{_SHELL}|\$\{{?\w*(?i:sh|shell|python)\}}?|{_INTERPRETER}){_OPTIONS}\s+(?:-\w*[ceEr]|--eval)"
+    rf"|(?:\S*awk|\S*sed|\S*jq)(?:\s+-[vF]\s+\S+|\s+-[\w-]+(?:=\S+)?)*|\bsu\b[^;|&\n]*\s-c"
+    rf"|{_START}trap(?:\s+--)?)\s+$"
 )
-_REREAD = re2.compile(  # the whole command is read again: by a remote shell, by eval, by a shell's standard input
-    rf"{_START}(?:\S*/)?(?:eval|ssh|rsh|pdsh|parallel)\s|[|]\s*{_SHELL}{_OPTIONS}\s*(?:$|[;|&)\n])"
-    rf"|{_START}{_SHELL}{_OPTIONS}\s*<<|{_START}{_SHELL}{_OPTIONS}\s+-s\b"
-    rf"|{_START}(?:at|batch|qsub|sbatch|bsub)\s[^\n]*<<"
+_REREAD = re2.compile(  # the whole command is read again: by a remote shell, by eval, by an interpreter's input
+    rf"{_START}(?:\S*/)?(?:eval|ssh|rsh|pdsh|parallel)[\"']?\s|[|]\s*{_SHELL}{_OPTIONS}{_END}"
+    rf"|[|]\s*{_INTERPRETER}{_OPTIONS}(?:\s+-)?{_END}"
+    rf"|{_START}(?:{_SHELL}|{_INTERPRETER}){_OPTIONS}(?:\s+-)?\s*<<|{_START}{_SHELL}{_OPTIONS}\s+-s\b"
+    rf"|{_START}(?:at|batch|qsub|sbatch|bsub|make)\s[^\n]*<<"
+    rf"|{_START}(?:[.]|source)\s+(?:/dev/|<\()|{_START}(?:{_SHELL}|{_INTERPRETER}){_OPTIONS}\s+<\(|>\(\s*{_SHELL}"
+    rf"|\bxargs\b[^;|&\n]*\s(?:-I|-i|--replace)[^;|&\n]*{_SHELL}{_OPTIONS}\s+-\w*c\b"
+    rf"|\bxargs\b[^;|&\n]*{_SHELL}{_OPTIONS}\s+-\w*c{_END}"
 )
+_ARITHMETIC = re2.compile(  # where bash evaluates the *value* of a variable as an expression, which may run commands
+    r"\(\([^)\n]*[A-Za-z_$]|\$\[|\[\[[^\n]*\s-(?:eq|ne|lt|le|gt|ge|v)\s|\w\[[^\]\n]*\$|\blet\b|(?:\btest|\[|\bprintf)\s+-v\s"
+    r"|\b(?:declare|typeset|local|readonly|export)\s+-\w*i|\b(?:read|unset|mapfile|readarray)\s+(?:-\S+\s+)*[\"']?\$"
+)
+_INERT = re.compile(r"[^$`]*")
 _PLAIN = re.compile(r"[\w@%+=:,./ ~^-]*")
 
 
@@ -73,15 +85,25 @@ def shown(command: str, variables: Mapping[str, str], limit: int = 64 << 10) -> 
 def interpreted(command: str, variables: Mapping[str, str]) -> str | None:
     """Find a value that a second interpreter would read as its program.
 
-    Looks for ``eval``, ``ssh``, shells fed by a pipe or a here-document, and for the program texts of ``sh -c``,
-    ``python -c``, ``awk``, ``sed`` and the like. Arguments beside a program text are data and not looked at:
-    ``bash -c 'tool "$1"' tool "$filePath"`` takes any file name.
+    Looks for ``eval``, ``ssh``, shells and interpreters fed by a pipe or a here-document, and for the program texts of
+    ``sh -c``, ``python -c``, ``awk``, ``sed``, ``trap`` and the like. Arguments beside a program text are data and not
+    looked at: ``bash -c 'tool "$1"' tool "$filePath"`` takes any file name.
+
+    Where ``sh`` is bash, arithmetic runs commands that a value hides in a subscript (``a[$(command)]``), so that no
+    value with ``$`` or a back-tick comes into a command with arithmetic or array elements.
+
+    It looks at what authors write, not at what they could hide from it: values can reach an interpreter by a script
+    that the command writes first, or by a program that itself runs a shell. Workflow authors are trusted.
 
     :returns: the name of a variable whose value holds more than plain characters there, or ``None``.
     """
-    reread = _REREAD.search(command)
+    text = command.replace("\\\n", "  ")  # a command goes on behind such an end of line; offsets stay as they are
+    reread, arithmetic = _REREAD.search(text), _ARITHMETIC.search(text)
     for place in places(command, frozenset(variables)):
-        if (reread or _is_program(command, place)) and not _PLAIN.fullmatch(variables[place.name]):
+        value = variables[place.name]
+        if (reread or _is_program(text, place)) and not _PLAIN.fullmatch(value):
+            return place.name
+        if arithmetic and not _INERT.fullmatch(value):
             return place.name
     return None
 
