@@ -136,3 +136,28 @@ def test_serve_stays_up_for_commands_curl_and_nagios_and_stops_on_interrupt(open
     assert running(root) == []
     down = sh(root, f"{ETC}/nagios/check_dm {urls[0]} $DM_CA_FILE")
     assert down.returncode == 2
+
+
+def test_serve_stops_everything_when_its_terminal_is_closed(open_directory):
+    root = open_directory / "dm"
+    with subprocess.Popen(
+        [SERVE, "--root", root], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        for line in process.stdout:
+            if line.startswith("Ctrl-C"):
+                break
+        assert len(running(root)) >= 6
+        process.stdout.close()
+        process.send_signal(signal.SIGHUP)
+        assert process.stderr.read() == ""
+    assert process.returncode == 0
+    assert running(root) == []
+
+
+def test_names_no_terminal_could_show_are_shown_escaped(tmp_path, open_directory):
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / os.fsdecode(b"[bold]\xff\x1b.txt")).write_text("text")
+    done = quickstart("--data", data, "--root", open_directory / "dm")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert r"[bold]\udcff\x1b.txt" in done.stdout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -27,18 +28,34 @@ _LONGEST_FACT = 32
 _NUMBERS = ("scans", "points", "maximum")
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError  # what is running must be stopped first: no ending on the spot
+
+
 class Screen:
-    """Where it is shown: standard output, a terminal or not."""
+    """Where it is shown: standard output, a terminal or not.
+
+    When nobody reads along any more (a closed terminal or pipe), the rest goes nowhere and the work to its end.
+    """
 
     def __init__(self) -> None:
         terminal = sys.stdout.isatty()
-        self.console = Console(highlight=False)
+        self.console = _Console(highlight=False)
         if not terminal:  # nobody folds the lines of a log; COLUMNS may ask for more
-            self.console = Console(highlight=False, width=max(PIPE_COLUMNS, self.console.width))
+            self.console = _Console(highlight=False, width=max(PIPE_COLUMNS, self.console.width))
 
     def say(self, line: str, style: str | None = None) -> None:
         """Print a line as it is: paths in it stay whole, so that they can be pasted."""
-        self.console.print(Text(printable(line)), style=style, soft_wrap=True)
+        self._print(Text(printable(line)), style=style, soft_wrap=True)
+
+    def _print(self, *what: Any, **how: Any) -> None:
+        try:
+            self.console.print(*what, **how)
+        except OSError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, sys.stdout.fileno())
+            os.close(nowhere)
 
     def error(self, line: str) -> None:
         """Print a line about something that went wrong."""
@@ -75,9 +92,9 @@ class Screen:
 
     def report(self, outcome: Outcome) -> None:
         """Print what became of each file, and which claims were found true."""
-        self.console.print()
-        self.console.print(_files(outcome))
-        self.console.print(_claims(outcome))
+        self._print()
+        self._print(_files(outcome))
+        self._print(_claims(outcome))
         for check in outcome.checks:
             for wrong in check.wrong[:5]:
                 self.error(f"{check.claim}: {wrong}")

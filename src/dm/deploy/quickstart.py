@@ -89,8 +89,11 @@ def serve(root: Path | None) -> None:
 
 
 def _on_signal(event: threading.Event) -> None:
-    """Let Ctrl-C and SIGTERM set an event: an exception out of nowhere could be lost, and the services left running."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    """Let Ctrl-C, SIGTERM and a closed terminal set an event.
+
+    An exception out of nowhere could be lost, and the services left running.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: event.set())
 
 
