@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from dm.common.environment import write_login_file
-from dm.common.errors import InvalidArgument, ObjectAlreadyExists, ObjectNotFound
+from dm.common.errors import AuthorizationError, InvalidArgument, ObjectAlreadyExists, ObjectNotFound
 from dm.deploy.install import ADMINISTRATOR
 from dm.station.catalog.api import RunCatApi
 from tests.live import Suite
@@ -199,11 +199,18 @@ def test_queries_run_no_code(suite: Suite, filled: str) -> None:
     assert "$where" in suite.dm(*words, status=InvalidArgument.code)
 
 
-def test_strangers_and_members(suite: Suite, filled: str, stranger: str) -> None:
+def test_strangers(suite: Suite, filled: str, stranger: str) -> None:
     listing = ["dm-list-experiment-files", "--experiment", filled]
     assert "does not exist" in suite.dm(*listing, user=stranger, status=ObjectNotFound.code)
     assert filled not in suite.dm("dm-list-datasets", user=stranger)
-    suite.dm("dm-add-user-experiment-role", "--experiment", filled, "--username", stranger, "--role=User")
-    assert len(suite.dm(*listing, user=stranger).splitlines()) == 13
+
+
+@pytest.mark.parametrize("role", ["User", "PI"])
+def test_members(suite: Suite, filled: str, stranger: str, role: str) -> None:
+    suite.dm("dm-add-user-experiment-role", "--experiment", filled, "--username", stranger, "--role", role)
+    assert len(suite.dm("dm-list-experiment-files", "--experiment", filled, user=stranger).splitlines()) == 13
     update = ["dm-update-experiment-file", "--experiment", filled, "--file=run1/f3.dat", "by:member"]
-    assert "by=member " in suite.dm(*update, user=stranger)
+    if role == "PI":
+        assert "by=member " in suite.dm(*update, user=stranger)
+    else:
+        assert stranger in suite.dm(*update, user=stranger, status=AuthorizationError.code)

@@ -6,11 +6,13 @@ Runs after ``test_every_api_method.py`` of the same run, whose calls count; what
 from __future__ import annotations
 
 import importlib.util
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 from unittest.mock import MagicMock
+from urllib.parse import urlencode
 
 import httpx
 import pytest
@@ -20,12 +22,14 @@ from dm.common import tls
 from dm.common.client import RestClient
 from dm.common.environment import URL_VARIABLES
 from dm.common.errors import InvalidSession
+from dm.common.statuses import INACTIVE
 from dm.common.web import common, openapi
 from dm.common.web.table import compile_route
 from tests.live import STATION, Suite
 
 SERVICES = ("storage", "acquisition", "catalog", "processing")
 EXPERIMENT = "every-route"
+SECONDS = 60.0
 
 
 @pytest.fixture(scope="module")
@@ -67,23 +71,27 @@ def called(clients: dict[str, RestClient], run_directory: Path) -> None:
 
     source = run_directory / "every-route"
     source.mkdir()
+    (source / "f").write_bytes(b"1")
     acquisition = clients["acquisition"]
-    place = f"/experimentsByName/{EXPERIMENT}/startDaq/" + str(source).replace("/", "%2F")
-    daq = acquisition.post(place, None, taskInfo={"note": "by id"})
-    assert daq["note"] == "by id"
+    acquisition.login()
+    form = urlencode({"experimentName": EXPERIMENT, "dataDirectory": str(source), "taskInfo": '{"note": "a form"}'})
+    started = acquisition.send(
+        "POST", "/daqs", content=form.encode(), headers={"Content-Type": "application/x-www-form-urlencoded"}
+    )
+    daq = started.json()
+    assert (daq["experimentName"], daq["note"]) == (EXPERIMENT, "a form")
     assert acquisition.post(f"/daqs/{daq['id']}/stop")["id"] == daq["id"]
-    while acquisition.get(f"/daqs/{daq['id']}", waitTime=30)["status"] not in ("done", "failed"):
-        pass
-    acquisition.delete(f"/daqs/{daq['id']}")
-    plain = {"experimentName": EXPERIMENT, "dataDirectory": str(source), "taskInfo": {"note": "plain"}}
-    for kind in ("daqs", "uploads"):
-        started = acquisition.post(f"/{kind}", plain)
-        assert (started["note"], started["dataDirectory"]) == ("plain", str(source))
-        acquisition.post(f"/{kind}/{started['id']}/stop")
+    upload = acquisition.post("/uploads", {"experimentName": EXPERIMENT, "dataDirectory": str(source)})
+    for path in (f"/daqs/{daq['id']}", f"/uploads/{upload['id']}"):
+        deadline = time.monotonic() + SECONDS
+        while (record := acquisition.get(path, waitTime=5))["status"] not in INACTIVE:
+            assert time.monotonic() < deadline, record
+        assert record["status"] == "done"
+        assert acquisition.delete(path)["id"] == record["id"]
 
-    clients["catalog"].post(f"/experimentFiles/{EXPERIMENT}", {"fileInfo": {"experimentFilePath": "f"}})
-    (found,) = clients["catalog"].get(f"/experimentFiles/{EXPERIMENT}", limit=5, keyList=["fileName"])
-    assert found == {"fileName": "f"}
+    clients["catalog"].post(f"/experimentFiles/{EXPERIMENT}", {"fileInfo": {"experimentFilePath": "added"}})
+    found = clients["catalog"].get(f"/experimentFiles/{EXPERIMENT}", limit=5, keyList=["fileName"])
+    assert {"fileName": "added"} in found
 
 
 @pytest.mark.parametrize("service", SERVICES)
