@@ -71,7 +71,7 @@ class Grants:
 
         :param purpose: ``daq``, ``upload`` or ``job``.
         :returns: id, secret (told only here), experimentId, experimentName, stationName, username, purpose.
-        :raises AuthorizationError: the caller sees the experiment but does not manage its station.
+        :raises AuthorizationError: the caller does not manage the experiment's station, or is its service account.
         """
         if purpose not in PURPOSES:
             raise InvalidArgument(f"Purpose {purpose[:80]!a} is unknown; choose one of {', '.join(PURPOSES)}.")
@@ -81,6 +81,12 @@ class Grants:
             row = find_visible(connection, reference, principal)
             if not principal.manages(row["station_name"]):
                 raise AuthorizationError(f"Only managers of station {row['station_name']!a} may take data into it.")
+            if principal.serves(row["station_name"]):
+                # Whoever holds the account's login could else publish anywhere without anybody's leave.
+                raise AuthorizationError(
+                    f"User {principal.username!a} is the service account of {row['station_name']!a}, which uses "
+                    "grants and gives none; start this under the name of a manager."
+                )
             if row["state"] != "active":
                 raise InvalidObjectState(f"Experiment {row['name']!a} is being deleted.")
             user = required_user(connection, principal.username)
