@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from dm.common.client import RestClient, segment
-from dm.common.errors import InvalidArgument
+from dm.common.errors import InvalidArgument, ObjectNotFound
 from dm.station.acquisition.service import build_from_settings
-from tests.service.acquisition_fixtures import MANAGER, Site, running_site
+from tests.service.acquisition_fixtures import ADMIN, MANAGER, STATION, Site, running_site, until
 
 
 @pytest.fixture(scope="module")
@@ -87,3 +87,23 @@ def test_a_single_file_stays_below_the_directory(
 ) -> None:
     with pytest.raises(InvalidArgument):
         upload(manager, experiment, tmp_path, experimentFilePath=name)
+
+
+def test_a_name_used_again_opens_nothing_of_the_old_experiment(site: Site, manager: RestClient, tmp_path: Path) -> None:
+    """Members of a new experiment do not see uploads and file names of a deleted one that had its name."""
+    member = ("d444444", "password of a member")
+    site.client(ADMIN).post("/users", {"username": member[0], "password": member[1], "lastName": "Member"})
+    (tmp_path / "confidential-name").write_bytes(b"x")
+    experiment = {"experimentName": "again1", "stationName": STATION}
+    site.client().post("/experiments", experiment)
+    old = manager.post(f"/experimentsByName/again1/upload/{segment(str(tmp_path))}", {"taskInfo": {}})["id"]
+    until(lambda: manager.get(f"/uploads/{old}")["status"] == "done", what="the end of the upload")
+    operation = site.client().delete("/experimentsByName/again1", force=True)["id"]
+    until(lambda: site.client().get(f"/operations/{operation}")["status"] == "done", what="the end of the deletion")
+    site.client().post("/experiments", experiment | {"usernames": [member[0]]})
+    with RestClient(manager.url, *member, ca_file=site.certificates / "ca.pem") as client:
+        for listing in ("/uploads", "/uploadRecords"):
+            assert client.get(listing) == []
+        for path in (f"/uploads/{old}", f"/uploads/{old}/files"):
+            with pytest.raises(ObjectNotFound):
+                client.get(path)

@@ -108,19 +108,21 @@ class Desk:
         self.office = office
 
     # --- who sees what ----------------------------------------------------------------------------------------------
-    def _sees(self, request: Request, record: dict[str, Any], known: dict[str, bool]) -> bool:
-        """Whether a record may be shown: to managers, to who started it, and to members of the experiment."""
+    def _sees(self, request: Request, record: dict[str, Any], known: dict[str, int | None]) -> bool:
+        """Whether a record may be shown: to managers, to who started it, and to members of the experiment.
+
+        Names of experiments are used again: what counts is the number of the one that the caller sees by that name.
+        """
         principal = request.principal
         if principal.manages(self.office.parts.station) or record["owner"] == principal.username:
             return True
         name = str(record["experimentName"])
         if name not in known:
             try:
-                self.office.parts.identity.experiment(principal, name)
-                known[name] = True
+                known[name] = int(self.office.parts.identity.experiment(principal, name)["id"])
             except (ObjectNotFound, AuthorizationError):
-                known[name] = False
-        return known[name]
+                known[name] = None
+        return known[name] == record["experimentId"]
 
     def _visible(self, request: Request, kind: str, task: str) -> None:
         record = self.office.info(kind, task)
@@ -129,7 +131,7 @@ class Desk:
             raise ObjectNotFound(f"{what} {task[:80]!r} does not exist.")
 
     def _list(self, kind: str, request: Request, arguments: ListArguments) -> list[dict[str, Any]]:
-        known: dict[str, bool] = {}
+        known: dict[str, int | None] = {}
         return [
             record
             for record in self.office.list(kind)
@@ -178,7 +180,7 @@ class Desk:
         for key, value in arguments.query_dict.items():
             if key.startswith("$") or isinstance(value, dict):
                 raise InvalidArgument(f"queryDict key {key!r}: upload records are found by plain equality only.")
-        known: dict[str, bool] = {}
+        known: dict[str, int | None] = {}
         found = (
             record
             for record in self.office.records(UPLOAD, cleared=True)

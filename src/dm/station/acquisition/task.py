@@ -243,6 +243,7 @@ def info(document: Document) -> dict[str, Any]:
     result = dict(echo)
     result.update(
         id=document["_id"],
+        experimentId=int(experiment["id"]),
         experimentName=experiment["name"],
         experimentStationName=document["station"],
         dataDirectory=request["dataDirectory"],
