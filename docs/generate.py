@@ -18,6 +18,8 @@ from unittest.mock import MagicMock
 import click
 
 from dm.common import settings_docs
+from dm.common.client import ApiClient
+from dm.common.records import DmObject
 from dm.common.web import openapi
 from dm.deploy import config
 
@@ -68,16 +70,25 @@ def python_page() -> str:
     for module_name, title in APIS.items():
         module = importlib.import_module(module_name)
         lines += [f"## {title}", ""]
+        package = module_name.removesuffix("api")
         for class_name, cls in sorted(vars(module).items()):
-            if not inspect.isclass(cls) or cls.__module__ != module_name or class_name.startswith("_"):
+            if not inspect.isclass(cls) or not cls.__module__.startswith(package) or class_name.startswith("_"):
                 continue
             lines += [f"### {class_name}", "", inspect.cleandoc(cls.__doc__ or ""), ""]
-            for name, method in vars(cls).items():
-                if name.startswith("_") or not inspect.isfunction(method):
-                    continue
+            for name, method in published_methods(cls).items():
                 first = inspect.cleandoc(method.__doc__ or "").partition("\n")[0]
                 lines += [f"* `{name}{_signature(method)}`", f"  {first}", ""]
     return "\n".join(lines)
+
+
+def published_methods(cls: type) -> dict[str, Any]:
+    """Return a class's public methods, inherited ones too, but for those every record or client has anyway."""
+    common = {name for base in (DmObject, ApiClient) for name in dir(base)}
+    return {
+        name: method
+        for name, method in inspect.getmembers(cls, inspect.isfunction)
+        if not name.startswith("_") and (name not in common or name in vars(cls))
+    }
 
 
 def _signature(method: Any) -> str:
