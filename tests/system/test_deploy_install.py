@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from dm.common.environment import read_login_file
+from dm.common.errors import DmException
 from dm.common.setupfile import read_setup
 from dm.deploy import runtime
 from dm.deploy.install import Plan, install
@@ -157,3 +158,10 @@ def test_bad_input_is_one_sentence(tmp_path, arguments, message):
 
 def test_layout_refuses_what_a_setup_file_cannot_carry():
     assert Layout.at("/opt/dm").settings.name == "dm.toml"
+
+
+def test_a_bad_station_name_makes_nothing(run_directory):
+    root = run_directory / "never"
+    with pytest.raises(DmException, match="Station name"):
+        install(Plan(root, "25 IDC;", free_ports=True))
+    assert not root.exists()

@@ -256,6 +256,7 @@ class EmbeddedPostgres:
     def _try_launch(self, command: list[str], account: pwd.struct_passwd, deadline: float) -> bool:
         rotate(self.log)
         with self.log.open("ab") as log:
+            os.fchmod(log.fileno(), 0o600)
             process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/", env=environment(),
                 start_new_session=True, **as_account(account),
@@ -347,6 +348,7 @@ class EmbeddedMongo:
             "-p", str(port), "--log-file", str(self.log), "--pid-file", str(own_pid_file),
         ]  # fmt: skip
         with self.log.open("ab") as log:
+            os.fchmod(log.fileno(), 0o600)
             process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
