@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from dm.common.errors import DmException
+from dm.common.errors import ConfigurationError, DmException
 from dm.deploy.demo import Demo, fresh_root, remove
 from dm.deploy.demo_report import Screen
 from dm.deploy.layout import Layout
@@ -45,11 +45,12 @@ def main(data: Path | None, root: Path | None, keep: bool) -> None:
     if outcome is not None:
         screen.report(outcome)
     screen.say(f"{'Everything is as claimed' if good else 'FAILED'}, after {time.monotonic() - begun:.1f} s.")
-    if not Layout.at(place).settings.exists():  # it failed before there was anything to see
+    layout = _installed(place)
+    if layout is None:  # it failed before there was anything to see
         if not given:
             remove(place)
     elif keep:
-        screen.running(Layout.at(place))
+        screen.running(layout)
     elif good and not given:
         screen.say("All is stopped and removed. With --keep (make demo KEEP=1) it stays up, to look around in:")
         screen.commands("DIRECTORY/etc/dm.setup.sh")
@@ -83,9 +84,18 @@ def serve(root: Path | None) -> None:
         demo.stop()
     if root is None and status == 0:
         remove(place)
-    elif status:
+    elif status and _installed(place) is not None:
         screen.say(f"Files and logs stay in {place} (logs: {place}/var/log).")
     sys.exit(status)
+
+
+def _installed(place: Path) -> Layout | None:
+    """Return the installation in a directory, if there is one."""
+    try:
+        layout = Layout.at(place)
+    except ConfigurationError:
+        return None
+    return layout if layout.settings.exists() else None
 
 
 def _on_signal(event: threading.Event) -> None:
