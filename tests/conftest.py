@@ -88,6 +88,16 @@ def _own_home(run_directory: Path) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _environment_put_back() -> Iterator[None]:
+    """A module that runs the demo in this process leaves no DM_* variables to the next."""
+    before = dict(os.environ)
+    yield
+    for name in os.environ.keys() - before.keys():
+        del os.environ[name]
+    os.environ.update(before)
+
+
 @pytest.fixture(scope="session")
 def run_directory() -> Iterator[Path]:
     """A directory for the run that other accounts may pass (databases and stages do not run as root)."""
