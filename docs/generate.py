@@ -51,15 +51,21 @@ def console_scripts() -> dict[str, click.Command]:
     return {name: command for name, command in sorted(scripts.items()) if isinstance(command, click.Command)}
 
 
+def _context(command: click.Command, name: str, parent: click.Context | None = None) -> click.Context:
+    """Return the context a command makes for itself, at a fixed width."""
+    fixed = {"info_name": name, "parent": parent, "terminal_width": 100, "max_content_width": 100}
+    return click.Context(command, **(command.context_settings | fixed))
+
+
 def commands_page() -> str:
     """Return the page of all commands: what ``--help`` prints."""
     lines = ["# Commands", ""]
     for name, command in console_scripts().items():
-        with click.Context(command, info_name=name, terminal_width=100, max_content_width=100) as context:
+        with _context(command, name) as context:
             lines += [f"## {name}", "", "```text", command.get_help(context).rstrip(), "```", ""]
             if isinstance(command, click.Group):
                 for inner_name, inner in sorted(command.commands.items()):
-                    with click.Context(inner, parent=context, info_name=inner_name, terminal_width=100) as below:
+                    with _context(inner, inner_name, context) as below:
                         lines += [f"### {name} {inner_name}", "", "```text", inner.get_help(below).rstrip(), "```", ""]
     return "\n".join(lines)
 

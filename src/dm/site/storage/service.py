@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import shutil
-import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from dm.common import logs
-from dm.common import settings as settings_files
-from dm.common.errors import DmException
+from dm.common import program
 from dm.common.health import Health, Level
 from dm.common.web.application import Application
 from dm.common.web.server import Server, serve
@@ -70,7 +67,7 @@ def build_app(store: Store, owners: Owners, settings: StorageSettings) -> Storag
     """Put the service together from its database, its accounts and its settings; nothing is started."""
     queued, ended, work = Signal(), Signal(), Signal()
     health = Health(NAME)
-    sessions = SqlSessionStore(store, settings.session_idle_minutes * 60.0, settings.session_hours * 3600.0)
+    sessions = SqlSessionStore(store, *settings.session_limits)
     operations = Operations(store, work)
     users = Users(store)
     publisher = Publisher(store, owners, settings, queued, ended)
@@ -176,24 +173,17 @@ def _storage(name: str, directory: str, settings: StorageSettings) -> tuple[Leve
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the service until SIGTERM: ``dm-storage-service [--config FILE] [--foreground]``.
+    """Run the service until SIGTERM.
 
-    :returns: exit status: 0, or the code of the error that kept it from starting.
+    :returns: see :func:`dm.common.program.run`.
     """
-    parser = argparse.ArgumentParser(prog="dm-storage-service", description="Run the Storage Management Service.")
-    parser.add_argument("--config", help="settings file (default: DM_CONFIG_FILE or $DM_ETC_DIR/dm.toml)")
-    parser.add_argument("--foreground", action="store_true", help="also log to standard error")
-    options = parser.parse_args(arguments)
+    return program.run(NAME, "Run the Storage Management Service.", StorageSettings, _run, arguments)
+
+
+def _run(settings: StorageSettings, file: Path) -> None:
+    service = build_from_settings(settings)
+    service.start()
     try:
-        settings = settings_files.load(StorageSettings, NAME, options.config)
-        with logs.configure(NAME, settings.log_file, settings.log_level, stderr=options.foreground):
-            service = build_from_settings(settings)
-            service.start()
-            try:
-                serve(build_server(service, settings), NAME)
-            finally:
-                service.stop()
-    except DmException as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return error.error_code
-    return 0
+        serve(build_server(service, settings), NAME)
+    finally:
+        service.stop()

@@ -3,32 +3,22 @@
 from __future__ import annotations
 
 import socket
-from pathlib import Path
 
 from pydantic import Field
 
-from dm.common.settings import ServiceSettings
+from dm.common.settings import WebSettings
 
 
-class StorageSettings(ServiceSettings):
+class StorageSettings(WebSettings):
     """Settings of the Storage Management Service."""
 
-    host: str = Field(default="0.0.0.0", description="Address to listen on.")  # noqa: S104
     port: int = Field(default=22236, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
-    certificate: Path = Field(description="TLS certificate chain (PEM).", examples=["server.pem"])
-    key: Path = Field(description="Private key of the certificate (PEM, readable by the service only).")
-    threads: int = Field(default=24, ge=4, le=256, description="Requests served at the same time.")
     database_url: str = Field(
         description="PostgreSQL, as an SQLAlchemy URL with driver psycopg2.",
         examples=["postgresql+psycopg2://dm@db.example.org/dm"],
         pattern=r"^postgresql(\+psycopg2)?://",
     )
     database_connections: int = Field(default=10, ge=2, le=100, description="Database connections kept open.")
-    log_file: Path | None = Field(default=None, description="Log file; unset: standard error.")
-    log_level: str = Field(
-        default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="Least important messages logged."
-    )
-
     storage_host: str = Field(
         default_factory=socket.gethostname,
         description="Host name under which stations reach the staging directories.",
@@ -46,9 +36,6 @@ class StorageSettings(ServiceSettings):
     staging_group: str | None = Field(
         default=None, description="Group of the stations' movers, may write into staging directories."
     )
-
-    session_idle_minutes: int = Field(default=60, ge=1, description="A session not used for so long ends.")
-    session_hours: int = Field(default=24, ge=1, description="A session ends after so long in any case.")
 
     publisher_threads: int = Field(
         default=2, ge=0, le=64, description="Batches published at the same time; 0 leaves it to other processes."

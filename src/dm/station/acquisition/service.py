@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 import time
@@ -10,9 +9,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dm.common import environment, logs, settings
+from dm.common import environment, program, settings
 from dm.common.client import RestClient
-from dm.common.errors import DmException, ServiceUnavailable
+from dm.common.errors import ServiceUnavailable
 from dm.common.health import Health, Level
 from dm.common.settings import StationSettings
 from dm.common.web.application import Application, Authenticator, Authorizer
@@ -174,7 +173,7 @@ def build_from_settings(
     identity = SiteIdentity(station)
     office = build_office(acquisition, station, identity, file)
     health = Health(NAME, station.name)
-    sessions = MemorySessionStore(acquisition.session_idle_minutes * 60, acquisition.session_hours * 3600)
+    sessions = MemorySessionStore(*acquisition.session_limits)
     application = build_app(office, identity, identity.authorizer(), sessions, health)
     server = Server(
         application,
@@ -188,29 +187,20 @@ def build_from_settings(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the service until SIGTERM; the ``dm-acquisition-service`` command.
+    """Run the service until SIGTERM.
 
-    :returns: exit status: 0, or the code of the error that kept it from starting.
+    :returns: see :func:`dm.common.program.run`.
     """
-    parser = argparse.ArgumentParser(prog="dm-acquisition-service", description="Run the Data Acquisition Service.")
-    parser.add_argument("--config", help="settings file (default: DM_CONFIG_FILE or $DM_ETC_DIR/dm.toml)")
-    parser.add_argument("--foreground", action="store_true", help="also log to standard error")
-    options = parser.parse_args(arguments)
+    return program.run(NAME, "Run the Data Acquisition Service of a station.", AcquisitionSettings, _run, arguments)
+
+
+def _run(acquisition: AcquisitionSettings, file: Path) -> None:
+    service = build_from_settings(acquisition, settings.load(StationSettings, "station", file), file)
     try:
-        path = Path(options.config) if options.config else settings.default_path()
-        acquisition = settings.load(AcquisitionSettings, NAME, path)
-        station = settings.load(StationSettings, "station", path)
-        with logs.configure(NAME, acquisition.log_file, acquisition.log_level, stderr=options.foreground):
-            service = build_from_settings(acquisition, station, path)
-            try:
-                service.start()
-                serve(service.server, NAME)
-            finally:
-                service.stop()
-    except DmException as error:
-        print(f"Error: {error.message}", file=sys.stderr)
-        return error.error_code
-    return 0
+        service.start()
+        serve(service.server, NAME)
+    finally:
+        service.stop()
 
 
 if __name__ == "__main__":

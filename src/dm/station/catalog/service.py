@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dm.common import logs
+from dm.common import program
 from dm.common import settings as settings_files
 from dm.common.errors import DmException
 from dm.common.health import Health, Level
@@ -129,7 +127,7 @@ def build_from_settings(settings: CatalogSettings, station: StationSettings) -> 
     store = Store(settings.database_url)
     store.prepare()
     catalog = Catalog(store, site, Health(NAME, station.name))
-    sessions = MemorySessionStore(settings.session_idle_minutes * 60, settings.session_hours * 3600)
+    sessions = MemorySessionStore(*settings.session_limits)
     application = build_app(catalog, identity, identity.authorizer(), sessions)
     server = Server(
         application, settings.host, settings.port, settings.certificate, settings.key, threads=settings.threads
@@ -138,22 +136,14 @@ def build_from_settings(settings: CatalogSettings, station: StationSettings) -> 
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the service until SIGTERM: ``dm-catalog-service [--config FILE] [--foreground]``.
+    """Run the service until SIGTERM.
 
-    :returns: exit status: 0, or the code of the error that kept it from starting.
+    :returns: see :func:`dm.common.program.run`.
     """
-    parser = argparse.ArgumentParser(prog="dm-catalog-service", description="Run the metadata catalog of a station.")
-    parser.add_argument("--config", type=Path, help="settings file (default: DM_CONFIG_FILE or $DM_ETC_DIR/dm.toml)")
-    parser.add_argument("--foreground", action="store_true", help="also log to standard error")
-    options = parser.parse_args(arguments)
-    try:
-        settings = settings_files.load(CatalogSettings, NAME, options.config)
-        station = settings_files.load(StationSettings, "station", options.config)
-        with logs.configure(NAME, settings.log_file, settings.log_level, stderr=options.foreground):
-            service = build_from_settings(settings, station)
-            service.start()
-            serve(service.server, NAME, service.stop)
-    except DmException as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return error.error_code
-    return 0
+    return program.run(NAME, "Run the metadata catalog of a station.", CatalogSettings, _run, arguments)
+
+
+def _run(settings: CatalogSettings, file: Path) -> None:
+    service = build_from_settings(settings, settings_files.load(StationSettings, "station", file))
+    service.start()
+    serve(service.server, NAME, service.stop)

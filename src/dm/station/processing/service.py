@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import functools
 import os
 import sys
@@ -10,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dm.common import logs, plugins
+from dm.common import plugins, program
 from dm.common import settings as settings_files
 from dm.common.errors import ConfigurationError, DmException
 from dm.common.health import Health, Level
@@ -164,7 +163,7 @@ def build_from_settings(settings: ProcessingSettings, station: StationSettings) 
     store.prepare()
     executor = build_executor(settings, spool)
     processing = Processing(store, executor, settings, spool, identity, Health(NAME, station.name), station.name)
-    sessions = MemorySessionStore(settings.session_idle_minutes * 60, settings.session_hours * 3600)
+    sessions = MemorySessionStore(*settings.session_limits)
     application = build_app(processing, identity, identity.authorizer(), sessions)
     server = Server(
         application, settings.host, settings.port, settings.certificate, settings.key, threads=settings.threads
@@ -173,28 +172,20 @@ def build_from_settings(settings: ProcessingSettings, station: StationSettings) 
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the service until SIGTERM: ``dm-processing-service [--config FILE] [--foreground]``.
+    """Run the service until SIGTERM.
 
-    :returns: exit status: 0, or the code of the error that kept it from starting.
+    :returns: see :func:`dm.common.program.run`.
     """
-    parser = argparse.ArgumentParser(prog="dm-processing-service", description="The Processing Service of a station.")
-    parser.add_argument("--config", type=Path, help="settings file (default: DM_CONFIG_FILE, $DM_ETC_DIR/dm.toml)")
-    parser.add_argument("--foreground", action="store_true", help="also log to standard error")
-    options = parser.parse_args(arguments)
+    return program.run(NAME, "Run the Processing Service of a station.", ProcessingSettings, _run, arguments)
+
+
+def _run(settings: ProcessingSettings, file: Path) -> None:
+    processing, server = build_from_settings(settings, settings_files.load(StationSettings, "station", file))
     try:
-        settings = settings_files.load(ProcessingSettings, NAME, options.config)
-        station = settings_files.load(StationSettings, "station", options.config)
-        with logs.configure(NAME, settings.log_file, settings.log_level, stderr=options.foreground):
-            processing, server = build_from_settings(settings, station)
-            try:
-                processing.start()
-                serve(server, NAME)
-            finally:
-                processing.stop()
-    except DmException as error:
-        print(f"dm-processing-service: {error}", file=sys.stderr)
-        return error.error_code
-    return 0
+        processing.start()
+        serve(server, NAME)
+    finally:
+        processing.stop()
 
 
 if __name__ == "__main__":
