@@ -12,11 +12,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from dm.common.errors import CommunicationError, InvalidSession, ServiceUnavailable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,6 +29,10 @@ PICTURE_PIXELS = 256
 _SIGNATURE_SEARCH = 1000
 # a longer curve is likelier scattering than a motor's scan across a peak, and points would hide its line
 _LONG_CURVE = 100
+# exit statuses of commands that may well succeed a moment later; how long to try, in seconds
+_PASSING = {error.code for error in (CommunicationError, ServiceUnavailable, InvalidSession)}
+_PATIENCE = 60.0
+_PAUSE = 1.0
 # dark blue - teal - yellow, near matplotlib's viridis; avoids importing it for a thumbnail
 _COLOURS = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37))
 
@@ -250,13 +257,20 @@ def upload(experiment: str, directory: str, path: str) -> None:
 
 
 def _run(name: str, *arguments: str) -> str:
-    """Run one of our own commands, found beside this one, and return its output."""
+    """Run one of our own commands, found beside this one, and return its output.
+
+    While a service or its database is away the command is repeated: uploading what is there already changes nothing.
+    """
     beside = Path(os.environ.get("DM_INSTALL_DIR", ""), "bin", name)
     command = str(beside) if beside.is_file() else shutil.which(name) or str(Path(sys.executable).parent / name)
-    done = subprocess.run([command, *arguments], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise click.ClickException(f"{name} ended with status {done.returncode}: {done.stderr.strip()[-500:]}")
-    return done.stdout.strip()
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        done = subprocess.run([command, *arguments], capture_output=True, text=True, check=False)
+        if not done.returncode:
+            return done.stdout.strip()
+        if done.returncode not in _PASSING or time.monotonic() > deadline:
+            raise click.ClickException(f"{name} ended with status {done.returncode}: {done.stderr.strip()[-500:]}")
+        time.sleep(_PAUSE)
 
 
 if __name__ == "__main__":
