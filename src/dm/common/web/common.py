@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import Field
 
+from dm.common.health import Health
 from dm.common.web.openapi import document
 from dm.common.web.replies import Reply, json_reply
-from dm.common.web.routes import PUBLIC, USER, Arguments, NoArguments, Principal, Request, Route
+from dm.common.web.routes import PUBLIC, USER, Access, Arguments, NoArguments, Principal, Request, Route
 
 if TYPE_CHECKING:
     from dm.common.web.application import Application
@@ -31,6 +32,19 @@ def describe(principal: Principal) -> dict[str, Any]:
         "systemRoles": sorted(principal.system_roles),
         "stationRoles": {station: sorted(roles) for station, roles in sorted(principal.station_roles.items())},
     }
+
+
+def reset_alarms(health: Health, access: Access, summary: str = "Reset the alarms raised so far.") -> Route:
+    """Return the row ``DELETE /status``, which published service monitors call; a service says who may.
+
+    :returns: a route whose reply is the status after the reset.
+    """
+
+    def clear(request: Request, arguments: NoArguments) -> dict[str, Any]:
+        health.clear()
+        return health.status()
+
+    return Route("DELETE", "/status", clear, access, summary)
 
 
 def routes(application: Application) -> list[Route]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from dm.common.errors import AuthenticationError, AuthorizationError, InvalidArgument
 from dm.common.health import Health
+from dm.common.web.common import reset_alarms
 from dm.common.web.routes import (
     ADMIN,
     MANAGER,
@@ -291,11 +292,7 @@ def _files(use: UseCases) -> list[Route]:
 
 
 def _service(use: UseCases) -> list[Route]:
-    def clear(request: Request, arguments: NoArguments) -> dict[str, Any]:
-        use.health.clear()
-        return use.health.status()
-
-    return [Route("DELETE", "/status", clear, ADMIN, "Forget problems reported earlier and check anew.")]
+    return [reset_alarms(use.health, ADMIN, "Forget problems reported earlier and check anew.")]
 
 
 def _only_station(principal: Principal) -> str:

@@ -37,7 +37,8 @@ from pydantic import Field
 from dm.common.errors import AuthorizationError, InvalidArgument, ObjectNotFound
 from dm.common.health import Health
 from dm.common.paths import encode
-from dm.common.web.routes import MANAGER, USER, Arguments, NoArguments, Request, Route
+from dm.common.web.common import reset_alarms
+from dm.common.web.routes import MANAGER, USER, Arguments, Request, Route
 from dm.station.acquisition.listing import listed_files
 from dm.station.acquisition.office import Office
 from dm.station.acquisition.task import DAQ, UPLOAD
@@ -242,11 +243,6 @@ class Desk:
 
 def routes(office: Office, health: Health) -> list[Route]:
     """Return the table for an office and the health it reports."""
-
-    def clear(request: Request, arguments: NoArguments) -> dict[str, Any]:
-        health.clear()
-        return health.status()
-
     desk = Desk(office)
     named = frozenset({"experimentName", "dataDirectory"})
     start = named | {"taskInfo", "daqInfo"}
@@ -289,7 +285,7 @@ def routes(office: Office, health: Health) -> list[Route]:
             frozenset({"queryDict"}),
         ),
         Route("GET", "/processingPlugins", desk.plugins, USER, "List the processing plugins of this station."),
-        Route("DELETE", "/status", clear, MANAGER, "Reset the alarms raised so far."),
+        reset_alarms(health, MANAGER),
     ]
     listed = frozenset({"experimentName"})
     for kind, plural, what, lister, starter in (

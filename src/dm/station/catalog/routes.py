@@ -8,7 +8,8 @@ from typing import Any
 
 from dm.common.errors import AuthorizationError, InvalidArgument, ObjectNotFound, ServiceLimit
 from dm.common.health import Health
-from dm.common.web.routes import MANAGER, USER, NoArguments, Request, Route, Who
+from dm.common.web.common import reset_alarms
+from dm.common.web.routes import MANAGER, USER, Request, Route, Who
 from dm.common.web.routes import Access as Permission
 from dm.station.catalog import arguments as given
 from dm.station.catalog.access import Access
@@ -46,7 +47,7 @@ class UseCases:
 
 def routes(use: UseCases) -> list[Route]:
     """Return the whole table."""
-    return [*FileRoutes(use).table(), *DocumentRoutes(use).table(), _status_route(use.health)]
+    return [*FileRoutes(use).table(), *DocumentRoutes(use).table(), reset_alarms(use.health, MANAGER)]
 
 
 class FileRoutes:
@@ -361,16 +362,6 @@ class DocumentRoutes:
             ("DELETE", run, self.delete_run, MANAGER, "Remove a run.", given.RunName, 0),
         ]  # fmt: skip
         return [_route(*row) for row in rows]
-
-
-def _status_route(health: Health) -> Route:
-    """Return the row by which managers reset alarms."""
-
-    def clear(request: Request, arguments: NoArguments) -> Record:
-        health.clear()
-        return health.status()
-
-    return Route("DELETE", "/status", clear, MANAGER, "Reset the alarms raised so far.")
 
 
 def _route(  # noqa: PLR0917 - one row of the tables above

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from dm.common.health import Health
-from dm.common.web.routes import MANAGER, USER, Access, NoArguments, Request, Route, Who
+from dm.common.web.common import reset_alarms
+from dm.common.web.routes import MANAGER, USER, Access, Request, Route, Who
 from dm.station.processing import arguments as given
 from dm.station.processing.jobs import Jobs
 from dm.station.processing.workflows import Workflows
@@ -20,7 +21,7 @@ Record = dict[str, Any]
 
 def routes(workflows: Workflows, jobs: Jobs, health: Health) -> list[Route]:
     """Return the table, bound to the use cases."""
-    return [*_workflow_routes(workflows), *_job_routes(jobs), _status_route(health)]
+    return [*_workflow_routes(workflows), *_job_routes(jobs), reset_alarms(health, MANAGER)]
 
 
 def _workflow_routes(workflows: Workflows) -> list[Route]:
@@ -105,14 +106,6 @@ def _job_routes(jobs: Jobs) -> list[Route]:
         _route("POST", f"{by_id}/stopProcessingJob", stop, OWNER, "Stop a job.", given.JobIdOfOwner),
         _route("POST", submit, start, OWNER, "Start a job of a workflow.", given.JobStart, _ARGUMENTS_LIMIT),
     ]
-
-
-def _status_route(health: Health) -> Route:
-    def clear(request: Request, arguments: NoArguments) -> Record:
-        health.clear()
-        return health.status()
-
-    return Route("DELETE", "/status", clear, MANAGER, "Reset the alarms raised so far.")
 
 
 def _route(  # noqa: PLR0917 - one row of the tables above
