@@ -17,7 +17,6 @@ import os
 import shutil
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -25,25 +24,14 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from suite import Suite, settle_disk
 
 from dm.station.acquisition.transports.base import Source, TransferBatch, TransferFile, Transport
 from dm.station.acquisition.transports.local import Local, LocalSettings
 from dm.station.acquisition.transports.rsync import Rsync
 from dm.station.acquisition.transports.rsync_command import RsyncSettings
 
-EXPERIMENT = "ingest"
-STATION = "BENCH"
 BATCH = 500
-PATIENCE = 600.0
-_WRITER = """
-import os, sys
-source, target = sys.argv[1:]
-for name in sorted(os.listdir(source)):
-    with open(os.path.join(source, name), "rb") as stream:
-        data = stream.read()
-    with open(os.path.join(target, name), "wb") as stream:
-        stream.write(data)
-"""
 
 
 def make_files(directory: Path, count: int, size: int) -> None:
@@ -56,11 +44,6 @@ def make_files(directory: Path, count: int, size: int) -> None:
             left = size - 8
             while left > 0:
                 left -= stream.write(block[:left])
-
-
-def settle_disk() -> None:
-    """Let the last round's writes not count against the next one."""
-    os.sync()
 
 
 def timed(work: Callable[[], object]) -> float:
@@ -105,92 +88,6 @@ def through_transport(transport: Transport, source: Path, target: Path) -> float
     seconds = timed(work)
     shutil.rmtree(target)
     return seconds
-
-
-class Suite:
-    """The whole suite in a directory, with a DAQ that watches."""
-
-    def __init__(self, root: Path) -> None:
-        from dm.deploy import components
-        from dm.deploy.install import Plan, install
-
-        self.root = root
-        self.watched = root / "detector"
-        self._components = components
-        self.plan = Plan(root / "suite", STATION, host="localhost", listen="127.0.0.1", free_ports=True)
-        self.layout = install(self.plan).layout
-        try:
-            components.start(components.chosen("all", self.layout.settings))
-        except BaseException:
-            self._stop()
-            raise
-
-    def __enter__(self) -> Suite:
-        try:
-            from dm.common.environment import read_login_file
-            from dm.common.setupfile import read_setup
-            from dm.site.storage.api import ExperimentDsApi
-            from dm.station.acquisition.api import ExperimentDaqApi
-            from dm.station.catalog.api import FileCatApi
-
-            os.environ.update(read_setup(self.layout.setup))
-            os.environ["DM_HOME"] = str(self.root / "home")
-            login = read_login_file(self.layout.login_file(self.plan.manager_account))
-            experiments = ExperimentDsApi(*login)
-            experiments.addExperiment(EXPERIMENT, stationName=STATION, typeName="TEST")
-            experiments.close()
-            self.daqs, self.catalog = ExperimentDaqApi(*login), FileCatApi(*login)
-            self.watched.mkdir()
-            self.daq = self.daqs.startDaq(EXPERIMENT, str(self.watched))["id"]
-        except BaseException:
-            self._stop()
-            raise
-        self.done = 0
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.daqs.stopDaq(EXPERIMENT, str(self.watched))
-        self.daqs.waitDaq(self.daq, PATIENCE)
-        self.daqs.close()
-        self.catalog.close()
-        self._stop()
-
-    def _stop(self) -> None:
-        self._components.stop(self._components.chosen("all", self.layout.settings))
-
-    def ingest(self, source: Path, folder: str, move: bool) -> float:
-        """Return the seconds until all files of a tree that appear in a sub-folder are done."""
-        count = len(os.listdir(source))
-        target = self.watched / folder
-        target.mkdir()
-        ready = self.root / "ready"
-        if move:
-            shutil.copytree(source, ready)
-        settle_disk()
-        begun = time.perf_counter()
-        if move:
-            for name in sorted(os.listdir(ready)):
-                os.rename(ready / name, target / name)
-        else:
-            subprocess.run([sys.executable, "-c", _WRITER, str(source), str(target)], check=True)
-        self.done += count
-        while True:
-            info = self.daqs.getDaqInfo(self.daq)
-            if info["nProcessedFiles"] >= self.done:
-                break
-            if info["nProcessingErrors"] or time.perf_counter() - begun > PATIENCE:
-                raise SystemExit(f"The DAQ did not finish its files: {dict(info)}")
-            time.sleep(0.05)
-        seconds = time.perf_counter() - begun
-        if move:
-            ready.rmdir()
-        return seconds
-
-    def verify(self, expected: int) -> None:
-        """Fail unless the catalog has all files."""
-        found = self.catalog.getExperimentFileCollectionStats(EXPERIMENT)["countFiles"]
-        if found != expected:
-            raise SystemExit(f"The catalog has {found} files, not {expected}.")
 
 
 def report(title: str, count: int, size: int, rows: list[tuple[str, list[float]]]) -> None:
