@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import mmap
 import os
+import threading
 from pathlib import Path
 
 import pytest
 
 from dm.station.acquisition.completion import Rule, SettleTimes, Tracker, Verdict, look
+from dm.station.acquisition.writers import unwritten
 
-TIMES = SettleTimes(closed=1, scanned=10, temporary=100)
+TIMES = SettleTimes(closed=1, scanned=10, temporary=100, proven=1)
+QUICK = SettleTimes(closed=1, scanned=10, temporary=100, proven=0.1)
 
 
 @pytest.fixture
@@ -18,8 +22,8 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def tracker(root: Path) -> Tracker:
-    return Tracker(os.fsencode(root), TIMES)
+def tracker(root: Path, times: SettleTimes = TIMES) -> Tracker:
+    return Tracker(os.fsencode(root), times)
 
 
 def test_a_closed_file_is_whole_after_the_short_time(root: Path) -> None:
@@ -107,3 +111,139 @@ def test_a_remote_file_is_whole_when_seen_unchanged_twice() -> None:
     assert not waiting.offer(b"a", second, Rule.SETTLED, 114)
     assert waiting.offer(b"a", second, Rule.SETTLED, 115)
     assert len(waiting) == 0
+
+
+def test_a_closed_file_without_writers_is_whole_at_once(root: Path) -> None:
+    waiting = tracker(root, QUICK)
+    waiting.offer(b"a", None, Rule.CLOSED, 100)
+    assert waiting.next_due() == 100.1
+    assert [(row[1], row[3]) for row in waiting.take(100.1)] == [(Verdict.READY, Rule.CLOSED)]
+
+
+def test_a_file_that_another_writer_has_open_waits_as_long_as_ever(root: Path) -> None:
+    waiting = tracker(root, QUICK)
+    with (root / "a").open("ab"):
+        waiting.offer(b"a", None, Rule.CLOSED, 100)
+        assert waiting.take(100.1) == []
+        assert waiting.next_due() == 101
+        assert waiting.take(101) == []
+    assert [(row[1], row[3]) for row in waiting.take(111)] == [(Verdict.READY, Rule.SETTLED)]
+
+
+def test_a_writer_that_leaves_while_the_file_waits(root: Path) -> None:
+    waiting = tracker(root, QUICK)
+    with (root / "a").open("ab"):
+        waiting.offer(b"a", None, Rule.CLOSED, 100)
+        assert waiting.take(100.1) == []
+    assert [(row[1], row[3]) for row in waiting.take(101)] == [(Verdict.READY, Rule.CLOSED)]
+
+
+def test_a_mapping_that_may_be_written_is_a_writer(root: Path) -> None:
+    waiting = tracker(root, QUICK)
+    with (root / "a").open("r+b") as stream:
+        mapped = mmap.mmap(stream.fileno(), 0)
+    waiting.offer(b"a", None, Rule.CLOSED, 100)
+    assert waiting.take(100.1) == []
+    mapped.close()
+    assert len(waiting.take(101)) == 1
+
+
+def test_a_reader_is_no_writer(root: Path) -> None:
+    with (root / "a").open("rb"):
+        waiting = tracker(root, QUICK)
+        waiting.offer(b"a", None, Rule.CLOSED, 100)
+        assert len(waiting.take(100.1)) == 1
+
+
+def test_a_file_appended_to_soon_after_its_close_waits(root: Path) -> None:
+    waiting = tracker(root, QUICK)
+    waiting.offer(b"a", None, Rule.CLOSED, 100)
+    with (root / "a").open("ab") as stream:
+        stream.write(b"more")
+    waiting.offer(b"a", None, Rule.CLOSED, 100.05)  # its second close
+    assert waiting.take(100.1) == []
+    [(_path, verdict, stamp, _rule)] = waiting.take(100.2)
+    assert verdict is Verdict.READY
+    assert stamp is not None
+    assert stamp.size == 7
+
+
+def test_a_file_renamed_away_at_once_was_never_there(root: Path) -> None:
+    waiting = tracker(root, QUICK)
+    waiting.offer(b"a", None, Rule.CLOSED, 100)
+    (root / "a").rename(root / "b")
+    waiting.offer(b"b", None, Rule.CLOSED, 100.01)
+    assert [(row[0], row[1]) for row in waiting.take(100.2)] == [(b"a", Verdict.GONE), (b"b", Verdict.READY)]
+
+
+def test_temporary_names_and_found_files_gain_nothing(root: Path) -> None:
+    (root / "x.tmp").write_bytes(b"1")
+    waiting = tracker(root, QUICK)
+    waiting.offer(b"x.tmp", None, Rule.CLOSED, 100)
+    waiting.offer(b"a", None, Rule.SETTLED, 100)
+    assert waiting.next_due() == 110
+
+
+def test_writers_that_come_back_are_given_time(root: Path) -> None:
+    names = [f"{number}.h5" for number in range(5)]
+    for name in [*names, "other.tif"]:
+        (root / name).write_bytes(b"1")
+    waiting = tracker(root, QUICK)
+    for name in names[:3]:
+        waiting.offer(os.fsencode(name), None, Rule.CLOSED, 100, again=True)
+        assert waiting.next_due() == 101
+        assert len(waiting.take(101)) == 1
+    waiting.offer(b"3.h5", None, Rule.CLOSED, 200)  # three of its kind had writers that came back
+    assert waiting.next_due() == 201
+    waiting.take(201)
+    waiting.offer(b"other.tif", None, Rule.CLOSED, 300)
+    assert waiting.next_due() == 300.1
+
+
+def test_one_file_rewritten_for_ever_says_nothing_of_its_kind(root: Path) -> None:
+    for name in ("latest.tif", "frame.tif"):
+        (root / name).write_bytes(b"1")
+    waiting = tracker(root, QUICK)
+    for _ in range(9):
+        waiting.offer(b"latest.tif", None, Rule.CLOSED, 100, again=True)
+    waiting.take(101)
+    waiting.offer(b"frame.tif", None, Rule.CLOSED, 200)
+    assert waiting.next_due() == 200.1
+
+
+def test_who_opens_a_file_while_it_is_proven_is_not_disturbed_and_does_not_disturb(root: Path) -> None:
+    path = root / "a"
+    stamp = look(os.fsencode(path))[0]
+    assert stamp is not None
+    over = threading.Event()
+    opened = []
+
+    def open_and_close() -> None:
+        while not over.is_set():
+            with path.open("r+b"):
+                opened.append(1)
+
+    threads = [threading.Thread(target=open_and_close) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        seen = {unwritten(os.fsencode(path), stamp) for _ in range(2000)}
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+    assert seen <= {True, False}
+    assert opened
+    assert unwritten(os.fsencode(path), stamp) is True
+
+
+def test_what_cannot_be_proven(root: Path) -> None:
+    stamp = look(os.fsencode(root / "a"))[0]
+    assert stamp is not None
+    assert unwritten(os.fsencode(root / "gone"), stamp) is None
+    os.mkfifo(root / "fifo")
+    assert unwritten(os.fsencode(root / "fifo"), stamp) is None
+    (root / "link").symlink_to(root / "a")
+    assert unwritten(os.fsencode(root / "link"), stamp) is None
+    (root / "a").write_bytes(b"changed since")
+    assert unwritten(os.fsencode(root / "a"), stamp) is False

@@ -1,8 +1,12 @@
 """When is a file whole? It stayed the same for a settle time, measured on our own monotonic clock.
 
-A file whose writer closed it (or that was renamed into place) needs a short settle time; a file known only from a scan,
-a longer one; a name that says "temporary" (``x.tmp``), a much longer one, so that the rename to its real name normally
-comes first. Modification times are compared with each other only, never with a clock: they may lie in the future.
+A file whose writer closed it (or that was renamed into place) needs a short settle time, and next to none when the
+kernel confirms that nobody has it open for writing (:mod:`dm.station.acquisition.writers`); a file known only from a
+scan, a longer one; a name that says "temporary" (``x.tmp``), a much longer one, so that the rename to its real name
+normally comes first. A file that is closed again after it was taken has a writer that comes back: for it, and after
+three of its kind for all names with the same ending, the confirmation shortens nothing.
+
+Modification times are compared with each other only, never with a clock: they may lie in the future.
 """
 
 from __future__ import annotations
@@ -14,8 +18,11 @@ import stat
 from dataclasses import dataclass
 
 from dm.station.acquisition.transports.base import FileStamp
+from dm.station.acquisition.writers import unwritten
 
 _TEMPORARY = (b".tmp", b".temp", b".part", b".partial", b".crdownload", b".swp", b"~")
+_LESSON = 3  # files closed again after they were taken teach that their kind has writers that come back
+_KINDS = 1000  # kinds of names learned at most
 
 
 class Rule(enum.StrEnum):
@@ -35,11 +42,16 @@ class Verdict(enum.Enum):
 
 @dataclass(frozen=True)
 class SettleTimes:
-    """Seconds a file must stay the same."""
+    """Seconds a file must stay the same.
+
+    :param proven: after its writer closed it, when nobody has it open for writing; covers what writers do right after
+        closing: renaming, setting times.
+    """
 
     closed: float = 0.3
     scanned: float = 3.0
     temporary: float = 60.0
+    proven: float = 0.05
 
 
 @dataclass(slots=True)
@@ -47,6 +59,7 @@ class _Candidate:
     stamp: FileStamp | None
     rule: Rule
     due: float
+    later: float = 0.0  # when it is looked at again if at ``due`` somebody has it open, or nobody can tell
 
 
 def look(path: bytes) -> tuple[FileStamp | None, int]:
@@ -56,6 +69,10 @@ def look(path: bytes) -> tuple[FileStamp | None, int]:
     except OSError:
         return None, 0
     return FileStamp(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino), status.st_mode
+
+
+def _kind(path: bytes) -> bytes:
+    return os.path.splitext(path)[1].lower()
 
 
 def same(first: FileStamp | None, second: FileStamp | None) -> bool:
@@ -82,6 +99,7 @@ class Tracker:
         self._candidates: dict[bytes, _Candidate] = {}
         self._heap: list[tuple[float, bytes]] = []
         self.patient = True  # whether temporary names get their long settle time
+        self._reopened: dict[bytes, set[bytes]] = {}  # kind of name -> some that were closed again once taken
 
     def __len__(self) -> int:
         return len(self._candidates)
@@ -94,24 +112,42 @@ class Tracker:
             return self.times.temporary
         return self.times.closed if rule is Rule.CLOSED else self.times.scanned
 
-    def offer(self, path: bytes, stamp: FileStamp | None, rule: Rule, now: float) -> bool:
+    def _moments(self, path: bytes, rule: Rule, now: float, again: bool) -> tuple[float, float]:
+        """Return when a file is looked at, and when once more if nobody can say then that it has no writer."""
+        usual = now + self._settle(path, rule)
+        if again:
+            kind = _kind(path)
+            if kind in self._reopened or len(self._reopened) < _KINDS:
+                known = self._reopened.setdefault(kind, set())
+                if len(known) < _LESSON:
+                    known.add(path)
+            return usual, 0.0
+        soon = now + self.times.proven
+        if rule is not Rule.CLOSED or soon >= usual or (self.patient and path.lower().endswith(_TEMPORARY)):
+            return usual, 0.0
+        if len(self._reopened.get(_kind(path), ())) >= _LESSON:
+            return usual, 0.0
+        return soon, usual
+
+    def offer(self, path: bytes, stamp: FileStamp | None, rule: Rule, now: float, again: bool = False) -> bool:
         """Say that a file may be whole.
 
         :param stamp: how it looked, or ``None`` to look now (local sources).
+        :param again: it was taken before, so its writer is one that comes back.
         :returns: whether it is known to be whole already (remote sources only).
         """
         if stamp is None and self.root is not None:
             stamp, _mode = look(os.path.join(self.root, path))
             if stamp is None:
                 return False
-        due = now + self._settle(path, rule)
+        due, later = self._moments(path, rule, now, again)
         known = self._candidates.get(path)
         if known is None:
-            self._candidates[path] = _Candidate(stamp, rule, due)
+            self._candidates[path] = _Candidate(stamp, rule, due, later)
         elif rule is Rule.CLOSED:  # a close starts the wait again, as what it closed may be new
-            known.stamp, known.rule, known.due = stamp, rule, due
+            known.stamp, known.rule, known.due, known.later = stamp, rule, due, later
         elif not same(known.stamp, stamp):
-            known.stamp, known.due = stamp, due
+            known.stamp, known.due, known.later = stamp, due, later
         elif self.root is None and now >= known.due:
             del self._candidates[path]
             return True
@@ -155,17 +191,27 @@ class Tracker:
                 verdict = Verdict.GONE
             elif not stat.S_ISREG(mode):
                 verdict = Verdict.OTHER
-            elif same(stamp, candidate.stamp):
+            elif same(stamp, candidate.stamp) and self._closed_for_good(path, stamp, candidate):
                 verdict = Verdict.READY
             else:
-                # Changed since: whoever closed it is not the only writer, so the longer wait applies.
-                candidate.stamp, candidate.rule = stamp, Rule.SETTLED
-                candidate.due = now + self._settle(path, Rule.SETTLED)
+                if candidate.later and same(stamp, candidate.stamp):
+                    candidate.due, candidate.later = candidate.later, 0.0
+                else:  # whoever closed it is not the only writer, so the longer wait applies
+                    candidate.stamp, candidate.rule, candidate.later = stamp, Rule.SETTLED, 0.0
+                    candidate.due = now + self._settle(path, Rule.SETTLED)
                 heapq.heappush(self._heap, (candidate.due, path))
                 continue
             del self._candidates[path]
             decided.append((path, verdict, stamp, candidate.rule))
         return decided
+
+    def _closed_for_good(self, path: bytes, stamp: FileStamp, candidate: _Candidate) -> bool:
+        """Whether a file that stayed the same until it was due need not wait any longer."""
+        assert self.root is not None
+        if candidate.rule is not Rule.CLOSED:
+            return True
+        found = unwritten(os.path.join(self.root, path), stamp)
+        return found is True or (found is None and not candidate.later)
 
     def drop(self, path: bytes) -> bool:
         """Forget a candidate; return whether it was ever seen (not only said to have changed)."""

@@ -25,6 +25,7 @@ _log = logging.getLogger(__name__)
 _CANDIDATES = 20_000  # a walk pauses while so many files are waiting to be whole
 _IDLE = 1.0
 _NOTHING = FileStamp(0, 0)
+_TAKEN = frozenset({State.READY, State.STORED, State.DONE, State.FAILED})
 _KINDS = {"link": "a symbolic link; links are not followed", "other": "no regular file (fifo, socket or device)"}
 
 
@@ -50,7 +51,12 @@ class Runner:
         scanned = settings.settle_upload_seconds if task.kind == UPLOAD else settings.settle_scanned_seconds
         self.tracker = Tracker(
             task.source.root if task.source.is_local else None,
-            SettleTimes(settings.settle_closed_seconds, scanned, settings.settle_temporary_seconds),
+            SettleTimes(
+                settings.settle_closed_seconds,
+                scanned,
+                settings.settle_temporary_seconds,
+                settings.settle_proven_seconds,
+            ),
         )
         task.settling = lambda: self.tracker.waiting(limit=len(self.tracker))
         self.scout = Scout(task, settings)
@@ -169,9 +175,10 @@ class Runner:
     # --- what was found ---------------------------------------------------------------------------------------------
     def _closed(self, paths: list[bytes], now: float) -> None:
         for path in paths:
-            if self.task.ledger.state(path) is State.BASELINE:
+            state = self.task.ledger.state(path)
+            if state is State.BASELINE:
                 self.task.ledger.forget(path)  # it lay there before, but somebody has written it since
-            self.tracker.offer(path, None, Rule.CLOSED, now)
+            self.tracker.offer(path, None, Rule.CLOSED, now, again=state in _TAKEN)
 
     def _inbox(self, now: float) -> None:
         """Look again at files the pipeline found changed."""
@@ -187,7 +194,7 @@ class Runner:
                 elif look(os.path.join(task.source.root, path))[0] is None:
                     self._gone(path)
                 else:
-                    self.tracker.offer(path, None, Rule.CLOSED, now)
+                    self.tracker.offer(path, None, Rule.CLOSED, now, again=True)
 
     def _seen(self, entry: SourceEntry, now: float) -> None:
         if self.task.ledger.knows(entry.path, entry.stamp) is not None:

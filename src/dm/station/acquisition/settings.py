@@ -38,6 +38,12 @@ class AcquisitionSettings(StationServiceSettings):
     settle_closed_seconds: float = Field(
         default=0.3, ge=0, description="A file closed by its writer is whole when unchanged for so long."
     )
+    settle_proven_seconds: float = Field(
+        default=0.05,
+        ge=0,
+        description="The same when the kernel confirms that nobody has the file open for writing. It does so on local "
+        "file systems, for files of the service's own account or with the capability CAP_LEASE.",
+    )
     settle_scanned_seconds: float = Field(
         default=3, ge=0, description="A file found by looking is whole when unchanged for so long."
     )
