@@ -16,6 +16,7 @@ FILE_PAGE = 1000
 RECORD_LIMIT = 1000
 _PATIENCE = 60.0
 _PAUSE = 1.0
+_TELL = 5.0
 
 T = TypeVar("T", bound="DaqInfo")
 
@@ -94,13 +95,15 @@ class ExperimentDaqApi(ApiClient):
         """
         return self._records(DaqInfo, self.client.get("/daqs", experimentName=experimentName, status=status))
 
-    def getDaqInfo(self, id: str, waitTime: float | None = None) -> DaqInfo:
+    def getDaqInfo(self, id: str, waitTime: float | None = None, revision: str | None = None) -> DaqInfo:
         """Return a DAQ.
 
         :param waitTime: seconds (at most 30) to wait for a change of its status first.
+        :param revision: of the record that the caller has: with ``waitTime``, wait for any change of the record, its
+            counts among them.
         :raises ObjectNotFound: no such DAQ.
         """
-        return DaqInfo(self.client.get(f"/daqs/{segment(id)}", waitTime=waitTime))
+        return DaqInfo(self.client.get(f"/daqs/{segment(id)}", waitTime=waitTime, revision=revision))
 
     def clearDaq(self, id: str) -> DaqInfo:
         """Take a finished DAQ off the list; stored files stay.
@@ -134,9 +137,9 @@ class ExperimentDaqApi(ApiClient):
         """Return all uploads the user may see, newest last; arguments as in :meth:`listDaqs`."""
         return self._records(UploadInfo, self.client.get("/uploads", experimentName=experimentName, status=status))
 
-    def getUploadInfo(self, id: str, waitTime: float | None = None) -> UploadInfo:
+    def getUploadInfo(self, id: str, waitTime: float | None = None, revision: str | None = None) -> UploadInfo:
         """Return an upload; arguments and errors as in :meth:`getDaqInfo`."""
-        return UploadInfo(self.client.get(f"/uploads/{segment(id)}", waitTime=waitTime))
+        return UploadInfo(self.client.get(f"/uploads/{segment(id)}", waitTime=waitTime, revision=revision))
 
     def clearUpload(self, id: str) -> UploadInfo:
         """Take a finished upload off the list; see :meth:`clearDaq`."""
@@ -148,7 +151,7 @@ class ExperimentDaqApi(ApiClient):
         """Wait for the end of an upload. A restart of the service meanwhile is waited out.
 
         :param timeout: seconds; ``None`` waits as long as it takes.
-        :param progress: called with the record about once a second.
+        :param progress: called with the record when it has changed (up to four times a second), else every 5 s.
         :returns: the final record; look at ``status`` and ``nProcessingErrors``.
         :raises TaskTimeout: it is not finished in time.
         """
@@ -235,16 +238,20 @@ def _task_path(experiment: str, verb: str, directory: str | bytes) -> str:
 def _wait(get: Callable[..., T], id: str, timeout: float | None, progress: Callable[[T], None] | None) -> T:
     """Long-poll until the status is final, waiting out short absences of the service."""
     deadline = None if timeout is None else time.monotonic() + timeout
-    poll = 1.0 if progress else MAX_WAIT_TIME
+    poll = _TELL if progress else MAX_WAIT_TIME
+    revision: str | None = None  # for each change of the record, when somebody wants to be told of it
     last_answer = time.monotonic()
     info: T | None = None
     while True:
         left = MAX_WAIT_TIME if deadline is None else deadline - time.monotonic()
         try:
-            info = get(id, waitTime=max(0.0, min(poll, left)))
+            # The first answer comes at once: there may be a long way to the next change.
+            wait = 0.0 if progress and info is None else max(0.0, min(poll, left))
+            info = get(id, waitTime=wait, revision=revision)
             last_answer = time.monotonic()
             if progress:
                 progress(info)
+                revision = str(info.get("revision") or "") or None
             if info.is_over:
                 return info
         except (CommunicationError, ServiceUnavailable):

@@ -242,11 +242,14 @@ class Office:
             raise ObjectNotFound(f"{kind.capitalize() if kind != DAQ else 'DAQ'} {task_id[:80]!r} does not exist.")
         return found
 
-    def info(self, kind: str, task_id: str, wait: float = 0.0) -> dict[str, Any]:
-        """Return an info record, after waiting up to ``wait`` seconds for a change of its status."""
+    def info(self, kind: str, task_id: str, wait: float = 0.0, revision: str = "") -> dict[str, Any]:
+        """Return an info record, after waiting up to ``wait`` seconds for a change of its status.
+
+        :param revision: the record's key of that name as the caller has it: waits for any change of the record.
+        """
         live = self.live.get(task_id)
         if wait > 0 and live is not None and live.kind == kind:
-            live.wait(wait, self.stopping)
+            live.wait(wait, self.stopping, revision)
         return info(self.document(kind, task_id))
 
     def records(self, kind: str, *, cleared: bool = False) -> Iterator[dict[str, Any]]:

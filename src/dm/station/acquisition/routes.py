@@ -8,7 +8,7 @@
 
 ``GET /daqs``, ``experimentName*``, ``status``: list of daqInfo, newest last
 
-``GET /daqs/{id}``, ``waitTime`` (seconds, at most 30): daqInfo
+``GET /daqs/{id}``, ``waitTime`` (seconds, at most 30), ``revision``: daqInfo
 
 ``POST /daqs/{id}/stop``: daqInfo
 
@@ -24,7 +24,8 @@
 
 ``GET /processingPlugins``: list of ``{name, description}``
 
-With ``waitTime`` an info call answers when the record changed status or the time has passed, whichever is first.
+With ``waitTime`` an info call answers when the record changed status or the time has passed, whichever is first; with
+the ``revision`` of the record that the caller has, as soon as the counts are others, too.
 """
 
 from __future__ import annotations
@@ -78,6 +79,7 @@ class InfoArguments(IdArguments):
     """The same, with patience."""
 
     wait_time: float = Field(default=0, ge=0, le=86_400)
+    revision: str = Field(default="", max_length=100)
 
 
 class FilesArguments(IdArguments):
@@ -202,7 +204,8 @@ class Desk:
 
         def handler(request: Request, arguments: InfoArguments) -> dict[str, Any]:
             self._visible(request, kind, arguments.id)
-            return self.office.info(kind, arguments.id, min(arguments.wait_time, _LONGEST_WAIT))
+            wait = min(arguments.wait_time, _LONGEST_WAIT)
+            return self.office.info(kind, arguments.id, wait, arguments.revision)
 
         return handler
 

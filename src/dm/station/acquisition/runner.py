@@ -134,6 +134,7 @@ class Runner:
         """Do what there is to do, waiting a little for it; return whether the task has come to its end."""
         task = self.task
         self._sleep()
+        task.note_pace()
         now = time.monotonic()
         if task.halted or task.aborting:
             return self._wind_down(now)

@@ -12,10 +12,13 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import xxhash
+
 from dm.common import statuses, timestamps
 from dm.common.paths import display
 from dm.station.acquisition import spec as specs
 from dm.station.acquisition.ledger import Item, Ledger, State, path_key
+from dm.station.acquisition.pace import Pace, Progress, remaining
 from dm.station.acquisition.site import Grant
 from dm.station.acquisition.store import Document, Store
 from dm.station.acquisition.transports.base import Source, Transport
@@ -112,6 +115,8 @@ class Task:
         self.settling: Callable[[], list[bytes]] = list  # paths that may be whole soon; set by the watching thread
         self.changed = threading.Condition()
         self.progress = time.monotonic()
+        self.pace = Pace(time.monotonic())
+        self.alarms: dict[str, str] = {}  # what health warns of at the moment, in full; see dm.station...alarms
 
     # --- queue (call under the pipeline's condition) ----------------------------------------------------------------
     def push(self, item: Item) -> None:
@@ -190,11 +195,50 @@ class Task:
             "processingErrors": list(ledger.errors.values())[:_SHOWN_ERRORS],
         }
 
+    def far(self) -> Progress:
+        """Return how far the task is."""
+        ledger = self.ledger
+        failed = ledger.count(State.FAILED)
+        return Progress(
+            ledger.count(State.DONE) + failed, ledger.bytes_done, ledger.count(State.READY, State.STORED), failed
+        )
+
+    def note_pace(self) -> None:
+        """Remember how far the task is, for its rates; called about once a second by its thread."""
+        self.pace.note(time.monotonic(), self.far())
+
+    def speed(self) -> Document:
+        """Return the keys of the info record that say how fast it gets on."""
+        now, far = time.monotonic(), self.far()
+        files, size = self.pace.rates(now, far)
+        result: Document = {
+            "fileRate": round(files, 3),
+            "byteRate": round(size, 1),
+            "lastProgressTime": timestamps.now() - (now - self.pace.moved()),
+            "revision": self.revision(),
+            "alarms": list(self.alarms.values()),
+        }
+        # An upload that still looks through its directory knows only a part of what there is.
+        if self.kind == DAQ or self.status != statuses.RUNNING:
+            left = max(0, self.ledger.bytes_total - self.ledger.bytes_done)
+            seconds = remaining(far.waiting, left, files, size)
+            if seconds is not None:
+                result["secondsRemaining"] = round(seconds, 1)
+        return result
+
+    def revision(self) -> str:
+        """Return a text that is another one whenever the status, the counts or the trouble are others."""
+        ledger = self.ledger
+        counts = [ledger.count(state) for state in State]
+        parts = (self.status, counts, ledger.bytes_done, ledger.bytes_total, self.trouble, self.halted)
+        return xxhash.xxh3_64_hexdigest(repr(parts).encode("utf-8", "surrogateescape"))
+
     def snapshot(self) -> Document:
-        """Return the document with the counts of this moment."""
+        """Return the document with the counts and the speed of this moment."""
         document = dict(self.document)
         document["status"] = self.status
         document["counts"] = self.counts()
+        document["speed"] = self.speed()
         document["errorMessage"] = self.halted or self.document.get("errorMessage") or self.trouble
         return document
 
@@ -210,8 +254,12 @@ class Task:
             self.status = str(self.document["status"])
             self.changed.notify_all()
 
-    def wait(self, seconds: float, stopping: threading.Event) -> None:
-        """Wait until the status is another one or final, the time has passed, or the service stops."""
+    def wait(self, seconds: float, stopping: threading.Event, revision: str = "") -> None:
+        """Wait until the status is another one or final, the time has passed, or the service stops.
+
+        :param revision: see :meth:`revision`; with one, wait also no longer than until the record is another one - but
+            a quarter of a second at least, so that a record which changes all the time is not sent all the time.
+        """
         status, deadline = self.status, time.monotonic() + seconds
         with self.changed:
             while self.status == status not in statuses.INACTIVE and not stopping.is_set():
@@ -219,6 +267,8 @@ class Task:
                 if left <= 0:
                     return
                 self.changed.wait(min(left, _SLICE))
+                if revision and self.revision() != revision:
+                    return
 
 
 def root_directory(experiment: dict[str, Any], root: str) -> str:
@@ -262,8 +312,15 @@ def info(document: Document) -> dict[str, Any]:
     zero = {"countFiles", "nFiles", "nProcessedFiles", "nCompletedFiles", "nProcessingErrors", "nWaitingFiles"}
     result.update(dict.fromkeys(sorted(zero | {"nSkippedFiles", "countBytes", "completedBytes"}), 0))
     result["processingErrors"] = []
+    result.update(fileRate=0.0, byteRate=0.0, alarms=[])
     result.update(counts)
+    result.update(document.get("speed") or {})
     if end:
+        run_time = max(float(end) - start, 1e-3)  # the average of it all
+        result.update(
+            fileRate=round(result["nCompletedFiles"] / run_time, 3),
+            byteRate=round(result["completedBytes"] / run_time, 1),
+        )
         result.update(endTime=float(end), endTimestamp=timestamps.text(float(end)))
     return result
 
