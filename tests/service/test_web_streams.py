@@ -108,6 +108,31 @@ def test_a_stream_that_ends_early_breaks_the_connection(http, caplog):
     assert http.get("/status").status_code == 200
 
 
+def test_a_stream_without_a_length(http):
+    for headers in ({}, {"Range": "bytes=0-9"}):
+        reply = http.get("/unmeasured/list.txt", headers=headers)
+        assert reply.status_code == 200
+        assert reply.text.splitlines() == [str(number) for number in range(1000) for _ in range(50)]
+        assert "Content-Length" not in reply.headers and reply.headers["Content-Type"] == "text/plain"
+        assert reply.headers["Content-Disposition"] == 'attachment; filename="list.txt"'
+    assert http.get("/status").status_code == 200, "the connection is still in step"
+
+
+def test_a_stream_without_a_length_that_fails_is_noticed(http, caplog):
+    with caplog.at_level(logging.CRITICAL), pytest.raises(httpx.RemoteProtocolError):
+        http.get("/unmeasured/broken")
+    assert http.get("/status").status_code == 200
+
+
+def test_a_stream_without_a_length_for_an_old_client(server, http, certificates):
+    cookie = http.cookies["SESSIONID"]
+    with raw(server, certificates) as sock:
+        sock.sendall(f"GET /dm/unmeasured/x HTTP/1.0\r\nHost: x\r\nCookie: SESSIONID={cookie}\r\n\r\n".encode())
+        received = b"".join(iter(lambda: sock.recv(65536), b""))
+    head, _, body = received.partition(b"\r\n\r\n")
+    assert b"chunked" not in head and body.count(b"999\n") == 50
+
+
 def test_a_client_that_goes_away_is_no_event(server, http, certificates, caplog):
     cookie = http.cookies["SESSIONID"]
     closed = threading.Event()

@@ -107,6 +107,17 @@ def broken(request: Request, arguments: Arguments) -> Stream:
     return Stream(lambda first, length: iter([b"short"]), 100_000, "x", "v1")
 
 
+def unmeasured(request: Request, arguments: NameArguments) -> Stream:
+    def read(first: int, length: int) -> Iterator[bytes]:
+        for number in range(1000):
+            yield b"%d\n" % number * 50
+            yield b""
+        if arguments.name == "broken":
+            raise OSError("the disk has gone")
+
+    return Stream(read, None, arguments.name, "v1", content_type="text/plain")
+
+
 def endless(request: Request, arguments: Arguments) -> Stream:
     def read(first: int, length: int) -> Iterator[bytes]:
         while True:
@@ -118,6 +129,7 @@ def endless(request: Request, arguments: Arguments) -> Stream:
 def application(gate: Gate | None = None, **options: Any) -> Application:
     """Return the application."""
     routes = [
+        Route("GET", "/unmeasured/{name}", unmeasured, USER, "Stream without a length.", NameArguments),
         Route("GET", "/echo/{name}", echo, USER, "Echo.", EchoArguments, frozenset({"name", "queryDict", "keyList"})),
         Route("POST", "/echo/{name}", echo, USER, "Echo.", EchoArguments, frozenset({"name", "queryDict", "keyList"})),
         Route("PUT", "/echo/{name}", echo, USER, "Echo.", EchoArguments, body_limit=3 << 20),

@@ -35,7 +35,7 @@ class Reply:
     """What goes back to the client.
 
     :param body: bytes, or an iterable of chunks whose sizes add up to ``length``.
-    :param length: size of the body in bytes.
+    :param length: size of the body in bytes; -1 where only its end will tell.
     """
 
     status: int
@@ -118,6 +118,14 @@ def stream_reply(stream: Stream, headers: Mapping[str, str], request_id: str) ->
 
     :param headers: lower-case name -> value of the request.
     """
+    if stream.length is None:
+        plain = {
+            "Cache-Control": "no-store",
+            "Dm-Status-Code": "0",
+            "Content-Disposition": disposition(stream.filename),
+            "Content-Type": stream.content_type,
+        }
+        return Reply(200, plain, stream.read(0, 0))
     etag = stream.etag if stream.etag.startswith('"') else f'"{stream.etag}"'
     common = {
         "ETag": etag,

@@ -116,14 +116,15 @@ class Stream:
     """A reply that is bytes rather than JSON.
 
     :param read: called as ``read(first, length)`` and yields chunks of exactly ``length`` bytes in total.
-    :param length: total size in bytes, known beforehand so that ranges work.
+    :param length: total size in bytes, known beforehand so that ranges work; ``None`` where only the end will tell: the
+        reply then has no length and no ranges, and ``read(0, 0)`` yields all of it.
     :param filename: suggested name for the client (bytes-safe text).
     :param etag: strong validator, changes whenever the bytes change.
     :param modified: epoch seconds of the last change, or ``None``.
     """
 
     read: Callable[[int, int], Any]
-    length: int
+    length: int | None
     filename: str
     etag: str
     modified: float | None = None

@@ -102,7 +102,7 @@ class _Request(_HTTPRequest):
         """Answer."""
         self.server.gateway(self).respond()
         self.ensure_headers_sent()
-        self.conn.wfile.write(b"")
+        self.conn.wfile.write(b"0\r\n\r\n" if self.chunked_write else b"")
 
     def send_headers(self) -> None:
         """Prepare the headers; they leave with the first part of the body."""

@@ -50,7 +50,7 @@ class _Request(_cprequest.Request):
         dict.__setitem__(response.headers, "Date", httputil.HTTPDate(response.time))
         response.stream = not isinstance(reply.body, bytes)
         response.body = reply.body
-        if reply.status != 304:
+        if reply.status != 304 and reply.length >= 0:  # without a length the server sends chunks
             dict.__setitem__(response.headers, "Content-Length", str(reply.length))
         response.finalize()
 
