@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from dm.common.command import command, option
+from dm.common.records import DmObject
 from dm.station.acquisition.api import DaqInfo, ExperimentDaqApi
+from dm.station.acquisition.commands.progress import follow_option, followed, hint, interval_option
 from dm.station.acquisition.commands.task_options import Duration, task_info, task_options
 
 
@@ -28,11 +31,24 @@ from dm.station.acquisition.commands.task_options import Duration, task_info, ta
 )
 @option("--upload-data-directory-on-exit", help="Upload this directory when the DAQ ends.")
 @option("--upload-dest-directory-on-exit", help="Sub-folder of the experiment for that upload.")
+@follow_option
+@interval_option
 def main(
-    api: ExperimentDaqApi, experiment: str, data_directory: str, *, words: dict[str, str], **flags: Any
-) -> DaqInfo:
+    api: ExperimentDaqApi,
+    experiment: str,
+    data_directory: str,
+    *,
+    follow: bool,
+    interval: float,
+    words: dict[str, str],
+    **flags: Any,
+) -> DaqInfo | Iterator[DmObject]:
     """Watch a directory: move, verify, catalog and process every file that appears in it.
 
     KEY:VALUE words set further keys; keys DM does not know are kept as metadata of the files.
     """
-    return api.startDaq(experiment, data_directory, task_info(flags, words))
+    info = api.startDaq(experiment, data_directory, task_info(flags, words))
+    if follow:
+        return followed(api, info, interval=interval)
+    hint(info)
+    return info

@@ -112,5 +112,4 @@ def printed_then_judged(info: DaqInfo) -> Iterator[DmObject]:
 
 def counted(info: DaqInfo) -> tuple[int, int | None]:
     """Return how many files of a record are finished, and of how many."""
-    done = int(info.get("nProcessedFiles") or 0) + int(info.get("nProcessingErrors") or 0)
-    return done, int(info.get("countFiles") or 0) or None
+    return int(info.get("nProcessedFiles") or 0), int(info.get("countFiles") or 0) or None
