@@ -6,10 +6,12 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 
 import pytest
 
 from dm.common.errors import ConfigurationError, ServiceUnavailable
+from dm.station.acquisition.batch import Batch
 from dm.station.acquisition.completion import Rule
 from dm.station.acquisition.lease import Lease, process_start
 from dm.station.acquisition.ledger import Item, Ledger, State, row_id, shown
@@ -63,7 +65,7 @@ def test_outcomes_counts_and_a_new_version(store: Store) -> None:
     assert os.fsencode(shown(row)["path"]) == NAMES[1]
     assert ledger.knows(NAMES[2], FileStamp(items[2].size, items[2].mtime_ns)) is None  # vanished: anew when back
     again = ledger.ready([(NAMES[0], FileStamp(7, 7), Rule.SETTLED)])
-    assert again == [Item(NAMES[0], 7, 7, "settled", since=again[0].since)]
+    assert again == [Item(NAMES[0], 7, 7, "settled")]
     assert ledger.count(State.DONE) == 0
     assert ledger.count(State.READY) == 1
     assert len(store.page("t", 0, 100)) == 4
@@ -72,10 +74,89 @@ def test_outcomes_counts_and_a_new_version(store: Store) -> None:
     assert fresh.count(State.STORED) == 1
 
 
-def test_a_row_that_exists_is_replaced(store: Store) -> None:
+def test_what_is_written_twice_counts_once(store: Store) -> None:
+    ledger = Ledger(store, "t")
     Ledger(store, "t").ready(found(NAMES))
-    Ledger(store, "t").ready(found(NAMES))  # the first answer was lost, say
+    again = Ledger(store, "t")
+    again.load()
+    items = again.ready(found(NAMES))  # the first answer was lost, say
+    assert again.count(State.READY) == len(again.listing(None, 0, 100)) == len(NAMES)
+    outcomes = [(item, State.DONE, {}) for item in items]
+    again.finish(outcomes)
+    late = Ledger(store, "t")
+    late.finish(outcomes)
     assert len(store.page("t", 0, 100)) == len(NAMES)
+    assert ledger.load() == []
+    assert ledger.count(State.DONE) == len(NAMES)
+    assert list(store.intakes("t")) == []
+
+
+def test_a_crash_between_rows_and_journal_leaves_the_files_to_do(store: Store) -> None:
+    ledger = Ledger(store, "t")
+    items = ledger.ready(found(NAMES))
+    ledger.finish([(item, State.DONE, {"version": 1}) for item in items[:3]])
+    store.journal.delete_many({"task": "t"})
+    again = Ledger(store, "t")
+    assert {item.path for item in again.load()} == set(NAMES)
+    again.finish([(item, State.DONE, {"version": 1}) for item in items])
+    assert len(again.listing("done", 0, 100)) == len(NAMES)
+    assert Ledger(store, "t").load() == []
+
+
+def test_every_state_is_listed_page_by_page(store: Store) -> None:
+    names = [b"f%03d" % number for number in range(250)]
+    ledger = Ledger(store, "t")
+    items = [item for start in range(0, 250, 50) for item in ledger.ready(found(names[start : start + 50]))]
+    ledger.finish([(item, State.DONE, {}) for item in items[::2]])
+    ledger.note_failures([(items[1], "Disk full.", 5.0)])
+    for book in (ledger, Ledger(store, "t")):
+        if book is not ledger:
+            book.load()
+        for state, expected in ((None, names), ("ready", names[1::2]), ("done", names[::2])):
+            pages = [book.listing(state, skip, 30) for skip in range(0, 270, 30)]
+            seen = [os.fsencode(row["path"]) for page in pages for row in page]
+            assert sorted(seen) == expected
+        assert book.count(State.READY) == 125
+    failing = ledger.find(names[1])
+    assert failing is not None
+    assert (failing["state"], failing["lastError"]) == ("ready", "Disk full.")
+    assert [event["event"] for event in failing["history"]] == ["failed"]
+    untold = ledger.find(names[3])
+    assert untold is not None
+    assert untold["state"] == "ready"
+    assert ledger.find(b"other") is None
+    assert {item.path for item in ledger.refill(1000)} == set(names[1::2])
+
+
+def test_a_retaken_file_and_one_superseded_before_its_turn(store: Store) -> None:
+    ledger = Ledger(store, "t")
+    [item] = ledger.ready([(b"a", FileStamp(1, 1), Rule.CLOSED)])
+    ledger.forget(b"a")
+    [item] = ledger.ready([(b"a", FileStamp(2, 2), Rule.CLOSED)])
+    assert ledger.count(State.READY) == 1
+    assert [found.size for found in ledger.refill(10)] == [2]
+    ledger.finish([(item, State.DONE, {})])
+    assert list(store.intakes("t")) == []
+    ledger.ready([(b"a", FileStamp(3, 3), Rule.SETTLED)])
+    again = Ledger(store, "t")
+    assert [(found.path, found.size, found.rule) for found in again.load()] == [(b"a", 3, "settled")]
+    assert again.count(State.READY) == 1
+    assert again.count(State.DONE) == 0
+
+
+def test_a_long_journal_becomes_short_and_tells_the_same(store: Store) -> None:
+    ledger = Ledger(store, "t")
+    names = [b"f%03d" % number for number in range(600)]
+    items = ledger.ready(found(names))
+    for item in items:
+        ledger.finish([(item, State.DONE, {})])
+    assert len(store.journal_of("t")) < 120
+    again = Ledger(store, "t")
+    assert again.load() == []
+    assert again.count(State.DONE) == 600
+    assert again.bytes_done == ledger.bytes_done == sum(item.size for item in items)
+    for path, stamp, _rule in found(names):
+        assert again.knows(path, stamp) is State.DONE
 
 
 def test_baseline_and_prior_files_are_not_new(store: Store) -> None:
@@ -96,14 +177,16 @@ def test_baseline_and_prior_files_are_not_new(store: Store) -> None:
 
 
 def test_batches_and_baselines_can_be_written_again(store: Store) -> None:
-    files = [{"pathBytes": name, "size": 1, "result": ""} for name in NAMES]
+    task = SimpleNamespace(id="t")
+    batch = Batch.of(task, [Item(name, 2**40, -1, "closed", 2) for name in NAMES])  # type: ignore[arg-type]
     for phase in ("move", "plugins"):
-        store.add_batch({"_id": "b", "task": "t", "phase": phase, "files": files})
+        batch.phase = phase
+        store.add_batch(batch.document())
         store.add_baseline("t", 0, bytes(range(256)))
-    store.set_batch("b", {"files": [*files, {"pathBytes": b"\xff", "size": 2**40, "result": "{}"}]})
-    [batch] = store.batches_of("t")
-    assert batch["phase"] == "plugins"
-    assert [bytes(row["pathBytes"]) for row in batch["files"]] == [*NAMES, b"\xff"]
+    [document] = store.batches_of("t")
+    again = Batch.adopt(task, document)  # type: ignore[arg-type]
+    assert again.phase == "plugins"
+    assert [load.item for load in again.loads] == [load.item for load in batch.loads]
     assert store.baseline("t") == [bytes(range(256))]
     store.forget_task("t")
     assert store.batches_of("t") == []

@@ -98,8 +98,10 @@ class After:
         leaving: list[Item] = []
         once = {plugin.name for plugin in task.plugins} - {plugin.name for plugin in self.per_batch(task)}
         for load in batch.loads:
-            fields = outcome_fields(load)
+            fields = outcome_fields(load, batch.times)
             left = [name for name in load.pending if name not in once]
+            if problem := failed.get(id(load)) or waiting.get(id(load)):
+                load.item.happened("failed" if id(load) in failed else "waiting", problem)
             if id(load) in failed:
                 fields.update(lastError=failed[id(load)], pendingPlugins=left)
                 outcomes.append((load.item, State.FAILED, fields))
@@ -146,8 +148,11 @@ def plugin_file(task: Task, load: Load) -> PluginFile:
     )
 
 
-def outcome_fields(load: Load) -> Document:
-    """Return the ledger fields of a stored file."""
+def outcome_fields(load: Load, times: dict[str, float]) -> Document:
+    """Return the ledger fields of a stored file.
+
+    :param times: epoch seconds when it was ``moved`` and ``stored``.
+    """
     result = load.result or {}
     fields: Document = {
         "digests": dict(result.get("digests") or {}),
@@ -155,6 +160,7 @@ def outcome_fields(load: Load) -> Document:
         "version": int(result.get("version") or 1),
         "storageStatus": result.get("status", "stored"),
         "attempts": load.item.attempts,
+        "times": dict(times),
     }
     if load.notes:
         fields["notes"] = load.notes

@@ -8,6 +8,7 @@ import uuid
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from dm.common.paths import decode, encode
 from dm.station.acquisition.ledger import Item
 from dm.station.acquisition.store import Document
 
@@ -42,6 +43,7 @@ class Batch:
     """See the module.
 
     :param attempt: how often in a row its present phase failed. :param due: monotonic seconds of the next try.
+    :param times: epoch seconds when it was ``moved`` and ``stored``.
     """
 
     id: str
@@ -52,6 +54,7 @@ class Batch:
     due: float = 0.0
     recorded: bool = False
     first_failure: float = 0.0
+    times: dict[str, float] = field(default_factory=dict)
 
     @classmethod
     def of(cls, task: Task, items: list[Item]) -> Batch:
@@ -60,33 +63,35 @@ class Batch:
         return cls(str(uuid.uuid4()), task, loads)
 
     def document(self) -> Document:
-        """Return what is kept in the database."""
+        """Return what is kept in the database. The files are one text: thousands of fields cost the database more."""
+        files = [
+            [
+                decode(load.item.path),
+                load.item.size,
+                load.item.mtime_ns,
+                load.item.rule,
+                load.item.attempts,
+                load.item.ready,
+                load.staged_name,
+                load.result,
+            ]
+            for load in self.loads
+        ]
         return {
             "_id": self.id,
             "task": self.task.id,
             "phase": self.phase,
             "created": time.time(),
-            "files": [
-                {
-                    "pathBytes": load.item.path,
-                    "size": load.item.size,
-                    "mtimeNs": load.item.mtime_ns,
-                    "rule": load.item.rule,
-                    "attempts": load.item.attempts,
-                    "stagedName": load.staged_name,
-                    "result": json.dumps(load.result) if load.result else "",
-                }
-                for load in self.loads
-            ],
+            "times": self.times,
+            "files": json.dumps(files, separators=(",", ":")),
         }
 
     @classmethod
     def adopt(cls, task: Task, document: Document) -> Batch:
         """Rebuild a batch after a restart. Plugins see its files once more: they are idempotent."""
-        loads = []
-        for row in document["files"]:
-            item = Item(
-                bytes(row["pathBytes"]), int(row["size"]), int(row["mtimeNs"]), row["rule"], int(row["attempts"])
-            )
-            loads.append(Load(item, row["stagedName"], result=json.loads(row["result"]) if row["result"] else None))
-        return cls(str(document["_id"]), task, loads, str(document["phase"]), recorded=True)
+        loads = [
+            Load(Item(encode(path), size, mtime_ns, rule, attempts, ready=ready), name, result=result)
+            for path, size, mtime_ns, rule, attempts, ready, name, result in json.loads(document["files"])
+        ]
+        times = dict(document.get("times") or {})
+        return cls(str(document["_id"]), task, loads, str(document["phase"]), recorded=True, times=times)

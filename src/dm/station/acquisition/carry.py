@@ -83,6 +83,8 @@ class Carry:
             if batch.loads:
                 self.after.run(batch)
                 if batch.loads:
+                    if not batch.attempt:  # storage forgets its verdict before long; we must not
+                        self.store.add_batch(batch.document())
                     batch.attempt += 1
                     return self.pipeline.pause_for(batch.attempt)
             self.store.drop_batch(batch.id)
@@ -133,6 +135,7 @@ class Carry:
                     self.pipeline.stop_event,
                 )
             )
+        batch.times["moved"] = time.time()
         self._sort_out(batch, outcomes)
         if not batch.loads:
             self.site.abandon(batch.id, task.grant)
@@ -199,7 +202,7 @@ class Carry:
             row = verdicts.get(task.target(load.item.path))
             if row is None:
                 # It left the batch before that was handed over. Its row is final already, or ready: then once more.
-                if task.ledger.state(load.item.path) is State.READY:
+                if task.ledger.state(load.item.path) in (State.READY, State.STORED):
                     out.anew.append(load.item)
             elif row["status"] in ("stored", "unchanged"):
                 load.result = row
@@ -210,9 +213,7 @@ class Carry:
                 out.again.append((load.item, str(row.get("errorMessage") or "Storage refused the file."), transient))
         if len(stay) != len(batch.loads):
             self._settle(batch, stay, out)
-        if batch.loads and task.plugins:
-            document = batch.document()
-            self.store.set_batch(batch.id, {"phase": phases.PLUGINS, "files": document["files"]})
+        batch.times["stored"] = time.time()
 
     @staticmethod
     def _file(task: Task, load: Load) -> Document:

@@ -9,7 +9,7 @@ from dm.common import statuses, timestamps
 from dm.common.errors import DmException, InvalidRequest, ServiceUnavailable
 from dm.common.paths import display
 from dm.station.acquisition.after import plugin_file
-from dm.station.acquisition.ledger import Item, State
+from dm.station.acquisition.ledger import State, item_of
 from dm.station.acquisition.pipeline import Pipeline
 from dm.station.acquisition.plugins.base import Plugin, PluginBatch, PluginFile
 from dm.station.acquisition.resume import load_of
@@ -58,6 +58,8 @@ class Closing:
             counts=task.counts(),
             errorMessage=message,
         )
+        if not task.ledger.count(State.READY):
+            self.store.forget_intakes(task.id)
         self.store.release(str(task.document["claim"]), task.id)
         if not keep_grant:
             self.revoke(task.kind, task.id, task.grant)
@@ -95,13 +97,10 @@ class Closing:
                 except DmException as error:
                     _log.info("Batch %s is left to storage's sweep: %s", document["_id"], error)
             self.store.drop_batch(str(document["_id"]))
-        for open_state in ("ready", "stored"):
-            while rows := self.store.rows_in(task.id, open_state, limit=_CHUNK):
-                outcomes = []
-                for row in rows:
-                    item = Item(bytes(row["pathBytes"]), int(row["size"]), int(row["mtimeNs"]), "")
-                    outcomes.append((item, state, {"lastError": why}))
-                task.ledger.finish(outcomes)
+        while items := task.ledger.refill(_CHUNK):
+            task.ledger.finish([(item, state, {"lastError": why}) for item in items])
+        while rows := self.store.rows_in(task.id, "stored", limit=_CHUNK):
+            task.ledger.finish([(item_of(row), state, {"lastError": why}) for row in rows])
 
     def _once_per_directory(self, task: Task) -> None:
         """Call the plugins that see a directory as a whole."""
@@ -111,11 +110,7 @@ class Closing:
         for plugin in task.plugins:
             if not plugin.once_per_directory or plugin.name in done:
                 continue
-            files = [
-                plugin_file(task, load_of(row))
-                for row in self.store.rows(task.id)
-                if str(row["slot"]).endswith(":done")
-            ]
+            files = [plugin_file(task, load_of(row)) for row in self.store.rows_in(task.id, "done")]
             if files:
                 self._call(task, plugin, files)
             done.add(plugin.name)

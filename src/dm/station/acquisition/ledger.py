@@ -1,32 +1,43 @@
 """The ledger of one DAQ or upload: what is known of each of its files.
 
-In the database each file is one row, written when the file is ready and when its outcome is final. In memory there are
-two 64-bit numbers per file - a hash of its path, and a hash of its size and modification time with the state in the low
-three bits - so that a scan of a large tree can be compared without a query per file.
+A file found whole is written down with its neighbours in one *intake* document. It gets a row of its own, for people,
+with the first thing there is to tell: an error, or its outcome; rows are followed by a *journal* entry, so that what
+the journal tells has its row. In memory there are two 64-bit numbers per file - a hash of its path, and a hash of its
+size and modification time with the state in the low three bits - so that a scan of a large tree can be compared, and a
+restart be done, without a query per file. Intake and journal are numbered from one sequence: a file of an intake is
+decided when a later journal entry names it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import hashlib
+import logging
 import struct
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import xxhash
 
-from dm.common.paths import display
+from dm.common.errors import ServiceUnavailable
+from dm.common.paths import decode, display
+from dm.station.acquisition import journal
 from dm.station.acquisition.completion import Rule
 from dm.station.acquisition.store import Document, Store
 from dm.station.acquisition.transports.base import FileStamp
 
+_log = logging.getLogger(__name__)
 _PACK = struct.Struct("<qq")
 _PAIR = struct.Struct("<QQ")
 _STATE_BITS = 7
 _BLOCK = 50_000
+_MERGE_FROM = 500  # so many small journal entries become one
+_EVENTS = 50  # so many are kept of what happened to a file
+_SHOWN_ERRORS = 1000
 
 
 class State(enum.IntEnum):
@@ -43,7 +54,8 @@ class State(enum.IntEnum):
 
 
 FINAL = frozenset({State.DONE, State.FAILED, State.SKIPPED, State.VANISHED})
-_BY_NAME = {state.name.lower(): state for state in State}
+_WITHOUT_ROW = frozenset({State.BASELINE, State.PRIOR})
+_RECORD_BYTES = len(journal.pack_records([(0, 0, 0)]))
 
 
 def row_id(task: str, path: bytes) -> str:
@@ -65,8 +77,10 @@ def stamp_key(size: int, mtime_ns: int) -> int:
 class Item:
     """One ready file on its way.
 
-    :param due: monotonic seconds before which it is not taken. :param since: when it became ready.
+    :param due: monotonic seconds before which it is not taken. :param since: when it became ready (monotonic).
+    :param ready: the same in epoch seconds.
     :param alone: it travels in a batch of its own, as one like it upset storage.
+    :param history: what happened to it so far: dictionaries with ``time`` (epoch seconds), ``event`` and ``text``.
     """
 
     path: bytes
@@ -75,9 +89,17 @@ class Item:
     rule: str
     attempts: int = 0
     due: float = 0.0
-    since: float = field(default_factory=time.monotonic)
+    since: float = field(default_factory=time.monotonic, compare=False)
+    ready: float = field(default_factory=time.time, compare=False)
     first_failure: float = 0.0
     alone: bool = False
+    history: list[Document] | None = None
+
+    def happened(self, event: str, text: str) -> None:
+        """Remember an event for the file's row; the same one again and again counts once."""
+        before = self.history or []
+        if not before or (before[-1]["event"], before[-1]["text"]) != (event, text):
+            self.history = [*before, {"time": time.time(), "event": event, "text": text}][-_EVENTS:]
 
 
 class Ledger:
@@ -93,6 +115,11 @@ class Ledger:
         self._known: dict[int, int] = {}
         self._counts = [0] * len(State)
         self._lock = threading.Lock()
+        self._number = 0
+        self._merging = threading.Lock()
+        self._small: list[int] = []  # journal entries that are to be merged
+        self._fresh: dict[int, int] = {}  # files without a row -> number of their intake
+        self._left: dict[int, int] = {}  # intakes -> files in them that have no row
         self.bytes_done = 0
         self.bytes_total = 0
         self.errors: dict[int, str] = {}
@@ -115,22 +142,21 @@ class Ledger:
             return None
         return State(value & _STATE_BITS)
 
-    def mark(self, path: bytes, size: int, mtime_ns: int, state: State, error: str = "") -> None:
-        """Remember a state."""
-        key = path_key(path)
-        with self._lock:
-            old = self._known.get(key)
-            if old is not None:
-                self._counts[old & _STATE_BITS] -= 1
-            self._known[key] = stamp_key(size, mtime_ns) | state
-            self._counts[state] += 1
-            self.errors.pop(key, None)
-            if error and len(self.errors) < 1000:
-                self.errors[key] = error
-            if state == State.READY:
-                self.bytes_total += size
-            elif state == State.DONE:
-                self.bytes_done += size
+    def _mark(self, key: int, value: int, size: int, error: str = "") -> None:
+        """Remember a state (under the lock)."""
+        old, state = self._known.get(key), value & _STATE_BITS
+        if old is not None:
+            self._counts[old & _STATE_BITS] -= 1
+        self._known[key] = value
+        self._counts[state] += 1
+        self.errors.pop(key, None)
+        if error and len(self.errors) < _SHOWN_ERRORS:
+            self.errors[key] = error
+        new = old is None or old & _STATE_BITS in _WITHOUT_ROW or (old ^ value) & ~_STATE_BITS
+        if new and state == State.READY:
+            self.bytes_total += size
+        elif state == State.DONE and (new or old is None or old & _STATE_BITS != State.DONE):
+            self.bytes_done += size
 
     def forget(self, path: bytes) -> None:
         """Let the next look at a path count as new, whatever its stamp. Its row stays as it is."""
@@ -147,35 +173,72 @@ class Ledger:
     def clear(self) -> None:
         """Forget everything, to load it anew."""
         with self._lock:
-            self._known.clear()
+            for memory in (self._known, self._fresh, self._left, self.errors, self._small):
+                memory.clear()
             self._counts = [0] * len(State)
-            self.errors.clear()
+            self._number = 0
             self.bytes_done = self.bytes_total = 0
 
-    # --- database ----------------------------------------------------------------------------------------------------
+    # --- after a restart ---------------------------------------------------------------------------------------------
     def load(self) -> list[Item]:
-        """Read all rows after a restart.
+        """Read all there is after a restart.
 
         :returns: the files that are ready.
         """
-        items: list[Item] = []
-        for row in self.store.rows(self.task):
-            state = _BY_NAME.get(str(row["slot"]).rpartition(":")[2], State.READY)
-            path = bytes(row["pathBytes"])
-            self.mark(path, int(row["size"]), int(row["mtimeNs"]), state, str(row.get("lastError") or ""))
-            if state is State.READY:
-                items.append(_item(row))
-            elif state is State.DONE:
-                self.bytes_total += int(row["size"])
-        return items
+        entries = self.store.journal_of(self.task)
+        decided: dict[int, int] = {}
+        last: dict[int, journal.Record] = {}
+        for number, data in entries:
+            self._number = max(self._number, number + 1)
+            if len(data) < _BLOCK * _RECORD_BYTES:
+                self._small.append(number)
+            for record in journal.unpack_records(data):
+                last[record[0]] = record
+                decided[record[0]] = number
+        with self._lock:
+            for key, value, size in last.values():
+                self._mark(key, value, size)
+                if value & _STATE_BITS != State.READY:
+                    self.bytes_total += size if value & _STATE_BITS in (State.DONE, State.STORED, State.FAILED) else 0
+        items = {path_key(item.path): item for item in self._untold(decided)}
+        for row in self.store.rows_in(self.task, "ready"):
+            item = item_of(row)
+            items[path_key(item.path)] = item
+        for row in self.store.rows_in(self.task, "failed", limit=_SHOWN_ERRORS):
+            self.errors[path_key(bytes(row["pathBytes"]))] = str(row.get("lastError") or "")
+        self._merge()
+        return list(items.values())
+
+    def _untold(self, decided: dict[int, int]) -> list[Item]:
+        """Return the files of the intakes that nothing was written about since."""
+        found: dict[int, Item] = {}
+        for number, text in self.store.intakes(self.task):
+            self._number = max(self._number, number + 1)
+            with self._lock:
+                self._left[number] = 0
+                for entry in journal.unpack_entries(text):
+                    key = path_key(entry[0])
+                    if decided.get(key, -1) > number:
+                        continue
+                    found[key] = item = item_of_entry(entry)
+                    self._hold(key, number)
+                    self._mark(key, stamp_key(item.size, item.mtime_ns) | State.READY, item.size)
+        self._sweep()
+        return list(found.values())
 
     def load_prior(self, task: str) -> None:
         """Remember the files an earlier task moved."""
-        for row in self.store.rows(task, ["slot", "pathBytes", "size", "mtimeNs"]):
-            if str(row["slot"]).endswith((":done", ":stored")):
-                path = bytes(row["pathBytes"])
-                if self.state(path) in (None, State.PRIOR, State.BASELINE):
-                    self.mark(path, int(row["size"]), int(row["mtimeNs"]), State.PRIOR)
+        moved: dict[int, int] = {}
+        for _number, data in self.store.journal_of(task):
+            for key, value, _size in journal.unpack_records(data):
+                if value & _STATE_BITS in (State.DONE, State.STORED):
+                    moved[key] = value & ~_STATE_BITS | State.PRIOR
+                else:
+                    moved.pop(key, None)
+        with self._lock:
+            for key, value in moved.items():
+                if key not in self._known or self._known[key] & _STATE_BITS in (State.PRIOR, State.BASELINE):
+                    self._mark(key, value, 0)
 
     def load_baseline(self) -> None:
         """Remember what :meth:`save_baseline` saved, where nothing newer is known."""
@@ -189,106 +252,235 @@ class Ledger:
         """Remember, also over a restart, files that are not to be taken as they are now."""
         number, block = 0, bytearray()
         for path, stamp in entries:
-            self.mark(path, stamp.size, stamp.mtime_ns, State.BASELINE)
-            block += _PAIR.pack(path_key(path), stamp_key(stamp.size, stamp.mtime_ns))
+            key, value = path_key(path), stamp_key(stamp.size, stamp.mtime_ns)
+            with self._lock:
+                self._mark(key, value | State.BASELINE, 0)
+            block += _PAIR.pack(key, value)
             if len(block) >= _BLOCK * _PAIR.size:
                 self.store.add_baseline(self.task, number, bytes(block))
                 number, block = number + 1, bytearray()
         if block:
             self.store.add_baseline(self.task, number, bytes(block))
 
+    # --- writing -----------------------------------------------------------------------------------------------------
     def ready(self, found: list[tuple[bytes, FileStamp, Rule]]) -> list[Item]:
         """Write files down as ready.
 
         :returns: their items, in order.
         """
-        now = time.time()
-        new: list[Document] = []
-        changed: list[tuple[str, Document]] = []
-        for path, stamp, rule in found:
-            fields = {
-                "slot": f"{self.task}:ready",
-                "size": stamp.size,
-                "mtimeNs": stamp.mtime_ns,
-                "rule": rule.value,
-                "attempts": 0,
-                "lastError": "",
-                "readyTime": now,
-            }
-            if self.state(path) in (None, State.BASELINE, State.PRIOR):
-                new.append({**self._identity(path), **fields})
-            else:
-                changed.append((row_id(self.task, path), fields))
-        self.store.insert_rows(new)
-        self.store.update_rows(changed)
-        items = []
-        for path, stamp, rule in found:
-            self.mark(path, stamp.size, stamp.mtime_ns, State.READY)
-            items.append(Item(path, stamp.size, stamp.mtime_ns, rule.value))
+        items = [Item(path, stamp.size, stamp.mtime_ns, rule.value) for path, stamp, rule in found]
+        told: list[Item] = []
+        untold: list[Item] = []
+        for item in items:
+            state = self.state(item.path)
+            fresh = state is None or state in _WITHOUT_ROW or path_key(item.path) in self._fresh
+            (untold if fresh else told).append(item)
+        if told:
+            self.finish([(item, State.READY, {"rule": item.rule, "attempts": 0, "lastError": ""}) for item in told])
+        if untold:
+            self._take_in(untold)
         return items
 
+    def _take_in(self, items: list[Item]) -> None:
+        number = self._next()
+        entries = ((item.path, item.size, item.mtime_ns, item.rule, item.ready) for item in items)
+        self.store.take_in(self.task, number, journal.pack_entries(entries))
+        with self._lock:
+            self._left[number] = 0
+            for item in items:
+                self._hold(path_key(item.path), number)
+                self._mark(path_key(item.path), stamp_key(item.size, item.mtime_ns) | State.READY, item.size)
+
+    def _next(self) -> int:
+        with self._lock:
+            number = self._number
+            self._number += 1
+        return number
+
+    def _hold(self, key: int, intake: int) -> None:
+        """Remember which intake tells of a file without a row (under the lock)."""
+        if (earlier := self._fresh.get(key)) is not None:
+            self._left[earlier] -= 1
+        self._fresh[key] = intake
+        self._left[intake] += 1
+
     def finish(self, outcomes: list[tuple[Item, State, Document]]) -> None:
-        """Write outcomes.
+        """Write outcomes, or that a file is ready once more.
 
         :param outcomes: item, new state, and further fields (``lastError``, ``digests``, ``md5Sum``, ``version``,
-            ``attempts``, ``pendingPlugins``, ``notes``).
+            ``attempts``, ``pendingPlugins``, ``notes``; ``times`` with ``moved`` and ``stored``).
         """
+        if not outcomes:
+            return
         now = time.time()
-        self.store.update_rows(
-            (
-                row_id(self.task, item.path),
-                {
-                    "task": self.task,
-                    "pathBytes": item.path,
-                    "path": display(item.path),
-                    "size": item.size,
-                    "mtimeNs": item.mtime_ns,
-                    "slot": f"{self.task}:{state.name.lower()}",
-                    "finishTime": now,
-                    **fields,
-                },
-            )
-            for item, state, fields in outcomes
-        )
+        new: list[Document] = []
+        changes: list[tuple[str, Document]] = []
+        records: list[journal.Record] = []
         for item, state, fields in outcomes:
-            self.mark(item.path, item.size, item.mtime_ns, state, str(fields.get("lastError") or ""))
+            key = path_key(item.path)
+            records.append((key, stamp_key(item.size, item.mtime_ns) | state, item.size))
+            row, name = self._row(item, state, fields, now), row_id(self.task, item.path)
+            if key in self._fresh:
+                new.append({"_id": name, **row})
+            else:
+                changes.append((name, row))
+        number = self._next()
+        self.store.write_outcomes(self.task, new, changes, (number, journal.pack_records(records)))
+        with self._lock:
+            self._small.append(number)
+            for (_item, _state, fields), (key, value, size) in zip(outcomes, records, strict=True):
+                self._mark(key, value, size, str(fields.get("lastError") or ""))
+                if (intake := self._fresh.pop(key, None)) is not None:
+                    self._left[intake] -= 1
+        self._sweep()
+        self._merge()
+
+    def _row(self, item: Item, state: State, fields: Document, now: float) -> Document:
+        row: Document = {
+            "task": self.task,
+            "pathBytes": item.path,
+            "path": display(item.path),
+            "size": item.size,
+            "mtimeNs": item.mtime_ns,
+            "slot": f"{self.task}:{state.name.lower()}",
+            "attempts": item.attempts,
+            **fields,
+            "times": {"ready": item.ready, **fields.get("times", {})},
+        }
+        if item.rule:
+            row["rule"] = item.rule
+        if item.history:
+            row["history"] = item.history
+        if state in FINAL:
+            row["times"]["done"] = now
+            row["nextRetryTime"] = None
+        return row
 
     def note_failures(self, items: list[tuple[Item, str, float]]) -> None:
         """Write that files will be tried again: (item, error, seconds until then)."""
         now = time.time()
-        self.store.update_rows(
-            (
-                row_id(self.task, item.path),
-                {"attempts": item.attempts, "lastError": error, "nextRetryTime": now + pause},
-            )
-            for item, error, pause in items
+        for item, error, _pause in items:
+            item.happened("failed", error)
+        self.finish(
+            [(item, State.READY, {"lastError": error, "nextRetryTime": now + pause}) for item, error, pause in items]
         )
 
-    def refill(self, limit: int) -> Iterator[Item]:
+    def _sweep(self) -> None:
+        """Delete the intakes that have nothing left to tell."""
+        with self._lock:
+            empty = [number for number, left in self._left.items() if left <= 0]
+            for number in empty:
+                del self._left[number]
+        with contextlib.suppress(ServiceUnavailable):  # a deletion that is lost is made up for at the next load
+            self.store.drop_intakes(self.task, empty)
+
+    def _merge(self) -> None:
+        """Make few journal entries of many small ones."""
+        if len(self._small) < _MERGE_FROM or not self._merging.acquire(blocking=False):
+            return
+        try:
+            small = set(self._small)
+            found = [(number, data) for number, data in self.store.journal_of(self.task) if number in small]
+            blocks = journal.merge(data for _number, data in found)
+            # Under the last numbers of those they replace: after every intake they decide, and before what comes.
+            numbers = [number for number, _data in found]
+            self.store.merge_journal(self.task, list(zip(numbers[-len(blocks) :], blocks, strict=True)), numbers)
+            with self._lock:
+                self._small = [number for number in self._small if number not in small]
+        except ServiceUnavailable as error:
+            _log.warning("The journal of %s is merged later: %s", self.task, error)
+        finally:
+            self._merging.release()
+
+    # --- reading -----------------------------------------------------------------------------------------------------
+    def refill(self, limit: int) -> list[Item]:
         """Return ready files from the database, some of which may be on their way already."""
-        for row in self.store.rows_in(self.task, "ready", limit=limit):
-            yield _item(row)
+        found = [item_of(row) for row in self.store.rows_in(self.task, "ready", limit=limit)]
+        for number, text in self.store.intakes(self.task):
+            if len(found) >= limit:
+                break
+            found += (item_of_entry(entry) for entry in self._of_intake(number, text))
+        return found[:limit]
 
-    def _identity(self, path: bytes) -> Document:
-        return {"_id": row_id(self.task, path), "task": self.task, "pathBytes": path, "path": display(path)}
+    def _of_intake(self, number: int, text: str) -> list[journal.Entry]:
+        """Return what of an intake has no row yet."""
+        return [entry for entry in journal.unpack_entries(text) if self._fresh.get(path_key(entry[0])) == number]
+
+    def listing(self, state: str | None, skip: int, limit: int) -> list[Document]:
+        """Return files as users see them, those with a row first.
+
+        :param state: only those in this state (``ready``, ``stored``, ``done``, ``failed``, ``skipped``,
+            ``vanished``). :param skip: so many are left out. :param limit: most returned.
+        """
+        if state:
+            rows = self.store.rows_in(self.task, state, skip, limit)
+            before = 0 if rows or state != "ready" else len(self.store.rows_in(self.task, state))
+        else:
+            rows = self.store.page(self.task, skip, limit)
+            before = len(self._known) - len(self._fresh) - self.count(*_WITHOUT_ROW)
+        found = [shown(row) for row in rows]
+        if state in (None, "", "ready") and len(found) < limit and self._fresh:
+            skip = max(0, skip - before)
+            for number, text in self.store.intakes(self.task):
+                entries = self._of_intake(number, text)
+                found += (shown_entry(entry) for entry in entries[skip : skip + limit - len(found)])
+                skip = max(0, skip - len(entries))
+                if len(found) >= limit:
+                    break
+        return found
+
+    def find(self, path: bytes) -> Document | None:
+        """Return one file as users see it, or ``None``."""
+        row = self.store.row(row_id(self.task, path))
+        if row is not None:
+            return shown(row)
+        number = self._fresh.get(path_key(path))
+        if number is not None:
+            for entry in journal.unpack_entries(self.store.intake_of(self.task, number)):
+                if entry[0] == path:
+                    return shown_entry(entry)
+        return None
 
 
-def _item(row: Document) -> Item:
+def item_of(row: Document) -> Item:
+    """Return the item of a row."""
     return Item(
         bytes(row["pathBytes"]),
         int(row["size"]),
         int(row["mtimeNs"]),
         str(row.get("rule", "")),
         int(row.get("attempts") or 0),
+        ready=float((row.get("times") or {}).get("ready") or time.time()),
+        history=list(row.get("history") or []) or None,
     )
+
+
+def item_of_entry(entry: journal.Entry) -> Item:
+    """Return the item of a file in an intake."""
+    path, size, mtime_ns, rule, ready = entry
+    return Item(path, size, mtime_ns, rule, ready=ready)
 
 
 def shown(row: Document) -> dict[str, Any]:
     """Return a row as users see it: camelCase keys, ``state``, and the exact path as text."""
-    from dm.common.paths import decode
-
     result = {key: value for key, value in row.items() if key not in ("_id", "task", "slot", "pathBytes")}
     result["state"] = str(row["slot"]).rpartition(":")[2]
     result["path"] = decode(bytes(row["pathBytes"]))
     result["displayPath"] = row.get("path", "")
     return result
+
+
+def shown_entry(entry: journal.Entry) -> dict[str, Any]:
+    """Return a file that has no row yet as users see it."""
+    path, size, mtime_ns, rule, ready = entry
+    return {
+        "path": decode(path),
+        "displayPath": display(path),
+        "state": "ready",
+        "size": size,
+        "mtimeNs": mtime_ns,
+        "rule": rule,
+        "attempts": 0,
+        "lastError": "",
+        "times": {"ready": ready},
+    }

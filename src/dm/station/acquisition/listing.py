@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dm.common.errors import InvalidArgument
-from dm.common.paths import decode, display
+from dm.common.paths import decode, display, encode
 from dm.station.acquisition import ledger
-from dm.station.acquisition.ledger import row_id
 from dm.station.acquisition.task import Task
 
 if TYPE_CHECKING:
@@ -28,29 +27,28 @@ def listed_files(office: Office, task_id: str, state: str | None, skip: int, lim
     if state in ("seen", "settling"):
         paths = live.settling() if live is not None and state == "settling" else []
         return [_brief(path, "settling") for path in paths[skip : skip + limit]]
-    moving = _moving(office, live) if live is not None else {}
+    if live is None:
+        return ledger.Ledger(office.store, task_id).listing(state, skip, limit)
+    moving = _moving(office, live)
     if state == "moving":
-        rows = [office.store.row(row) for row in list(moving)[skip : skip + limit]]
-        return [_shown(row, moving) for row in rows if row is not None]
+        found = [live.ledger.find(path) for path in list(moving)[skip : skip + limit]]
+        return [_shown(row, moving) for row in found if row is not None]
     if state == "ready":
         # Those on their way count as moving; as many more are read as there can be of them.
-        rows_ready = office.store.rows_in(task_id, state, skip, limit + len(moving))
-        return [_shown(row, moving) for row in rows_ready if row["_id"] not in moving][:limit]
-    found = office.store.rows_in(task_id, state, skip, limit) if state else office.store.page(task_id, skip, limit)
-    return [_shown(row, moving) for row in found]
+        ready = live.ledger.listing(state, skip, limit + len(moving))
+        return [row for row in ready if encode(row["path"]) not in moving][:limit]
+    return [_shown(row, moving) for row in live.ledger.listing(state, skip, limit)]
 
 
-def _moving(office: Office, task: Task) -> dict[str, None]:
+def _moving(office: Office, task: Task) -> dict[bytes, None]:
     with office.pipeline.condition:
-        loads = [load for batch in task.batches.values() for load in batch.loads]
-    return {row_id(task.id, load.item.path): None for load in loads}
+        return {load.item.path: None for batch in task.batches.values() for load in batch.loads}
 
 
-def _shown(row: dict[str, Any], moving: dict[str, None]) -> dict[str, Any]:
-    record = ledger.shown(row)
-    if record["state"] == "ready" and row["_id"] in moving:
-        record["state"] = "moving"
-    return record
+def _shown(row: dict[str, Any], moving: dict[bytes, None]) -> dict[str, Any]:
+    if row["state"] == "ready" and encode(row["path"]) in moving:
+        row["state"] = "moving"
+    return row
 
 
 def _brief(path: bytes, state: str) -> dict[str, Any]:

@@ -104,7 +104,7 @@ class Pipeline:
             if not task.spilled or room < self.settings.queue_files // 2:
                 return
             limit = room + len(task.busy)
-        found = list(task.ledger.refill(limit))
+        found = task.ledger.refill(limit)
         with self.condition:
             task.spilled = len(found) >= limit
             for item in found:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dm.station.acquisition import batch as phases
 from dm.station.acquisition.batch import Batch, Load
-from dm.station.acquisition.ledger import Item, State, path_key
+from dm.station.acquisition.ledger import Item, State, item_of, path_key
 from dm.station.acquisition.pipeline import Pipeline
 from dm.station.acquisition.store import Document, Store
 from dm.station.acquisition.task import Task
+from dm.station.acquisition.transports.base import FileStamp
 
 
 def resume(task: Task, pipeline: Pipeline) -> None:
@@ -32,34 +33,30 @@ def resume(task: Task, pipeline: Pipeline) -> None:
         task.batches.clear()
         task.busy.clear()
     for batch in batches:
-        if batch.phase == phases.PLUGINS:
-            keep(batch, names)
-        pipeline.adopt(batch)
+        keep(batch, names)
+        if batch.loads:
+            pipeline.adopt(batch)
+        else:
+            store.drop_batch(batch.id)
     ready = [item for item in items if path_key(item.path) not in task.busy]
     pipeline.add(task, ready)
 
 
 def keep(batch: Batch, names: list[str]) -> None:
-    """Leave in a batch that is stored only the files whose outcome is not final; plugins see them again."""
-    ledger = batch.task.ledger
+    """Leave in a batch only the files that are not decided yet, as they were then; plugins see stored ones again."""
+    ledger, stored = batch.task.ledger, batch.phase == phases.PLUGINS
     batch.loads = [
         load
         for load in batch.loads
-        if load.result is not None and ledger.state(load.item.path) in (State.READY, State.STORED)
+        if ledger.knows(load.item.path, FileStamp(load.item.size, load.item.mtime_ns)) in (State.READY, State.STORED)
+        and (load.result is not None or not stored)
     ]
     for load in batch.loads:
-        load.pending = list(names)
+        load.pending = list(names) if stored else []
 
 
 def load_of(row: Document) -> Load:
     """Rebuild a stored file from its ledger row."""
-    item = Item(
-        bytes(row["pathBytes"]),
-        int(row["size"]),
-        int(row["mtimeNs"]),
-        str(row.get("rule", "")),
-        int(row.get("attempts") or 0),
-    )
     result = {
         "status": row.get("storageStatus", "stored"),
         "size": int(row["size"]),
@@ -67,7 +64,7 @@ def load_of(row: Document) -> Load:
         "md5Sum": row.get("md5Sum"),
         "version": int(row.get("version") or 1),
     }
-    return Load(item, "", result=result)
+    return Load(item_of(row), "", result=result)
 
 
 def retry_failed(task: Task, pipeline: Pipeline, rows: list[Document]) -> int:

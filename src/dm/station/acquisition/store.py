@@ -7,7 +7,12 @@ Collections (all points are reached by ``_id`` or by one single-field index, see
 ``acquisitionActive``
     one document per running DAQ or upload, ``_id`` made of what may run only once at a time.
 ``acquisitionFiles``
-    the ledger: ``_id`` = ``<task id>:<sha256 of the source path bytes>``; ``task``; ``slot`` = ``<task id>:<state>``.
+    the ledger's rows: ``_id`` = ``<task id>:<sha256 of the source path bytes>``; ``task``; ``slot`` =
+    ``<task id>:<state>``. A file gets its row with the first thing there is to tell: a failure, or its outcome.
+``acquisitionIntake``
+    files found whole and not told of in a row yet, many in one document; ``_id`` = ``<task id>:<number>``; ``task``.
+``acquisitionJournal``
+    what became of files, as numbers, many in one document; ``_id`` = ``<task id>:<number>``; ``task``.
 ``acquisitionBatches``
     batches on their way; ``task``.
 ``acquisitionBaselines``
@@ -24,6 +29,7 @@ from typing import Any, TypeVar
 
 from bson.binary import Binary
 from pymongo import MongoClient, UpdateOne
+from pymongo.collection import Collection
 from pymongo.errors import BulkWriteError, DuplicateKeyError, PyMongoError
 
 from dm.common.errors import ServiceUnavailable
@@ -86,6 +92,8 @@ class Store:
         self.tasks = database["acquisitionTasks"]
         self.active = database["acquisitionActive"]
         self.files = database["acquisitionFiles"]
+        self.intake = database["acquisitionIntake"]
+        self.journal = database["acquisitionJournal"]
         self.batches = database["acquisitionBatches"]
         self.baselines = database["acquisitionBaselines"]
         self.service = database["acquisitionService"]
@@ -97,7 +105,7 @@ class Store:
         self.tasks.create_index("order")
         self.tasks.create_index("place")
         self.tasks.create_index("open")
-        for collection in (self.files, self.batches, self.baselines):
+        for collection in self._by_task():
             collection.create_index("task")
         self.files.create_index("slot")
 
@@ -183,7 +191,7 @@ class Store:
     @_guarded
     def forget_task(self, task: str) -> None:
         """Delete a task that never started, with all that belongs to it."""
-        for collection in (self.files, self.batches, self.baselines):
+        for collection in self._by_task():
             collection.delete_many({"task": task})
         self.tasks.delete_one({"_id": task})
 
@@ -203,31 +211,78 @@ class Store:
         return list(self.tasks.find({"place": place}))
 
     # --- ledger ------------------------------------------------------------------------------------------------------
-    @_guarded
-    def insert_rows(self, rows: list[Document]) -> None:
-        """Write new rows; a row that exists is replaced."""
-        if not rows:
-            return
-        try:
-            self._bulk.of(self.files).insert_many(rows, ordered=False)
-            self._bulk.seal()
-        except BulkWriteError as error:
-            if any(problem.get("code") != _DUPLICATE for problem in error.details.get("writeErrors", [])):
-                raise
-            self.update_rows((row["_id"], _without_id(row)) for row in rows)
+    def _by_task(self) -> tuple[Collection[Document], ...]:
+        return self.files, self.intake, self.journal, self.batches, self.baselines
 
     @_guarded
-    def update_rows(self, changes: Iterable[tuple[str, Document]]) -> None:
-        """Set fields of rows by ``_id``; a missing row is made."""
-        writes = [UpdateOne({"_id": row}, {"$set": fields}, upsert=True) for row, fields in changes]
-        if writes:
-            self._bulk.of(self.files).bulk_write(writes, ordered=False)
-            self._bulk.seal()
+    def take_in(self, task: str, number: int, entries: str) -> None:
+        """Write down a group of files found whole (:mod:`dm.station.acquisition.journal`); durable on return."""
+        self._bulk.of(self.intake).insert_one({"_id": _numbered(task, number), "task": task, "entries": entries})
+        self._bulk.seal()
 
     @_guarded_rows
-    def rows(self, task: str, fields: list[str] | None = None) -> Iterator[Document]:
-        """Iterate over all rows of a task."""
-        yield from self.files.find({"task": task}, fields).batch_size(5000)
+    def intakes(self, task: str) -> Iterator[tuple[int, str]]:
+        """Iterate over the intakes of a task, oldest first: number and entries. One is in memory at a time."""
+        for number in sorted(_number(document) for document in self.intake.find({"task": task}, ["_id"])):
+            yield number, self.intake_of(task, number)
+
+    @_guarded
+    def intake_of(self, task: str, number: int) -> str:
+        """Return the entries of one intake; an empty list's text when it is gone."""
+        found = self.intake.find_one({"_id": _numbered(task, number)})
+        return str(found["entries"]) if found else "[]"
+
+    @_guarded
+    def drop_intakes(self, task: str, numbers: Iterable[int]) -> None:
+        """Delete intakes all of whose files have a row. Not flushed: a lost deletion does no harm."""
+        for number in numbers:
+            self._bulk.of(self.intake).delete_one({"_id": _numbered(task, number)})
+
+    @_guarded
+    def forget_intakes(self, task: str) -> None:
+        """Delete what is left of intakes at the end of a task, when every file has a row."""
+        self.intake.delete_many({"task": task})
+
+    @_guarded
+    def write_outcomes(
+        self, task: str, new: list[Document], changes: list[tuple[str, Document]], journal: tuple[int, bytes]
+    ) -> None:
+        """Write rows, then the journal entry that says they are there; durable on return.
+
+        :param new: rows of files that have none yet (one that exists is changed). :param changes: ``_id`` and fields to
+            set; a missing row is made. :param journal: number and records.
+        """
+        files = self._bulk.of(self.files)
+        if new:
+            try:
+                files.insert_many(new, ordered=False)
+            except BulkWriteError as error:
+                if any(problem.get("code") != _DUPLICATE for problem in error.details.get("writeErrors", [])):
+                    raise
+                changes = [*changes, *((row["_id"], _without_id(row)) for row in new)]
+        if changes:
+            files.bulk_write([UpdateOne({"_id": row}, {"$set": fields}, upsert=True) for row, fields in changes], False)
+        number, data = journal
+        self._bulk.of(self.journal).insert_one({"_id": _numbered(task, number), "task": task, "data": Binary(data)})
+        self._bulk.seal()
+
+    @_guarded
+    def journal_of(self, task: str) -> list[tuple[int, bytes]]:
+        """Return the journal of a task, oldest first: number and records."""
+        return sorted((_number(document), bytes(document["data"])) for document in self.journal.find({"task": task}))
+
+    @_guarded
+    def merge_journal(self, task: str, merged: list[tuple[int, bytes]], old: Iterable[int]) -> None:
+        """Put few large journal entries in the place of many small ones; a crash in between does no harm."""
+        kept = {number for number, _data in merged}
+        for number, data in merged:
+            self._bulk.of(self.journal).update_one(
+                {"_id": _numbered(task, number)}, {"$set": {"task": task, "data": Binary(data)}}, upsert=True
+            )
+        self._bulk.seal()
+        for number in old:
+            if number not in kept:
+                self._bulk.of(self.journal).delete_one({"_id": _numbered(task, number)})
 
     @_guarded
     def rows_in(self, task: str, state: str, skip: int = 0, limit: int = 0) -> list[Document]:
@@ -251,14 +306,9 @@ class Store:
         self.batches.update_one({"_id": document["_id"]}, {"$set": _without_id(document)}, upsert=True)
 
     @_guarded
-    def set_batch(self, batch: str, fields: Document) -> None:
-        """Change fields of a batch."""
-        self.batches.update_one({"_id": batch}, {"$set": fields})
-
-    @_guarded
     def drop_batch(self, batch: str) -> None:
-        """Delete a batch that is over."""
-        self.batches.delete_one({"_id": batch})
+        """Delete a batch that is over. Not flushed: one that comes back after a crash finds its files decided."""
+        self._bulk.of(self.batches).delete_one({"_id": batch})
 
     @_guarded
     def batches_of(self, task: str) -> list[Document]:
@@ -275,6 +325,14 @@ class Store:
     def baseline(self, task: str) -> list[bytes]:
         """Return the blocks of a baseline."""
         return [bytes(document["data"]) for document in self.baselines.find({"task": task})]
+
+
+def _numbered(task: str, number: int) -> str:
+    return f"{task}:{number:012d}"
+
+
+def _number(document: Document) -> int:
+    return int(str(document["_id"]).rpartition(":")[2])
 
 
 def _without_id(document: Document) -> Document:
