@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -103,6 +103,7 @@ class TransferBatch:
     :param staging_directory: absolute bytes path made by storage, flat, writable for this account.
     :param staging_host: the storage machine; ``None`` when the directory is reachable on this machine's file system.
     :param stop: set when the service stops; a transport then gives up soon, reporting the rest as transient failures.
+    :param aborted: whether nobody wants the batch any more; a transport that moves for hours ends it then, for good.
     """
 
     batch_id: str
@@ -111,6 +112,7 @@ class TransferBatch:
     staging_directory: bytes
     staging_host: str | None = None
     stop: threading.Event = field(default_factory=threading.Event)
+    aborted: Callable[[], bool] = field(default=lambda: False)
 
 
 @dataclass
@@ -199,6 +201,15 @@ class Transport(ABC):
         :returns: whether it was removed.
         """
         return False
+
+    def forget(self, batch_id: str) -> None:  # noqa: B027 - most transports keep nothing
+        """Drop what is kept for a batch over restarts, and end what still runs for it elsewhere.
+
+        Called when storage has taken over the files of the batch, or when the batch is given up; a batch that is not
+        known is fine.
+
+        :raises DmException: what runs elsewhere cannot be ended now; it ends by its own limits.
+        """
 
     def close(self) -> None:  # noqa: B027 - most transports hold nothing
         """Release what the transport holds."""
