@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from dm.common import plugins, settings
 from dm.common.errors import ConfigurationError
-from dm.station.acquisition.plugins.base import Plugin, PluginContext
+from dm.station.acquisition.plugins.base import Plugin, PluginContext, PluginOptions
 from dm.station.acquisition.transports.base import Transport
 
 PLUGINS = "dm.acquisition.plugins"
@@ -39,14 +39,43 @@ def make_plugins(
 ) -> list[Plugin]:
     """Make the plugins, in their order.
 
-    :param tables: plugin name -> its settings. :param file: said in errors.
-    :raises ConfigurationError: unknown plugin, or settings that do not fit.
+    :param tables: plugin name -> its settings; the keys of :class:`PluginOptions` are for every plugin.
+    :param file: said in errors.
+    :raises ConfigurationError: unknown plugin, settings that do not fit, or plugins that wait for each other.
     """
     made: list[Plugin] = []
     for name, table in tables.items():
         found, values = _class(PLUGINS, name, table, Plugin)
-        made.append(found(_settings(found.settings_model, values, f"acquisition.plugins.{name}", file), context))
-    return sorted(made, key=lambda plugin: plugin.order)
+        section = f"acquisition.plugins.{name}"
+        common = {key: values.pop(key) for key in PluginOptions.model_fields if key in values}
+        options = _settings(PluginOptions, common, section, file)
+        assert isinstance(options, PluginOptions)
+        plugin: Plugin = found(_settings(found.settings_model, values, section, file), context)
+        plugin.name, plugin.placing = name, options
+        if options.required is not None:
+            plugin.required = options.required
+        made.append(plugin)
+    return _in_order(made)
+
+
+def _in_order(plugins: list[Plugin]) -> list[Plugin]:
+    """Sort plugins by rank, each behind those it waits for. :raises ConfigurationError: that cannot be."""
+    known = {plugin.name for plugin in plugins}
+    for plugin in plugins:
+        for name in sorted(plugin.placing.after - known):
+            raise ConfigurationError(
+                f"[acquisition.plugins.{plugin.name}] after names {name!r}, which is no plugin of these settings."
+            )
+    waiting = sorted(plugins, key=lambda plugin: plugin.rank)
+    ordered: list[Plugin] = []
+    while waiting:
+        free = next((one for one in waiting if not any(one.waits_for(other) for other in waiting)), None)
+        if free is None:
+            names = ", ".join(plugin.name for plugin in waiting)
+            raise ConfigurationError(f"Plugins {names} wait for each other; correct their order and after.")
+        ordered.append(free)
+        waiting.remove(free)
+    return ordered
 
 
 def make_transports(tables: dict[str, dict[str, Any]], file: str | os.PathLike[str] = "settings") -> list[Transport]:

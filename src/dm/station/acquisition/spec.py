@@ -41,6 +41,7 @@ class TaskSpec(BaseModel):
     workflow_owner: str = ""
     workflow_args: dict[str, Any] = {}
     workflow_job_owner: str = ""
+    workflow_per: Literal["", "file", "batch"] = ""
     skip_transfer: bool = False
     skip_checksum: bool = False
     skip_catalog: bool = False

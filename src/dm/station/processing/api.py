@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from dm.common.client import ApiClient, ServiceMonitorApi, segment
 from dm.common.errors import CommunicationError, InvalidArgument, ObjectNotFound, ServiceUnavailable, TaskTimeout
 from dm.common.records import DmObject
 from dm.common.statuses import INACTIVE
+from dm.common.wire import json_text
 
 DEFAULT_LIMIT = 5_000
 MAX_WAIT_TIME = 30.0
+BULK_JOBS = 200
+BULK_BYTES = 4 << 20
 _PATIENCE = 60.0
 _PAUSE = 1.0
 
@@ -149,6 +152,22 @@ class WorkflowProcApi(ApiClient):
         path = f"/processingJobsByWorkflow/{_owner(workflowOwner)}/{segment(workflowName)}/startProcessingJob"
         return ProcessingJob(self.client.post(path, body))
 
+    def startProcessingJobs(
+        self, workflowOwner: str, workflowName: str, jobs: Sequence[Mapping[str, Any]]
+    ) -> list[DmObject]:
+        """Start many jobs of one workflow with few calls. One that is refused does not stop the others.
+
+        :param jobs: of each ``argsDict`` and perhaps ``idempotencyKey`` and ``jobOwner``; see
+            :meth:`startProcessingJob`. Jobs without a key may start twice when an interrupted call is repeated.
+        :returns: of each, in the same order, ``id``, ``owner`` and ``status``, or ``errorCode``, ``errorClass`` and
+            ``errorMessage``. :raises ObjectNotFound: no such workflow.
+        """
+        path = f"/processingJobsByWorkflow/{_owner(workflowOwner)}/{segment(workflowName)}/startProcessingJobs"
+        answers: list[DmObject] = []
+        for part in _parts(jobs):
+            answers += self._records(DmObject, self.client.post(path, {"jobs": part}))
+        return answers
+
     def getProcessingJobById(self, owner: str | None, id: str, waitTime: float | None = None) -> ProcessingJob:
         """Return a job with its processes.
 
@@ -256,6 +275,21 @@ def _owner(owner: str | None) -> str:
     if not owner or not isinstance(owner, str):
         raise InvalidArgument(f"Value {owner!r} is an invalid owner name.")
     return segment(owner)
+
+
+def _parts(jobs: Sequence[Mapping[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """Yield jobs in parts that fit into one request."""
+    part: list[dict[str, Any]] = []
+    size = 0
+    for job in jobs:
+        weight = len(json_text(dict(job)))
+        if part and (len(part) >= BULK_JOBS or size + weight > BULK_BYTES):
+            yield part
+            part, size = [], 0
+        part.append(dict(job))
+        size += weight
+    if part:
+        yield part
 
 
 def _spec(workflow: Mapping[str, Any]) -> dict[str, Any]:

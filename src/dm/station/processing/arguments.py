@@ -103,3 +103,12 @@ class JobStart(Owner):
     job_owner: str | None = Field(
         default=None, description="Whose job it is, when not the caller's; for managers of the station."
     )
+
+
+class JobsStart(Owner):
+    """Many jobs of one workflow to start."""
+
+    workflow: str = Field(description="Workflow name.")
+    jobs: list[dict[str, Any]] = Field(
+        description="Of each job argsDict and, as for a single one, perhaps idempotencyKey and jobOwner."
+    )

@@ -8,12 +8,13 @@ import os
 import re
 import threading
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from dm.common import statuses
 from dm.common.errors import (
     AuthorizationError,
+    DmException,
     InvalidArgument,
     InvalidObjectState,
     ObjectNotFound,
@@ -34,6 +35,7 @@ MAX_ARGUMENT_NAME = 255
 MAX_SIZE = 4 << 20
 MAX_PAGE = 5_000
 MAX_KEY = 1_024
+MAX_SUBMITTED = 500
 LIST_OUTPUT = 16 << 20
 SMALL_SHARE = 256
 _JOB_ID = re.compile(r"[A-Za-z0-9-]{1,64}")
@@ -99,12 +101,52 @@ class Jobs:
         :raises ServiceLimit: too many jobs have not ended yet.
         """
         workflow = self._workflows.get(principal, workflow_owner, workflow_name)
+        return documents.record(self._submit(principal, workflow, arguments, job_owner, idempotency_key))
+
+    def submit_many(
+        self, principal: Principal, workflow_owner: str, workflow_name: str, wishes: Sequence[Mapping[str, Any]]
+    ) -> list[Job]:
+        """Accept many jobs of one workflow; one that cannot be accepted does not stop the others.
+
+        :param wishes: of each job ``argsDict``, ``jobOwner`` and ``idempotencyKey``; see :meth:`submit`.
+        :returns: in the same order ``id``, ``owner`` and ``status``, or the error as errors look on the wire.
+        :raises ObjectNotFound: no such workflow. :raises ServiceUnavailable: not all were tried: repeat it.
+        """
+        if len(wishes) > MAX_SUBMITTED:
+            raise ServiceLimit(f"{len(wishes)} jobs are more than {MAX_SUBMITTED}; submit them in parts.")
+        workflow = self._workflows.get(principal, workflow_owner, workflow_name)
+        answers: list[Job] = []
+        for wish in wishes:
+            arguments, owner, key = wish.get("argsDict") or {}, wish.get("jobOwner"), wish.get("idempotencyKey")
+            try:
+                if not isinstance(arguments, Mapping):
+                    raise InvalidArgument(f"argsDict is {arguments!r:.80}, not an object.")
+                for name, text in (("jobOwner", owner), ("idempotencyKey", key)):
+                    if not isinstance(text, str | None):
+                        raise InvalidArgument(f"{name} is {text!r:.80}, not a text.")
+                document = self._submit(principal, workflow, arguments, owner, key)
+                answers.append(documents.record(document, ["id", "owner", "status"]))
+            except ServiceUnavailable:
+                raise
+            except DmException as error:
+                answers.append(error.to_wire())
+        return answers
+
+    def _submit(
+        self,
+        principal: Principal,
+        workflow: Mapping[str, Any],
+        arguments: Mapping[str, Any],
+        job_owner: str | None,
+        idempotency_key: str | None,
+    ) -> dict[str, Any]:
+        """Accept a job of a workflow and return its document."""
         owner = specs.check_owner(job_owner or principal.username)
         if owner != principal.username and not self._rights.manages(principal):
             raise AuthorizationError(f"User {principal.username!r} may not submit jobs of {owner!r}.")
         job_id = _job_id(principal.username, idempotency_key)
         if idempotency_key and (existing := self._store.job(job_id)):
-            return documents.record(existing)
+            return existing
         _check_arguments(arguments)
         if not self._engine.alive():
             raise ServiceUnavailable("The processing engine does not run; try again later.")
@@ -123,10 +165,9 @@ class Jobs:
             data_directory=directory,
         )
         if not self._store.add_job(document):
-            document = self._found(job_id)
-        else:
-            self._engine.submit(document)
-        return documents.record(document)
+            return self._found(job_id)
+        self._engine.submit(document)
+        return document
 
     def _data_directory(self, principal: Principal, arguments: Mapping[str, Any]) -> str | None:
         """Return the data directory of the job's experiment, which the caller must be allowed to see."""

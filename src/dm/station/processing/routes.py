@@ -12,7 +12,7 @@ from dm.station.processing.jobs import Jobs
 from dm.station.processing.workflows import Workflows
 
 OWNER = Access(Who.OWNER, "owner")
-_CODED = frozenset({"queryDict", "keyList", "name", "workflow", "argsDict"})
+_CODED = frozenset({"queryDict", "keyList", "name", "workflow", "argsDict", "jobs"})
 _SPEC_LIMIT = 4 << 20
 _ARGUMENTS_LIMIT = 5 << 20
 
@@ -87,6 +87,9 @@ def _job_routes(jobs: Jobs) -> list[Route]:
             idempotency_key=arguments.idempotency_key,
         )
 
+    def start_many(request: Request, arguments: given.JobsStart) -> list[Record]:
+        return jobs.submit_many(request.principal, arguments.owner, arguments.workflow, arguments.jobs)
+
     def stop(request: Request, arguments: given.JobIdOfOwner) -> Record:
         return jobs.stop(request.principal, arguments.job_id, arguments.owner)
 
@@ -95,6 +98,7 @@ def _job_routes(jobs: Jobs) -> list[Route]:
 
     by_owner, by_id = "/processingJobsByOwner/{owner}", "/processingJobsByOwner/{owner}/{jobId}"
     submit = "/processingJobsByWorkflow/{owner}/{workflow}/startProcessingJob"
+    many = "Start up to 500 jobs of a workflow; each answer is a job or an error."
     listed = "oldest first; skip and limit count from the newest."
     return [
         _route("GET", "/processingJobs", find, USER, f"List all jobs the caller may see, {listed}", given.JobPage),
@@ -105,6 +109,7 @@ def _job_routes(jobs: Jobs) -> list[Route]:
         _route("GET", f"{by_id}/childProcesses", children, OWNER, "List the processes of a job.", given.Children),
         _route("POST", f"{by_id}/stopProcessingJob", stop, OWNER, "Stop a job.", given.JobIdOfOwner),
         _route("POST", submit, start, OWNER, "Start a job of a workflow.", given.JobStart, _ARGUMENTS_LIMIT),
+        _route("POST", f"{submit}s", start_many, OWNER, many, given.JobsStart, _ARGUMENTS_LIMIT),
     ]
 
 

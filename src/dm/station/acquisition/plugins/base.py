@@ -15,21 +15,42 @@ import os
 import threading
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, Field
 
+from dm.common.client import ApiClient
 from dm.common.paths import decode
 from dm.station.acquisition.transports.base import NoSettings
 
+C = TypeVar("C", bound=ApiClient)
+
 
 class Order(enum.IntEnum):
-    """Where in the order a plugin runs; plugins of equal order run as the settings list them."""
+    """Where in the order a plugin runs. A file waits at a plugin until those of smaller order are done with it; plugins
+    of equal order run as the settings list them, and none of them holds a file back from another."""
 
     METADATA = 10
     CATALOG = 20
     WORKFLOW = 30
     LAST = 40
+
+
+class PluginOptions(BaseModel):
+    """Keys that every plugin's table of the settings may have, beside those of its own settings model.
+
+    :param order: instead of the plugin's own :class:`Order`.
+    :param after: names of plugins that have to be done with a file before this one sees it.
+    :param required: instead of the plugin's own :attr:`Plugin.required`.
+    :param concurrency: batches it works on at the same time, over all DAQs and uploads; ``None``: half of the workers.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    order: int | None = Field(default=None, ge=0, le=1000)
+    after: frozenset[str] = frozenset()
+    required: bool | None = None
+    concurrency: int | None = Field(default=None, ge=1, le=64)
 
 
 @dataclass(frozen=True)
@@ -49,6 +70,14 @@ class PluginContext:
     ca_file: str | None = None
     stop: threading.Event = field(default_factory=threading.Event)
 
+    def client(self, api: type[C], url: str = "", timeout: float = 60.0) -> C:
+        """Return an API object under the station's service account, e.g. ``client(CatalogServiceApi)``. Close it.
+
+        :param api: the API class. :param url: of the service; empty: the one the environment names.
+        :param timeout: seconds per request.
+        """
+        return api(self.username, self.password, url or None, ca_file=self.ca_file, timeout=timeout)
+
 
 @dataclass
 class PluginFile:
@@ -63,6 +92,8 @@ class PluginFile:
     :param version: counts up with every change of the stored file, from 1.
     :param key: idempotency key: DAQ, path and digest.
     :param metadata: what is known about the file: the user's own ``key:value`` words, then what plugins add.
+    :param in_place: it was not moved: storage counts no versions of it.
+    :param notes: what the file's ledger row is to say beside the outcome; see :meth:`note`.
     :param error: set by :meth:`fail`. :param transient: whether trying again may help.
     """
 
@@ -78,8 +109,14 @@ class PluginFile:
     key: str
     source_host: str | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
+    in_place: bool = False
+    notes: list[str] = field(default_factory=list)
     error: str = ""
     transient: bool = False
+
+    def note(self, text: str) -> None:
+        """Add a sentence to the file's ledger row, e.g. what a program said."""
+        self.notes.append(text)
 
     def fail(self, message: str, transient: bool = False) -> None:
         """Record that this plugin failed for this file.
@@ -112,6 +149,7 @@ class PluginBatch:
     :param experiment: the experiment record of the storage service (``id``, ``name``, ``dataDirectory``, ...).
     :param root: ``data`` or ``analysis``: which directory of the experiment ``path`` is relative to.
     :param files: those this plugin has not done yet. ``metadata`` persists from plugin to plugin, and over restarts.
+    :param id: of the batch; the same when it is seen again after a restart.
     :param directory_mode: ``processingMode`` is ``directory``: per-file plugins that start jobs start one for all
         instead; such a plugin is then called once at the end, with ``last`` set and all stored files.
     :param last: this is the final call of a directory-mode upload.
@@ -123,6 +161,7 @@ class PluginBatch:
     files: list[PluginFile]
     directory_mode: bool = False
     last: bool = False
+    id: str = ""
 
 
 class Plugin(ABC):
@@ -132,18 +171,30 @@ class Plugin(ABC):
     :param context: station and service account.
     """
 
-    name: ClassVar[str]
+    #: its name; the service sets that of its table in the settings, so that a class may be used more than once
+    name: str
     summary: ClassVar[str] = ""
     order: ClassVar[Order] = Order.LAST
     settings_model: ClassVar[type[BaseModel]] = NoSettings
     #: whether a permanent failure keeps the file from the plugins after it (else it is noted and the file goes on)
-    required: ClassVar[bool] = True
+    required: bool = True
+    #: set by the service from the table
+    placing: PluginOptions = PluginOptions()
     #: whether a directory-mode upload calls it once for all files at the end instead of batch by batch
     once_per_directory: ClassVar[bool] = False
 
     def __init__(self, settings: BaseModel, context: PluginContext) -> None:
         self.settings = settings
         self.context = context
+
+    @property
+    def rank(self) -> int:
+        """Where in the order it runs: of the settings, else its own."""
+        return self.order if self.placing.order is None else self.placing.order
+
+    def waits_for(self, other: Plugin) -> bool:
+        """Whether a file that ``other`` is not done with is kept from this plugin."""
+        return other.rank < self.rank or other.name in self.placing.after
 
     def applies(self, daq: dict[str, Any]) -> bool:
         """Whether this DAQ or upload needs the plugin at all, e.g. a workflow was named. Asked once, at its start."""

@@ -35,13 +35,7 @@ class Catalog(Plugin):
     def __init__(self, settings: BaseModel, context: PluginContext) -> None:
         super().__init__(settings, context)
         assert isinstance(settings, CatalogSettings)
-        self._api = CatalogServiceApi(
-            context.username,
-            context.password,
-            settings.url or None,
-            ca_file=context.ca_file,
-            timeout=settings.timeout,
-        )
+        self._api = context.client(CatalogServiceApi, settings.url, settings.timeout)
 
     def applies(self, daq: dict[str, Any]) -> bool:
         """Whether the DAQ does not say ``skipCatalog``."""
@@ -60,6 +54,14 @@ class Catalog(Plugin):
 
 def _record(batch: PluginBatch, file: PluginFile) -> dict[str, Any]:
     """Return a file as the catalog's bulk route takes it."""
+    return {**record(batch, file, _replicas(batch, file)), "metadata": file.metadata}
+
+
+def record(batch: PluginBatch, file: PluginFile, replicas: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return what a file is, as the catalog's bulk route takes it: without metadata, which others may have added.
+
+    :param replicas: where its bytes are; they join those the catalog knows.
+    """
     return {
         "experimentId": batch.experiment["id"],
         "experimentName": batch.experiment["name"],
@@ -70,8 +72,7 @@ def _record(batch: PluginBatch, file: PluginFile) -> dict[str, Any]:
         "md5Sum": file.md5 or None,
         "digests": file.digests,
         "version": file.version,
-        "replicas": _replicas(batch, file),
-        "metadata": file.metadata,
+        "replicas": replicas,
     }
 
 

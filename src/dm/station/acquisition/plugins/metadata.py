@@ -39,11 +39,11 @@ class Metadata(Plugin):
     ``metadataError`` note.
     """
 
-    name: ClassVar[str] = "metadata"
+    name = "metadata"
     summary: ClassVar[str] = "metadata from inside HDF5/NeXus and SPEC files, or from a program of the station"
     order: ClassVar[Order] = Order.METADATA
     settings_model: ClassVar[type[BaseModel]] = MetadataSettings
-    required: ClassVar[bool] = False
+    required = False
 
     def __init__(self, settings: BaseModel, context: PluginContext) -> None:
         super().__init__(settings, context)

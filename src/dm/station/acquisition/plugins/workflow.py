@@ -1,12 +1,12 @@
-"""Plugin ``workflow``: starts a processing job for every stored file, or one for a whole directory."""
+"""Plugin ``workflow``: starts a processing job for every stored file, for every batch, or one for a whole directory."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
 import os
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -34,30 +34,34 @@ _PASSING = (
     AuthenticationError,
     InvalidSession,
 )
+_PASSING_NAMES = frozenset(error.__name__ for error in _PASSING)
 
 
 class WorkflowSettings(BaseModel):
     """Settings ``[acquisition.plugins.workflow]``.
 
     :param url: of the processing service; empty: ``DM_PROC_WEB_SERVICE_URL``. :param timeout: seconds per request.
+    :param per: ``file`` starts a job for each file, ``batch`` one for those that were moved together (its
+        ``filePathList``); the key ``workflowPer`` of a DAQ or upload goes first.
     """
 
     model_config = ConfigDict(extra="forbid")
 
     url: str = Field(default="", pattern=r"^(https?://\S+)?$")
     timeout: float = Field(default=60, gt=0)
+    per: Literal["file", "batch"] = "file"
 
 
 class Workflow(Plugin):
     """Starts jobs of the workflow a DAQ names, under the station's account in the name of ``workflowJobOwner``.
 
-    A job's arguments are the DAQ's ``workflowArgs`` and, of the file: ``filePath`` (in storage), ``experimentName``,
-    ``experimentFilePath``, ``experimentRoot`` and ``daqId``. With ``processingMode`` ``directory`` one job is started
-    at the end, with the directory in storage as ``filePath``.
+    A job's arguments are the DAQ's ``workflowArgs``, ``experimentName``, ``experimentRoot``, ``daqId`` and, of a file,
+    ``filePath`` (in storage) and ``experimentFilePath``; of a batch, ``filePathList``. With ``processingMode``
+    ``directory`` one job is started at the end, with the directory in storage as ``filePath``.
     """
 
     name = "workflow"
-    summary = "Starts a processing job for each stored file."
+    summary = "Starts a processing job for each stored file, or for each batch of them."
     order = Order.WORKFLOW
     settings_model = WorkflowSettings
     once_per_directory = True
@@ -65,13 +69,8 @@ class Workflow(Plugin):
     def __init__(self, settings: BaseModel, context: PluginContext) -> None:
         super().__init__(settings, context)
         assert isinstance(settings, WorkflowSettings)
-        self._api = WorkflowProcApi(
-            context.username,
-            context.password,
-            settings.url or None,
-            ca_file=context.ca_file,
-            timeout=settings.timeout,
-        )
+        self._per = settings.per
+        self._api = context.client(WorkflowProcApi, settings.url, settings.timeout)
 
     def applies(self, daq: dict[str, Any]) -> bool:
         """Whether the DAQ names a workflow."""
@@ -91,40 +90,76 @@ class Workflow(Plugin):
         """Start the jobs. The service knows each by its key, so repeating starts none twice."""
         if batch.directory_mode:
             if batch.files:
-                self._start(batch, batch.files, _directory_arguments(batch), _key(batch, "directory"))
-            return
-        for number, file in enumerate(batch.files):
-            if self.context.stop.is_set():
-                _postpone(batch.files[number:], "The service stops; the job is started later.")
-                return
-            if not self._start(batch, [file], _file_arguments(batch, file), _key(batch, file.key, str(file.version))):
-                _postpone(batch.files[number + 1 :], file.error)
-                return
+                self._start_one(batch, _directory_arguments(batch), _key(batch, "directory"))
+        elif self._wanted(batch.daq) == "batch":
+            self._start_for_batch(batch)
+        else:
+            self._start_each(batch)
 
     def close(self) -> None:
         """Close the connections."""
         self._api.close()
 
-    def _start(self, batch: PluginBatch, files: list[PluginFile], arguments: Mapping[str, Any], key: str) -> bool:
-        """Start one job for some files.
+    def _wanted(self, daq: dict[str, Any]) -> str:
+        return str(daq.get("workflowPer") or self._per)
 
-        :returns: whether it makes sense to go on with others now.
-        """
+    def _start_each(self, batch: PluginBatch) -> None:
+        """Start a job for each file, with few calls."""
+        jobs = [
+            {
+                "argsDict": _file_arguments(batch, file),
+                "idempotencyKey": _file_key(batch, file),
+                "jobOwner": _owner(batch),
+            }
+            for file in batch.files
+        ]
         owner, name = str(batch.daq["workflowOwner"]), str(batch.daq["workflowName"])
         try:
-            job_owner = str(batch.daq.get("workflowJobOwner") or batch.daq["owner"])
-            self._api.startProcessingJob(owner, name, dict(arguments), idempotencyKey=key, jobOwner=job_owner)
+            answers = self._api.startProcessingJobs(owner, name, jobs)
         except DmException as error:
-            passing = isinstance(error, _PASSING)
-            for file in files:
-                file.fail(f"No job of workflow {name!r} was started: {error.message}", transient=passing)
-            return not passing
-        return True
+            _fail(batch, batch.files, error.message, isinstance(error, _PASSING))
+            return
+        for file, answer in zip(batch.files, answers, strict=True):
+            if message := answer.get("errorMessage"):
+                _fail(batch, [file], str(message), str(answer.get("errorClass")) in _PASSING_NAMES)
+
+    def _start_for_batch(self, batch: PluginBatch) -> None:
+        """Start one job for all files of the batch.
+
+        The key is the batch's. Seen again after a crash, perhaps with files that another plugin held back at first, the
+        batch gets the job of then; files which that one does not name get one of their own.
+        """
+        left = list(batch.files)
+        for number in range(len(batch.files)):
+            names = {decode(file.storage_path): file for file in left}
+            arguments = {**_common_arguments(batch), "filePathList": list(names)}
+            job = self._start_one(batch, arguments, _key(batch, "batch", batch.id, str(number)), left)
+            if job is None:
+                return
+            started = set(job.get("filePathList") or names)
+            left = [file for path, file in names.items() if path not in started]
+            if not left:
+                return
+
+    def _start_one(
+        self, batch: PluginBatch, arguments: dict[str, Any], key: str, files: Sequence[PluginFile] | None = None
+    ) -> Any:
+        """Start one job for some files and return it, or ``None`` after failing them."""
+        owner, name = str(batch.daq["workflowOwner"]), str(batch.daq["workflowName"])
+        try:
+            return self._api.startProcessingJob(owner, name, arguments, idempotencyKey=key, jobOwner=_owner(batch))
+        except DmException as error:
+            _fail(batch, batch.files if files is None else files, error.message, isinstance(error, _PASSING))
+            return None
 
 
-def _postpone(files: list[PluginFile], reason: str) -> None:
+def _fail(batch: PluginBatch, files: Sequence[PluginFile], message: str, transient: bool) -> None:
     for file in files:
-        file.fail(reason, transient=True)
+        file.fail(f"No job of workflow {batch.daq['workflowName']!r} was started: {message}", transient=transient)
+
+
+def _owner(batch: PluginBatch) -> str:
+    return str(batch.daq.get("workflowJobOwner") or batch.daq["owner"])
 
 
 def _common_arguments(batch: PluginBatch) -> dict[str, Any]:
@@ -151,8 +186,16 @@ def _directory_arguments(batch: PluginBatch) -> dict[str, Any]:
     return {**_common_arguments(batch), "filePath": decode(directory)}
 
 
+def _file_key(batch: PluginBatch, file: PluginFile) -> str:
+    """Return the key of a file's job: DAQ, workflow, path and version, so a file taken again changed is another job.
+
+    Nobody counts the versions of files that are not moved; there the file's own key, which has its digest, says it.
+    """
+    return _key(batch, file.key if file.in_place else decode(file.path), str(file.version))
+
+
 def _key(batch: PluginBatch, *parts: str) -> str:
-    """Return an idempotency key: of DAQ, workflow and the file's own key."""
+    """Return an idempotency key of DAQ, workflow and more."""
     daq = batch.daq
     text = "\0".join([str(daq["id"]), str(daq["workflowOwner"]), str(daq["workflowName"]), *parts])
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
