@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import shutil
-import signal
 import subprocess
 import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 
 from dm.common.errors import CommunicationError, ConfigurationError, DmException, ServiceUnavailable, TransferError
+from dm.station.acquisition.transports.programs import kept, started
 
 OLDEST_SAFE = (3, 4, 3)
 PARTIAL = 23
@@ -26,7 +24,6 @@ _FULL = ("No space left on device", "Disk quota exceeded", "Read-only file syste
 _KEPT_VARIABLES = ("PATH", "HOME", "USER", "LOGNAME", "SSH_AUTH_SOCK", "KRB5CCNAME", "TMPDIR")
 _ESCAPE = re.compile(rb"\\#([0-7]{3})")
 _POLL_SECONDS = 0.25
-_KILL_AFTER_SECONDS = 3.0
 _STDERR_LIMIT = 200_000
 
 
@@ -100,8 +97,7 @@ def require_version(program: str) -> tuple[int, ...]:
 
 def environment() -> dict[str, str]:
     """Return the environment rsync runs in: nothing that changes what it does, times in UTC."""
-    kept = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
-    return {"PATH": os.defpath, **kept, "LC_ALL": "C", "TZ": "UTC0"}
+    return {**kept(_KEPT_VARIABLES), "LC_ALL": "C", "TZ": "UTC0"}
 
 
 def unescape(line: bytes) -> bytes:
@@ -123,7 +119,7 @@ def run(
     :param stop: when set, it is killed too.
     :raises TransferError: it did not end in time. :raises ServiceUnavailable: stopped.
     """
-    with _started(arguments) as process:
+    with started(arguments, environment()) as process:
         writing: bytes | None = b"".join(name + b"\0" for name in names)
         deadline = time.monotonic() + limit_seconds
         while True:
@@ -146,7 +142,7 @@ def stream(arguments: Sequence[str | bytes], *, names: Sequence[bytes], what: st
 
     :raises CommunicationError: :raises TransferError: it failed; lines may have been yielded before.
     """
-    with tempfile.TemporaryFile() as complaints, _started(arguments, stderr=complaints.fileno()) as process:
+    with tempfile.TemporaryFile() as complaints, started(arguments, environment(), complaints.fileno()) as process:
         assert process.stdin is not None and process.stdout is not None
         with contextlib.suppress(BrokenPipeError):  # it may have ended already; its exit code says why
             process.stdin.write(b"".join(name + b"\0" for name in names))
@@ -158,47 +154,6 @@ def stream(arguments: Sequence[str | bytes], *, names: Sequence[bytes], what: st
         result = Result(code, [], _lines(complaints.read(_STDERR_LIMIT)))
     if code not in (0, VANISHED):
         raise result.failure(what)
-
-
-@contextmanager
-def _started(arguments: Sequence[str | bytes], stderr: int = subprocess.PIPE) -> Iterator[subprocess.Popen[bytes]]:
-    """Start rsync in its own session and leave nothing of it behind."""
-    process = subprocess.Popen(
-        arguments,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=stderr,
-        env=environment(),
-        umask=0o077,
-        start_new_session=True,
-    )
-    try:
-        yield process
-    finally:
-        _end(process)
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is None:
-        _signal(process, signal.SIGTERM)
-        try:
-            process.wait(_KILL_AFTER_SECONDS)
-        except subprocess.TimeoutExpired:
-            _signal(process, signal.SIGKILL)
-            process.wait()
-        # its ssh may outlive it for a moment
-        _signal(process, signal.SIGKILL)
-    for pipe in (process.stdin, process.stdout, process.stderr):
-        if pipe is not None:
-            with contextlib.suppress(BrokenPipeError):
-                pipe.close()
-
-
-def _signal(process: subprocess.Popen[bytes], number: int) -> None:
-    try:
-        os.killpg(process.pid, number)
-    except ProcessLookupError:
-        return
 
 
 def _lines(data: bytes) -> list[bytes]:
