@@ -19,8 +19,30 @@ def test_rates_forget_what_is_long_ago() -> None:
     pace = Pace(0.0)
     for second in range(100):
         pace.note(float(second), Progress(min(second, 50), 0, 1))
-    assert pace.rates(99.0, Progress(50)) == (0.0, 0.0)
-    assert pace.still_for(99.0) == pytest.approx(49.0)
+    assert pace.rates(99.0, Progress(50))[0] < 0.5
+    for second in range(100, 120):
+        pace.note(float(second), Progress(50, 0, 1))
+    assert pace.rates(119.0, Progress(50)) == (0.0, 0.0)
+    assert pace.still_for(119.0) == pytest.approx(69.0)
+
+
+def test_few_big_files_have_a_steady_rate() -> None:
+    pace = Pace(0.0)
+    rates = []
+    for second in range(240):  # one of 10 GB every 12 seconds
+        far = Progress(second // 12, second // 12 * 10**10, 100)
+        pace.note(float(second), far)
+        rates.append(pace.rates(float(second), far)[1])
+    assert all(0.6e9 < rate < 1.1e9 for rate in rates[60:])
+
+
+def test_the_rate_counts_from_the_first_file_not_from_the_start() -> None:
+    pace = Pace(0.0)
+    for second in range(8):
+        pace.note(float(second), Progress())
+    for second in range(5):
+        pace.note(8.0 + second, Progress(files=100 * second, waiting=1000))
+    assert pace.rates(12.0, Progress(400))[0] == pytest.approx(100.0)
 
 
 def test_files_of_before_a_restart_are_no_speed() -> None:
@@ -67,7 +89,7 @@ def test_memory_is_bounded() -> None:
     pace = Pace(0.0)
     for step in range(100_000):
         pace.note(step / 10, Progress(files=step))
-    assert len(pace._recent) < 100 and len(pace._trend) < 400
+    assert len(pace._recent) < 200 and len(pace._trend) < 400
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""How fast a DAQ or upload gets on: rates over the last half minute, remaining time, and since when nothing moved."""
+"""How fast a DAQ or upload gets on: rates of late, remaining time, and since when nothing moved."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import threading
 from collections import deque
 from dataclasses import dataclass
 
-WINDOW = 30.0
+WINDOW = 10.0
+LONGEST = 60.0
+_CHANGES = 4  # fewer changes within the window say little: it is made longer then
 _APART = 0.5
 _TREND_APART = 10.0
 _TREND = 3600.0
@@ -35,6 +37,7 @@ class Pace:
     def __init__(self, now: float) -> None:
         self._lock = threading.Lock()
         self._recent: deque[tuple[float, Progress]] = deque()
+        self._first_files = 0
         self._trend: deque[tuple[float, int, int]] = deque()
         self._last = Progress()
         self._moved = now
@@ -43,13 +46,17 @@ class Pace:
         """Remember how far a task is; to be called about once a second while it runs."""
         with self._lock:
             last = self._last
+            if progress.files == last.files == self._first_files and not last.waiting:
+                self._recent.clear()  # it begins to count when there is something to do
+            if not self._recent:
+                self._first_files = progress.files
             # A task that had nothing to do begins to wait when it gets something, not at its last file hours ago.
             if not self._recent or not last.waiting or (progress.files, progress.bytes) != (last.files, last.bytes):
                 self._moved = now
             self._last = progress
             if not self._recent or now - self._recent[-1][0] >= _APART:
                 self._recent.append((now, progress))
-            while len(self._recent) > 2 and now - self._recent[1][0] >= WINDOW:
+            while len(self._recent) > 2 and now - self._recent[1][0] >= LONGEST:
                 self._recent.popleft()
             if not self._trend or now - self._trend[-1][0] >= _TREND_APART:
                 self._trend.append((now, progress.waiting, progress.failed))
@@ -62,6 +69,13 @@ class Pace:
             if not self._recent:
                 return 0.0, 0.0
             since, first = self._recent[0]
+            changes, later = 0, progress
+            for moment, then in reversed(self._recent):
+                changes += (then.files, then.bytes) != (later.files, later.bytes)
+                later = then
+                if now - moment >= WINDOW and changes >= _CHANGES:
+                    since, first = moment, then
+                    break
         passed = max(now - since, _APART)
         return (
             max(0.0, (progress.files - first.files) / passed),

@@ -23,6 +23,7 @@ from dm.station.acquisition.commands.task_options import printed_then_judged
 
 INTERVAL = 10.0
 _SHOWN_FAILURES = 10
+_SHORTEST_BAR = 15
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 _DONE = "done"
 
@@ -73,7 +74,7 @@ def numbers(info: DaqInfo, since: float = 0.0) -> list[str]:
     more = "+" if isinstance(info, UploadInfo) and info.get("status") in ("pending", "running") else ""
     bytes_text = size_text(size) if size >= whole else f"{size_text(size)} of {size_text(whole)}{more}"
     words = [f"{done:,} of {total:,}{more} files", bytes_text]
-    if not info.is_over:
+    if not info.is_over and done:
         rate = float(info.get("fileRate") or 0)
         words += [f"{rate:,.{0 if rate >= 9.95 else 1}f} files/s", f"{size_text(float(info.get('byteRate') or 0))}/s"]
         left = info.get("secondsRemaining")
@@ -146,6 +147,7 @@ class Bar:
 
         self._info: DaqInfo | None = None
         self._seen = time.monotonic()
+        self._width = 0
         self._live = Live(
             console=console,
             get_renderable=self._draw,
@@ -177,11 +179,15 @@ class Bar:
         done, total = int(info.get("nProcessedFiles") or 0), int(info.get("countFiles") or 0)
         listing = isinstance(info, UploadInfo) and info.get("status") in ("pending", "running")
         bar = ProgressBar(total=max(total, 1), completed=done, pulse=listing or not total, animation_time=time.time())
-        row = Table.grid(padding=(0, 1), expand=True)
-        row.add_column(ratio=1, min_width=8)
-        row.add_column(no_wrap=True)
-        row.add_row(bar, Text("  ".join(numbers(info, time.monotonic() - self._seen))))
-        lines: list[Any] = [row]
+        text = "  ".join(numbers(info, time.monotonic() - self._seen))
+        self._width = max(self._width, len(text))  # so that the bar keeps its length while numbers grow
+        lines: list[Any] = [bar, Text(text)]
+        if self._width + _SHORTEST_BAR < self._live.console.width:
+            row = Table.grid(padding=(0, 1), expand=True)
+            row.add_column(ratio=1)
+            row.add_column(no_wrap=True, width=self._width)
+            row.add_row(bar, Text(text))
+            lines = [row]
         if obstacle := trouble(info):
             lines.append(Text(obstacle, style="yellow", no_wrap=True, overflow="ellipsis"))
         return Group(*lines)
