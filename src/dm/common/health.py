@@ -35,6 +35,18 @@ def version() -> str:
 
 
 @dataclass
+class Latch:
+    """An alarm with two thresholds: raised at the one, kept until the other, so that it does not come and go."""
+
+    raised: bool = False
+
+    def update(self, bad: bool, good: bool) -> bool:
+        """Return whether the alarm is raised now. :param bad: raises it. :param good: clears it, unless ``bad``."""
+        self.raised = bad or (self.raised and not good)
+        return self.raised
+
+
+@dataclass
 class _State:
     name: str
     check: Check

@@ -76,6 +76,8 @@ class Office:
         self.lease = Lease(parts.store, parts.settings.lease_seconds, self._lost)
         self.stopping = self.pipeline.stop_event  # ends waiting requests; the web server's own where there is one
         self.live: dict[str, Task] = {}
+        self.unresumed: dict[str, str] = {}  # id -> kind of what cannot run with today's settings
+        self.on_ended: Callable[[Task], None] = lambda _task: None  # for health
         self._threads: dict[str, threading.Thread] = {}
         self._lock = threading.Lock()
         self._starting = [threading.Lock() for _ in range(_STRIPES)]
@@ -100,6 +102,7 @@ class Office:
             # It cannot run with today's settings (a transport was taken out, say): kept open, and told.
             _log.error("%s %s cannot be resumed: %s", document["kind"], document["_id"], error)
             self.store.set_task(str(document["_id"]), {"errorMessage": f"It cannot be resumed: {error}"})
+            self.unresumed[str(document["_id"])] = str(document["kind"])
             return
         self._run(task)
         _log.info("%s %s resumed.", task.kind, task.id)
@@ -201,6 +204,12 @@ class Office:
             if not task.document.get("open"):
                 self.live.pop(task.id, None)
             self._threads.pop(task.id, None)
+        self.on_ended(task)
+
+    def without_thread(self) -> list[Task]:
+        """Return what should run and does not, as its thread ended unexpectedly."""
+        with self._lock:
+            return [task for task in self.live.values() if task.id not in self._threads and task.document.get("open")]
 
     def _follow(self, task: Task) -> bool:
         """Start the upload that follows a DAQ; see :class:`Closing`."""

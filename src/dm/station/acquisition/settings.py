@@ -108,3 +108,15 @@ class AcquisitionSettings(StationServiceSettings):
         default=10, gt=0, description="Health warns when ready files made no progress for so long."
     )
     backlog_files: int = Field(default=100_000, ge=1, description="Health warns when more files are waiting.")
+    growth_files: int = Field(
+        default=1000, ge=1, description="Health warns when so many more files of one DAQ wait than growth_minutes ago."
+    )
+    growth_minutes: float = Field(default=10, gt=0, le=55, description="See growth_files.")
+    failing_files: int = Field(
+        default=10, ge=1, description="Health warns when so many files of a DAQ or upload failed within failing_minutes."
+    )
+    failing_minutes: float = Field(default=10, gt=0, le=55, description="See failing_files.")
+    source_free_percent: float = Field(
+        default=5, ge=0, le=100, description="Health warns when less of the disk of a running DAQ or upload is free."
+    )
+    alarm_seconds: float = Field(default=10, gt=0, description="Alarms are looked at so often, asked for or not.")
