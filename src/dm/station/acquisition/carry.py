@@ -133,14 +133,16 @@ class Carry:
                     encode(opened["stagingDirectory"]),
                     opened.get("stagingHost") or None,
                     self.pipeline.stop_event,
+                    lambda: task.aborting or bool(task.halted),
                 )
             )
         batch.times["moved"] = time.time()
         self._sort_out(batch, outcomes)
         if not batch.loads:
             self.site.abandon(batch.id, task.grant)
-            return
-        self.site.submit(batch.id, [self._file(task, load) for load in batch.loads], task.grant)
+        else:
+            self.site.submit(batch.id, [self._file(task, load) for load in batch.loads], task.grant)
+        forget(task, batch.id)
 
     def _state_at_storage(self, batch: Batch) -> str:
         """Ask storage how far a batch of an earlier try came; empty when it never heard of it."""
@@ -299,6 +301,7 @@ class Carry:
         """Give the files of a batch back to the queue; ``alone`` lets each travel by itself, to find the bad one."""
         try:
             self.site.abandon(batch.id, batch.task.grant)
+            forget(batch.task, batch.id)
             self.store.drop_batch(batch.id)
         except DmException as error:
             _log.info("Batch %s could not be given up yet: %s", batch.id, error)
@@ -311,6 +314,14 @@ class Carry:
             item.alone = item.alone or alone
         self._settle(batch, [], Leaving(anew=items))
         return None
+
+
+def forget(task: Task, batch: str) -> None:
+    """Let the transport drop a batch that storage has taken over, or that is given up."""
+    try:
+        task.transport.forget(batch)
+    except DmException as error:
+        _log.info("What moves batch %s elsewhere is left to its own limits: %s", batch, error)
 
 
 def _is(stamp: FileStamp | None, item: Item) -> bool:

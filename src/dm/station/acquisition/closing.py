@@ -9,6 +9,7 @@ from dm.common import statuses, timestamps
 from dm.common.errors import DmException, InvalidRequest, ServiceUnavailable
 from dm.common.paths import display
 from dm.station.acquisition.after import plugin_file
+from dm.station.acquisition.carry import forget
 from dm.station.acquisition.ledger import State, item_of
 from dm.station.acquisition.pipeline import Pipeline
 from dm.station.acquisition.plugins.base import Plugin, PluginBatch, PluginFile
@@ -96,6 +97,7 @@ class Closing:
                     self.site.abandon(str(document["_id"]), task.grant)
                 except DmException as error:
                     _log.info("Batch %s is left to storage's sweep: %s", document["_id"], error)
+                forget(task, str(document["_id"]))
             self.store.drop_batch(str(document["_id"]))
         while items := task.ledger.refill(_CHUNK):
             task.ledger.finish([(item, state, {"lastError": why}) for item in items])

@@ -91,6 +91,11 @@ class Choice(Transport):
         """Remove a remote source file; see :meth:`Transport.remove`."""
         return self.reader(source).remove(source, path, stamp)
 
+    def forget(self, batch_id: str) -> None:
+        """Drop a batch; see :meth:`Transport.forget`."""
+        for transport in self._transports:
+            transport.forget(batch_id)
+
     def close(self) -> None:
         """Release what the transports hold."""
         for transport in self._transports:
