@@ -21,6 +21,7 @@ from dm.station.acquisition.after import After
 from dm.station.acquisition.carry import Carry
 from dm.station.acquisition.closing import Closing
 from dm.station.acquisition.lease import Lease
+from dm.station.acquisition.metrics import Meters
 from dm.station.acquisition.pipeline import Pipeline
 from dm.station.acquisition.plugins.base import Plugin
 from dm.station.acquisition.requests import Wish
@@ -70,6 +71,8 @@ class Office:
         self.parts = parts
         self.store = parts.store
         self.pipeline = Pipeline(parts.settings)
+        self.meters = Meters()
+        parts.store.observe = self.meters.asked
         self.after = After(parts.store, self.pipeline, parts.settings)
         self.carry = Carry(parts.store, parts.site, self.pipeline, parts.settings, self.after)
         self.closing = Closing(parts.store, parts.site, self.pipeline, self._follow)
@@ -189,6 +192,7 @@ class Office:
             raise InvalidArgument(f"Processing plugin {sorted(missing)[0]!r} is no longer in the settings.")
         task = Task(document, self.store, place.source, transport, plugins)
         # Half of the movers at most, so that big files of one task do not stop all others.
+        task.meters = self.meters
         task.moving = threading.Semaphore(max(1, self.parts.settings.moves // 2))
         return task
 

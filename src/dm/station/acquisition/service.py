@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import os
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from dm.common import environment, program, settings
 from dm.common.client import RestClient
-from dm.common.errors import ServiceUnavailable
-from dm.common.health import Health, Level
+from dm.common.health import Health
 from dm.common.settings import StationSettings
 from dm.common.web.application import Application, Authenticator, Authorizer
 from dm.common.web.routes import Principal
 from dm.common.web.server import Server, serve
 from dm.common.web.sessions import MemorySessionStore, SessionStore
+from dm.station.acquisition import metrics
+from dm.station.acquisition.alarms import Alarms
 from dm.station.acquisition.extensions import make_plugins, make_transports
-from dm.station.acquisition.ledger import State
 from dm.station.acquisition.office import Office, Parts
 from dm.station.acquisition.plugins.base import PluginContext
 from dm.station.acquisition.routes import routes
@@ -34,83 +32,10 @@ NAME = "acquisition"
 def build_app(
     office: Office, authenticator: Authenticator, authorizer: Authorizer, sessions: SessionStore, health: Health
 ) -> Application:
-    """Return the application for an office, with its health checks."""
-    watch_over(office, health)
+    """Return the application for an office."""
     application = Application(NAME, routes(office, health), authenticator, authorizer, sessions, health)
     office.stopping = application.stopping
     return application
-
-
-def watch_over(office: Office, health: Health) -> None:
-    """Add what there is to watch to the health model."""
-    limits = office.parts.settings
-
-    def database() -> tuple[Level, str]:
-        try:
-            office.store.ping()
-        except ServiceUnavailable as error:
-            return "critical", error.message
-        return "ok", "The database answers."
-
-    def lease() -> tuple[Level, str]:
-        return ("critical", office.pipeline.paused) if office.pipeline.paused else ("ok", "The database is ours.")
-
-    def progress() -> tuple[Level, str]:
-        now = time.monotonic()
-        stalled = [
-            task
-            for task in list(office.live.values())
-            if task.ledger.count(State.READY, State.STORED) and now - task.progress > limits.stalled_minutes * 60
-        ]
-        if stalled:
-            reason = stalled[0].trouble or "no reason known"
-            return "warning", f"{len(stalled)} DAQs or uploads make no progress; {stalled[0].id}: {reason}"
-        return "ok", f"{len(office.live)} DAQs and uploads are running."
-
-    def backlog() -> tuple[Level, str]:
-        waiting = sum(task.ledger.count(State.READY, State.STORED) for task in list(office.live.values()))
-        level: Level = "warning" if waiting > limits.backlog_files else "ok"
-        return level, f"{waiting} files are waiting."
-
-    def disks() -> tuple[Level, str]:
-        for task in list(office.live.values()):
-            if not task.source.is_local:
-                continue
-            try:
-                status = os.statvfs(task.source.root)
-            except OSError as error:
-                return "warning", f"Data directory {task.data_directory!a} cannot be seen: {error.strerror}."
-            if status.f_blocks and status.f_bavail / status.f_blocks < 0.05:
-                free = status.f_bavail * status.f_frsize / 1e9
-                return "warning", f"The disk of {task.data_directory!a} is almost full: {free:.1f} GB are free."
-        return "ok", "The data directories can be seen and their disks have room."
-
-    for name, check in (
-        ("database", database),
-        ("lease", lease),
-        ("progress", progress),
-        ("backlog", backlog),
-        ("sources", disks),
-    ):
-        health.check(name, check)
-    files = health.gauge("files", "Files of running DAQs and uploads by state.", ("kind", "state"))
-    for kind in ("daq", "upload"):
-        for state in (State.READY, State.STORED, State.DONE, State.FAILED, State.SKIPPED, State.VANISHED):
-            files.labels(kind, state.name.lower()).set_function(_counter(office, kind, state))
-    stored = health.gauge("stored_bytes", "Bytes of running DAQs and uploads that arrived.")
-    stored.set_function(lambda: float(sum(task.ledger.bytes_done for task in list(office.live.values()))))
-    oldest = health.gauge("oldest_waiting_seconds", "Age of the oldest ready file that is not on its way.")
-    oldest.set_function(lambda: _oldest(office))
-
-
-def _counter(office: Office, kind: str, state: State) -> Callable[[], float]:
-    return lambda: float(sum(task.ledger.count(state) for task in list(office.live.values()) if task.kind == kind))
-
-
-def _oldest(office: Office) -> float:
-    with office.pipeline.condition:
-        moments = [since for task in office.live.values() if (since := task.oldest()) is not None]
-    return max(0.0, time.monotonic() - min(moments)) if moments else 0.0
 
 
 def build_office(
@@ -149,6 +74,7 @@ class AcquisitionService:
     office: Office
     server: Server
     identity: SiteIdentity
+    alarms: Alarms
 
     def start(self) -> None:
         """Take the database and resume what was running.
@@ -156,9 +82,11 @@ class AcquisitionService:
         :raises ConfigurationError: another service has the database. :raises ServiceUnavailable: it does not answer.
         """
         self.office.open()
+        self.alarms.start()
 
     def stop(self) -> None:
         """Stop the background work; DAQs and uploads go on at the next start."""
+        self.alarms.stop()
         self.office.close()
         self.identity.close()
 
@@ -174,6 +102,8 @@ def build_from_settings(
     office = build_office(acquisition, station, identity, file)
     health = Health(NAME, station.name)
     sessions = MemorySessionStore(*acquisition.session_limits)
+    alarms = Alarms(office, health)
+    metrics.publish(office, health)
     application = build_app(office, identity, identity.authorizer(), sessions, health)
     server = Server(
         application,
@@ -183,7 +113,7 @@ def build_from_settings(
         acquisition.key,
         threads=acquisition.threads,
     )
-    return AcquisitionService(office, server, identity)
+    return AcquisitionService(office, server, identity, alarms)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -23,6 +23,7 @@ Collections (all points are reached by ``_id`` or by one single-field index, see
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import wraps
 from typing import Any, TypeVar
@@ -44,8 +45,11 @@ _REASON = 200
 def _guarded(function: F) -> F:
     """Turn database trouble into :class:`ServiceUnavailable`, which callers repeat."""
 
+    operation = function.__name__
+
     @wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
+        began = time.monotonic()
         try:
             return function(*args, **kwargs)
         except BulkWriteError as error:
@@ -55,8 +59,14 @@ def _guarded(function: F) -> F:
         except PyMongoError as error:
             reason = str(error).split(", Timeout:")[0].split(" (configured timeouts")[0][:_REASON]
             raise ServiceUnavailable(f"The acquisition database does not answer: {reason}.") from error
+        finally:
+            args[0].observe(operation, time.monotonic() - began)
 
     return call  # type: ignore[return-value]
+
+
+def _unobserved(_operation: str, _seconds: float) -> None:
+    """Nobody measures."""
 
 
 def _guarded_rows(function: F) -> F:
@@ -97,6 +107,7 @@ class Store:
         self.batches = database["acquisitionBatches"]
         self.baselines = database["acquisitionBaselines"]
         self.service = database["acquisitionService"]
+        self.observe: Callable[[str, float], None] = _unobserved  # told of every operation and its seconds
         self._bulk = BulkWrites(database, "acquisitionSeals")
 
     @_guarded

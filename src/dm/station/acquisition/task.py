@@ -18,6 +18,7 @@ from dm.common import statuses, timestamps
 from dm.common.paths import display
 from dm.station.acquisition import spec as specs
 from dm.station.acquisition.ledger import Item, Ledger, State, path_key
+from dm.station.acquisition.metrics import UNSHOWN
 from dm.station.acquisition.pace import Pace, Progress, remaining
 from dm.station.acquisition.site import Grant
 from dm.station.acquisition.store import Document, Store
@@ -63,6 +64,12 @@ class Wake:
                 self._descriptor = -1
 
 
+def declined_of(document: Document) -> set[int]:
+    """Return the numbers of the paths that people have left out for good, as a task document has them."""
+    data = bytes(document.get("declined") or b"")
+    return {int.from_bytes(data[first : first + 8], "little") for first in range(0, len(data), 8)}
+
+
 class Task:
     """See the module.
 
@@ -99,7 +106,12 @@ class Task:
         self.deferred: set[bytes] = set()
         self.inbox: deque[bytes] = deque()
         self.spilled = False
+        self.unfed = False  # whether stored files may wait that no batch carries
+        self.orders = 0  # decisions of people that are being carried out
+        self.ending = False  # nothing is taken any more
+        self.declined = declined_of(document)  # numbers of the paths that people have left out for good
         self._order = 0
+        self._counted: Progress | None = None
 
         self.status: str = document["status"]
         self.trouble = ""  # what is in the way at the moment
@@ -115,6 +127,7 @@ class Task:
         self.settling: Callable[[], list[bytes]] = list  # paths that may be whole soon; set by the watching thread
         self.changed = threading.Condition()
         self.progress = time.monotonic()
+        self.meters = UNSHOWN
         self.pace = Pace(time.monotonic())
         self.alarms: dict[str, str] = {}  # what health warns of at the moment, in full; see dm.station...alarms
 
@@ -145,11 +158,20 @@ class Task:
     @property
     def idle(self) -> bool:
         """Whether the pipeline has nothing of this task."""
-        return not (self.queue or self.delayed or self.batches or self.spilled or self.deferred or self.inbox)
+        work = self.queue or self.delayed or self.batches or self.spilled or self.deferred or self.inbox
+        return not (work or self.unfed or self.orders)
+
+    def end(self) -> bool:
+        """Take nothing more if the pipeline has nothing of this task; return whether that is so."""
+        self.ending = self.idle
+        return self.ending
 
     def oldest(self) -> float | None:
-        """Return since when (monotonic) the oldest queued file waits."""
-        return self.queue[0].since if self.queue else None
+        """Return since when (epoch seconds) the oldest file waits of those in memory."""
+        items = [self.queue[0]] if self.queue else []
+        items += [item for _due, _order, item in self.delayed]
+        items += [batch.loads[0].item for batch in self.batches.values() if batch.loads]
+        return min((item.ready for item in items), default=None)
 
     # --- records ----------------------------------------------------------------------------------------------------
     @property
@@ -205,7 +227,19 @@ class Task:
 
     def note_pace(self) -> None:
         """Remember how far the task is, for its rates; called about once a second by its thread."""
-        self.pace.note(time.monotonic(), self.far())
+        far = self.far()
+        self.pace.note(time.monotonic(), far)
+        if self._counted is not None:  # what was finished before a restart was counted before
+            before = self._counted
+            done, failed = far.files - far.failed - (before.files - before.failed), far.failed - before.failed
+            self.meters.finished.labels(self.kind, "done").inc(max(0, done))
+            self.meters.finished.labels(self.kind, "failed").inc(max(0, failed))
+            self.meters.stored_bytes.labels(self.kind).inc(max(0, far.bytes - before.bytes))
+        self._counted = far
+
+    def rates(self) -> tuple[float, float]:
+        """Return files and bytes finished per second of late."""
+        return self.pace.rates(time.monotonic(), self.far())
 
     def speed(self) -> Document:
         """Return the keys of the info record that say how fast it gets on."""
@@ -248,6 +282,8 @@ class Task:
 
     def set(self, **fields: Any) -> None:
         """Change fields of the document, durably, and wake whoever waits for a change."""
+        if fields.get("open") is False:
+            self.note_pace()
         self.store.set_task(self.id, fields)
         self.document.update(fields)
         with self.changed:
@@ -315,6 +351,8 @@ def info(document: Document) -> dict[str, Any]:
     result.update(fileRate=0.0, byteRate=0.0, alarms=[])
     result.update(counts)
     result.update(document.get("speed") or {})
+    if document.get("runs"):
+        result["reprocessRuns"] = int(document["runs"])
     if end:
         run_time = max(float(end) - start, 1e-3)  # the average of it all
         result.update(
