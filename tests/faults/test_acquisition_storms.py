@@ -24,6 +24,7 @@ from tests.service.acquisition_fixtures import (
     STATION,
     Site,
     finish,
+    retried,
     running_office,
     running_site,
     tree,
@@ -343,7 +344,7 @@ def test_permanent_plugin_failures_are_told_and_can_be_retried(
         notes = {row["path"]: row.get("notes") for row in listed_files(office, daq["id"], "done", 0, 10)}
         assert notes == {"good": None, "odd": ["Plugin annotator: The file is odd."]}
         before = len(Recorder.seen)
-        assert office.retry("daq", daq["id"], None) == 1
+        assert retried(office, "daq", daq["id"]) == 1
         until(lambda: len(listed_files(office, daq["id"], "failed", 0, 10)) == 1)
         assert len(Recorder.seen) == before
         record = stopped(office, daq)

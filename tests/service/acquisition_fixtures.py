@@ -20,6 +20,7 @@ from dm.common.web.server import Server
 from dm.site.storage.bootstrap import Station, bootstrap
 from dm.site.storage.service import StorageService, build_from_settings
 from dm.site.storage.settings import StorageSettings
+from dm.station.acquisition.amends import Choice, retry
 from dm.station.acquisition.office import Office, Parts
 from dm.station.acquisition.plugins.base import Plugin
 from dm.station.acquisition.settings import AcquisitionSettings
@@ -190,6 +191,12 @@ def running_office(
 
 
 PRINCIPAL = Principal(MANAGER[0], station_roles={STATION: frozenset({"manager"})})
+
+
+def retried(office: Office, kind: str, task: str) -> int:
+    """Have all failed files tried again; return how many."""
+    choice = Choice(PRINCIPAL.username)
+    return office.decide(kind, task, PRINCIPAL, lambda found: retry(found, office.pipeline, choice))
 
 
 def until(condition: Callable[[], Any], seconds: float = 60.0, what: str = "the condition") -> Any:

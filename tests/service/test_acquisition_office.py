@@ -15,7 +15,16 @@ from dm.common.errors import InvalidArgument, InvalidObjectState, ObjectNotFound
 from dm.station.acquisition.ledger import State
 from dm.station.acquisition.listing import listed_files
 from dm.station.acquisition.office import Office
-from tests.service.acquisition_fixtures import PRINCIPAL, Site, finish, running_office, running_site, tree, until
+from tests.service.acquisition_fixtures import (
+    PRINCIPAL,
+    Site,
+    finish,
+    retried,
+    running_office,
+    running_site,
+    tree,
+    until,
+)
 
 
 @pytest.fixture(scope="module")
@@ -193,8 +202,9 @@ def test_other_bytes_at_the_same_place_from_elsewhere_are_refused(
     assert (record["status"], record["nProcessingErrors"]) == ("failed", 1)
     assert "already exists" in record["errorMessage"]
     assert (Path(experiment["dataDirectory"]) / "same").read_bytes() == b"1"
-    with pytest.raises(InvalidObjectState):
-        office.retry("upload", record["id"], None)
+    assert retried(office, "upload", record["id"]) == 1
+    again = finish(office, "upload", record["id"])
+    assert (again["status"], again["nProcessingErrors"], again["id"]) == ("failed", 1, record["id"])
     third = start(office, "upload", experiment, tmp_path / "two", onConflict="replace")
     assert finish(office, "upload", third["id"])["status"] == "done"
     assert (Path(experiment["dataDirectory"]) / "same").read_bytes() == b"2"

@@ -142,8 +142,9 @@ def plugin_file(task: Task, load: Load) -> PluginFile:
         digests=digests,
         md5=str(result.get("md5Sum") or (load.outcome.md5 if load.outcome else "") or ""),
         version=int(result.get("version") or 1),
-        key=f"{row_id(task.id, item.path)}:{proof}",
+        key=f"{row_id(task.id, item.path)}:{proof}" + (f":{load.run}" if load.run else ""),
         source_host=task.source.host,
+        run=load.run,
         metadata=load.metadata or dict(task.spec.metadata),
     )
 

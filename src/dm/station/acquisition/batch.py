@@ -27,6 +27,7 @@ class Load:
 
     :param result: storage's verdict, once known (``size``, ``digests``, ``md5Sum``, ``version``, ``status``).
     :param pending: names of the plugins that still have to see it. :param metadata: kept between plugins.
+    :param run: counts the decisions to have it processed again.
     """
 
     item: Item
@@ -36,6 +37,7 @@ class Load:
     pending: list[str] = field(default_factory=list)
     metadata: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    run: int = 0
 
 
 @dataclass
@@ -44,6 +46,8 @@ class Batch:
 
     :param attempt: how often in a row its present phase failed. :param due: monotonic seconds of the next try.
     :param times: epoch seconds when it was ``moved`` and ``stored``.
+    :param names: plugins that stored files are to see once more; ``None``: all of the task. :param run: see
+        :class:`Load`.
     """
 
     id: str
@@ -55,6 +59,8 @@ class Batch:
     recorded: bool = False
     first_failure: float = 0.0
     times: dict[str, float] = field(default_factory=dict)
+    names: list[str] | None = None
+    run: int = 0
 
     @classmethod
     def of(cls, task: Task, items: list[Item]) -> Batch:
@@ -83,6 +89,8 @@ class Batch:
             "phase": self.phase,
             "created": time.time(),
             "times": self.times,
+            "plugins": self.names,
+            "run": self.run,
             "files": json.dumps(files, separators=(",", ":")),
         }
 
@@ -93,5 +101,9 @@ class Batch:
             Load(Item(encode(path), size, mtime_ns, rule, attempts, ready=ready), name, result=result)
             for path, size, mtime_ns, rule, attempts, ready, name, result in json.loads(document["files"])
         ]
-        times = dict(document.get("times") or {})
-        return cls(str(document["_id"]), task, loads, str(document["phase"]), recorded=True, times=times)
+        batch = cls(str(document["_id"]), task, loads, str(document["phase"]), recorded=True)
+        batch.times = dict(document.get("times") or {})
+        batch.names, batch.run = document.get("plugins"), int(document.get("run") or 0)
+        for load in loads:
+            load.run = batch.run
+        return batch

@@ -123,6 +123,7 @@ class Ledger:
         self.bytes_done = 0
         self.bytes_total = 0
         self.errors: dict[int, str] = {}
+        self.changed = threading.Condition()  # told of every write
 
     # --- memory ------------------------------------------------------------------------------------------------------
     def __len__(self) -> int:
@@ -157,6 +158,8 @@ class Ledger:
             self.bytes_total += size
         elif state == State.DONE and (new or old is None or old & _STATE_BITS != State.DONE):
             self.bytes_done += size
+        elif not new and old is not None and old & _STATE_BITS == State.DONE != state:
+            self.bytes_done -= size  # it is processed again
 
     def forget(self, path: bytes) -> None:
         """Let the next look at a path count as new, whatever its stamp. Its row stays as it is."""
@@ -290,6 +293,12 @@ class Ledger:
             for item in items:
                 self._hold(path_key(item.path), number)
                 self._mark(path_key(item.path), stamp_key(item.size, item.mtime_ns) | State.READY, item.size)
+        self._tell()
+
+    def _tell(self) -> None:
+        """Wake who waits for a file."""
+        with self.changed:
+            self.changed.notify_all()
 
     def _next(self) -> int:
         with self._lock:
@@ -332,6 +341,7 @@ class Ledger:
                 self._mark(key, value, size, str(fields.get("lastError") or ""))
                 if (intake := self._fresh.pop(key, None)) is not None:
                     self._left[intake] -= 1
+        self._tell()
         self._sweep()
         self._merge()
 

@@ -14,7 +14,14 @@ from typing import Any, Protocol
 
 from dm.common import statuses
 from dm.common.client import RestClient
-from dm.common.errors import DmException, InvalidArgument, ObjectNotFound, ServiceUnavailable
+from dm.common.errors import (
+    DmException,
+    InvalidArgument,
+    InvalidObjectState,
+    ObjectNotFound,
+    ServiceUnavailable,
+    TaskTimeout,
+)
 from dm.common.web.routes import Principal
 from dm.station.acquisition import requests, sources
 from dm.station.acquisition.after import After
@@ -24,17 +31,21 @@ from dm.station.acquisition.lease import Lease
 from dm.station.acquisition.metrics import Meters
 from dm.station.acquisition.pipeline import Pipeline
 from dm.station.acquisition.plugins.base import Plugin
+from dm.station.acquisition.reopening import Decision, Reopened, reopened
 from dm.station.acquisition.requests import Wish
-from dm.station.acquisition.resume import drop_unborn, retry_failed
+from dm.station.acquisition.resume import drop_unborn
 from dm.station.acquisition.runner import Runner
 from dm.station.acquisition.settings import AcquisitionSettings
 from dm.station.acquisition.site import StorageSite
 from dm.station.acquisition.store import Document, Store
 from dm.station.acquisition.task import DAQ, Task, info
 from dm.station.acquisition.transports.base import Transport
+from dm.station.acquisition.waits import Waits
 
 _log = logging.getLogger(__name__)
 _STRIPES = 64
+_ENDING_SECONDS = 20.0  # a decision waits so long for a task that is just ending
+_DECISION_SECONDS = 50.0  # below what clients wait for an answer
 _EXIT_UPLOAD = uuid.UUID("6f0b6d0e-6f5c-4b51-9a5e-2f4b8d0a3c11")
 
 
@@ -79,6 +90,8 @@ class Office:
         self.lease = Lease(parts.store, parts.settings.lease_seconds, self._lost)
         self.stopping = self.pipeline.stop_event  # ends waiting requests; the web server's own where there is one
         self.live: dict[str, Task] = {}
+        self.waits = Waits(parts.settings.threads)
+        self.begun = threading.Condition()  # told of every task that starts or ends
         self.unresumed: dict[str, str] = {}  # id -> kind of what cannot run with today's settings
         self.on_ended: Callable[[Task], None] = lambda _task: None  # for health
         self._threads: dict[str, threading.Thread] = {}
@@ -101,13 +114,13 @@ class Office:
     def _resume(self, document: Document) -> None:
         try:
             task = self._task(document)
+            self._run(task)
         except DmException as error:
             # It cannot run with today's settings (a transport was taken out, say): kept open, and told.
             _log.error("%s %s cannot be resumed: %s", document["kind"], document["_id"], error)
             self.store.set_task(str(document["_id"]), {"errorMessage": f"It cannot be resumed: {error}"})
             self.unresumed[str(document["_id"])] = str(document["kind"])
             return
-        self._run(task)
         _log.info("%s %s resumed.", task.kind, task.id)
 
     def close(self) -> None:
@@ -196,18 +209,23 @@ class Office:
         task.moving = threading.Semaphore(max(1, self.parts.settings.moves // 2))
         return task
 
-    def _run(self, task: Task) -> None:
-        runner = Runner(task, self.pipeline, self.parts.settings, self.closing, self._ended)
+    def _run(self, task: Task, decision: Decision | None = None) -> Runner:
+        parts = (task, self.pipeline, self.parts.settings, self.closing, self._ended)
+        runner = Reopened(*parts, decision) if task.document.get("reopened") else Runner(*parts)
         with self._lock:
             self.live[task.id] = task
             self._threads[task.id] = runner.thread
         runner.start()
+        self._tell()
+        return runner
 
     def _ended(self, task: Task) -> None:
         with self._lock:
-            if not task.document.get("open"):
-                self.live.pop(task.id, None)
-            self._threads.pop(task.id, None)
+            if self.live.get(task.id) is task:  # it may have been reopened meanwhile
+                if not task.document.get("open"):
+                    self.live.pop(task.id, None)
+                self._threads.pop(task.id, None)
+        self._tell()
         self.on_ended(task)
 
     def without_thread(self) -> list[Task]:
@@ -215,8 +233,14 @@ class Office:
         with self._lock:
             return [task for task in self.live.values() if task.id not in self._threads and task.document.get("open")]
 
+    def _tell(self) -> None:
+        with self.begun:
+            self.begun.notify_all()
+
     def _follow(self, task: Task) -> bool:
         """Start the upload that follows a DAQ; see :class:`Closing`."""
+        if task.document.get("reopened"):
+            return False
         directory = task.spec.upload_data_directory_on_exit
         task_id = str(uuid.uuid5(_EXIT_UPLOAD, task.id))
         if task_id in self.live or self.store.task(task_id) is not None:
@@ -262,7 +286,9 @@ class Office:
         """
         live = self.live.get(task_id)
         if wait > 0 and live is not None and live.kind == kind:
-            live.wait(wait, self.stopping, revision)
+            with self.waits.place() as held:
+                if held:
+                    live.wait(wait, self.stopping, revision)
         return info(self.document(kind, task_id))
 
     def records(self, kind: str, *, cleared: bool = False) -> Iterator[dict[str, Any]]:
@@ -305,16 +331,65 @@ class Office:
         self.store.set_task(task_id, {"cleared": True})
         return info(document)
 
-    def retry(self, kind: str, task_id: str, path: bytes | None) -> int:
-        """Let failed files of a running DAQ or upload be tried again.
+    def decide(self, kind: str, task_id: str, principal: Principal, decision: Decision) -> int:
+        """Have a person's decision about files carried out (see :mod:`dm.station.acquisition.amends`), by the running
+        task, or by one that has ended and goes on for it.
 
-        :returns: how many. :raises InvalidObjectState: it is finished.
+        :param principal: who decides; a task that goes on publishes with their leave.
+        :returns: what the decision returns: how many files.
+        :raises ObjectNotFound: no such DAQ or upload. :raises InvalidObjectState: it cannot go on.
+        :raises TaskTimeout: it takes long; the decision is being carried out all the same.
         """
-        document = self.document(kind, task_id)
-        live = self.live.get(task_id)
-        if live is None or document["status"] in statuses.INACTIVE:
-            raise requests.over(document)
-        rows = self.store.rows_in(task_id, "failed")
-        if path is not None:
-            rows = [row for row in rows if bytes(row["pathBytes"]) == path]
-        return retry_failed(live, self.pipeline, rows)
+        deadline = time.monotonic() + _ENDING_SECONDS
+        while True:
+            document = self.document(kind, task_id)
+            with self._starting[hash(task_id) % _STRIPES]:
+                live = self.live.get(task_id)
+                if live is None:
+                    runner = self._reopen(self.document(kind, task_id), principal, decision)
+                    break
+                with self.pipeline.condition:
+                    free = self.pipeline.serves(live) and not (live.ending or live.halted or live.aborting)
+                    live.orders += free
+            if free:
+                try:
+                    return decision(live)
+                finally:
+                    with self.pipeline.condition:
+                        live.orders -= 1
+                    live.wake.set()
+            if time.monotonic() > deadline or self.stopping.is_set():
+                raise ServiceUnavailable(f"{document['kind']} {task_id} is just starting or ending; try again.")
+            with self.begun:
+                self.begun.wait(0.1)
+        try:
+            return runner.outcome.result(_DECISION_SECONDS)
+        except TimeoutError:
+            raise TaskTimeout(
+                f"This takes long; {document['kind']} {task_id} goes on with it, see its counts."
+            ) from None
+
+    def _reopen(self, document: Document, principal: Principal, decision: Decision) -> Reopened:
+        task_id, kind = str(document["_id"]), str(document["kind"])
+        if document.get("open"):
+            raise InvalidObjectState(
+                f"{kind} {task_id} does not run: {document.get('errorMessage') or 'no reason known'}"
+            )
+        experiment = json.loads(document["experiment"])
+        seen = self.parts.identity.experiment(principal, experiment["name"])
+        if int(seen["id"]) != int(experiment["id"]):
+            raise ObjectNotFound(f"The experiment {experiment['name']!r} of {kind} {task_id} does not exist any more.")
+        self._task(document)  # refuses what cannot run with today's settings, before anything changes
+        client = self.parts.user_client(principal)
+        grant = self.parts.site.grant(client, experiment["name"], self.parts.station, kind)
+        fields = reopened(document, grant, principal.username)
+        try:
+            self.store.claim(str(fields["claim"]), task_id)
+            self.store.set_task(task_id, fields)
+        except DmException:
+            self.closing.revoke(kind, task_id, grant)
+            raise
+        _log.info("%s %s goes on for a decision of %s.", kind, task_id, principal.username)
+        runner = self._run(self._task({**document, **fields}), decision)
+        assert isinstance(runner, Reopened)
+        return runner

@@ -79,6 +79,10 @@ class Pipeline:
         with self.condition:
             self._tasks.append(task)
 
+    def serves(self, task: Task) -> bool:
+        """Whether a task is attached, so its ledger loaded (under the condition)."""
+        return task in self._tasks
+
     def detach(self, task: Task) -> None:
         """Serve a task no longer; its batches at rest are dropped from memory."""
         with self.condition:

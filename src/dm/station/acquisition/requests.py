@@ -15,11 +15,13 @@ from dm.common.paths import display
 from dm.station.acquisition import sources, spec
 from dm.station.acquisition.completion import look
 from dm.station.acquisition.plugins.base import Order, Plugin
+from dm.station.acquisition.rules import choice
+from dm.station.acquisition.rules.base import RuleContext
 from dm.station.acquisition.site import Grant
 from dm.station.acquisition.sources import Place
 from dm.station.acquisition.store import Document
 from dm.station.acquisition.task import DAQ, Task
-from dm.station.acquisition.transports.base import FileStamp
+from dm.station.acquisition.transports.base import FileStamp, Source
 from dm.station.acquisition.watch.scan import Walk, kind_of
 
 if TYPE_CHECKING:
@@ -69,6 +71,7 @@ def wish(kind: str, parts: Parts, experiment: dict[str, Any], directory: str, ta
         and plugin.applies(asked)
     ]
     source = place.source
+    _check_rule(kind, read, parts, source)
     needs = [f"{source.scheme}://{source.host or ''}:{source.port or ''}{display(source.root)}", int(experiment["id"])]
     options = [] if kind == DAQ else [json.dumps(echo, sort_keys=True)]
     return Wish(
@@ -82,6 +85,16 @@ def wish(kind: str, parts: Parts, experiment: dict[str, Any], directory: str, ta
         claim=_hash(kind, *needs, *options),
         origin=f"{parts.station}:{_hash(*needs, read.root, display(read.destination))[:32]}",
     )
+
+
+def _check_rule(kind: str, read: spec.TaskSpec, parts: Parts, source: Source) -> None:
+    """Check that there is the completion rule asked for, by making it."""
+    if read.completion_args and not read.completion_rule and kind != DAQ:
+        raise InvalidArgument("completionArgs of an upload need completionRule, which names the rule they are for.")
+    default = parts.settings.completion_rule if kind == DAQ else choice.DEFAULT
+    root = source.root if source.is_local else None
+    text = read.completion_rule or default
+    choice.build(text, read.completion_args, parts.settings.completion, RuleContext(root)).close()
 
 
 def _hash(*parts: Any) -> str:
@@ -154,11 +167,3 @@ def finished(document: Document) -> None:
     """Check that a task is over. :raises InvalidObjectState: it is not."""
     if document["status"] not in statuses.INACTIVE:
         raise InvalidObjectState(f"{document['kind']} {document['_id']} is {document['status']}; stop it first.")
-
-
-def over(document: Document) -> InvalidObjectState:
-    """Return the error for a task that is over."""
-    return InvalidObjectState(
-        f"{document['kind']} {document['_id']} is {document['status']}; start an upload of its directory: what is "
-        "stored already is not sent again."
-    )

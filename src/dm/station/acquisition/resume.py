@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dm.station.acquisition import batch as phases
 from dm.station.acquisition.batch import Batch, Load
-from dm.station.acquisition.ledger import Item, State, item_of, path_key
+from dm.station.acquisition.ledger import State, item_of, path_key
 from dm.station.acquisition.pipeline import Pipeline
 from dm.station.acquisition.store import Document, Store
 from dm.station.acquisition.task import Task
@@ -38,6 +38,7 @@ def resume(task: Task, pipeline: Pipeline) -> None:
             pipeline.adopt(batch)
         else:
             store.drop_batch(batch.id)
+    task.unfed = ledger.count(State.STORED) > 0
     ready = [item for item in items if path_key(item.path) not in task.busy]
     pipeline.add(task, ready)
 
@@ -52,7 +53,8 @@ def keep(batch: Batch, names: list[str]) -> None:
         and (load.result is not None or not stored)
     ]
     for load in batch.loads:
-        load.pending = list(names) if stored else []
+        wanted = names if batch.names is None else [name for name in batch.names if name in names]
+        load.pending = list(wanted) if stored else []
 
 
 def load_of(row: Document) -> Load:
@@ -65,38 +67,6 @@ def load_of(row: Document) -> Load:
         "version": int(row.get("version") or 1),
     }
     return Load(item_of(row), "", result=result)
-
-
-def retry_failed(task: Task, pipeline: Pipeline, rows: list[Document]) -> int:
-    """Let failed files of a running task be tried again: plugins only where storage has the file already.
-
-    :returns: how many. :raises ServiceUnavailable: the database is down.
-    """
-    ledger = task.ledger
-    move: list[Item] = []
-    stored: list[Load] = []
-    for row in rows:
-        load = load_of(row)
-        load.item.attempts = 0
-        if path_key(load.item.path) in task.busy:
-            continue
-        if row.get("pendingPlugins"):
-            load.pending = [plugin.name for plugin in task.plugins]
-            stored.append(load)
-        else:
-            move.append(load.item)
-    again = [(item, State.READY, {"lastError": "", "attempts": 0}) for item in move]
-    again += [(load.item, State.STORED, {"lastError": "", "attempts": 0}) for load in stored]
-    ledger.finish([(item, state, dict(fields)) for item, state, fields in again])
-    size = pipeline.settings.batch_files
-    for first in range(0, len(stored), size):
-        batch = Batch.of(task, [])
-        batch.loads, batch.phase, batch.recorded = stored[first : first + size], phases.PLUGINS, True
-        task.store.add_batch(batch.document())
-        pipeline.adopt(batch)
-    pipeline.add(task, move)
-    task.wake.set()
-    return len(move) + len(stored)
 
 
 def drop_unborn(store: Store) -> None:

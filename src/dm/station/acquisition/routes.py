@@ -37,9 +37,9 @@ from pydantic import Field
 
 from dm.common.errors import AuthorizationError, InvalidArgument, ObjectNotFound
 from dm.common.health import Health
-from dm.common.paths import encode
 from dm.common.web.common import reset_alarms
 from dm.common.web.routes import MANAGER, USER, Arguments, Request, Route
+from dm.station.acquisition.amends import Choice, path_of, retry
 from dm.station.acquisition.listing import listed_files
 from dm.station.acquisition.office import Office
 from dm.station.acquisition.task import DAQ, UPLOAD
@@ -238,8 +238,12 @@ class Desk:
         """Return the handler that lets failed files of one be tried again."""
 
         def handler(request: Request, arguments: RetryArguments) -> dict[str, Any]:
-            path = encode(arguments.path) if arguments.path is not None else None
-            return {"count": self.office.retry(kind, arguments.id, path)}
+            choice = Choice(request.principal.username, path_of(arguments.path))
+            pipeline = self.office.pipeline
+            count = self.office.decide(
+                kind, arguments.id, request.principal, lambda task: retry(task, pipeline, choice)
+            )
+            return {"count": count}
 
         return handler
 

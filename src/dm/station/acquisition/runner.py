@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from dm.common import statuses
 from dm.common.errors import DmException, ServiceUnavailable
+from dm.station.acquisition.amends import feed
 from dm.station.acquisition.closing import Closing
 from dm.station.acquisition.completion import Rule, SettleTimes, Tracker, Verdict, look
 from dm.station.acquisition.ledger import Item, State, path_key
@@ -147,6 +148,8 @@ class Runner:
         self._write(now)
         if task.spilled and now >= self._not_before:
             self._try(lambda: self.pipeline.refill(task))
+        if task.unfed and now >= self._not_before:
+            self._try(lambda: feed(task, self.pipeline))
         if not self._finalizing and self._over(now):
             self._finalize(now)
         return self._finalizing and self._finished(now)
@@ -225,6 +228,8 @@ class Runner:
         task = self.task
         with self.pipeline.condition:
             for path, stamp, rule in found:
+                if path_key(path) in task.declined:
+                    continue
                 if path_key(path) in task.busy:
                     task.deferred.add(path)
                 else:
@@ -296,7 +301,7 @@ class Runner:
         if len(self.tracker) or self._unwritten or self._skipped:
             return False
         with self.pipeline.condition:
-            return task.idle
+            return task.end()
 
     def _tell_problems(self) -> None:
         """Count what the last walk could not look into: a part is skipped; the whole directory is an error."""

@@ -93,6 +93,7 @@ class PluginFile:
     :param key: idempotency key: DAQ, path and digest.
     :param metadata: what is known about the file: the user's own ``key:value`` words, then what plugins add.
     :param in_place: it was not moved: storage counts no versions of it.
+    :param run: how often somebody had it processed again, which is to have its effects once more (another job, say).
     :param notes: what the file's ledger row is to say beside the outcome; see :meth:`note`.
     :param error: set by :meth:`fail`. :param transient: whether trying again may help.
     """
@@ -110,6 +111,7 @@ class PluginFile:
     source_host: str | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
     in_place: bool = False
+    run: int = 0
     notes: list[str] = field(default_factory=list)
     error: str = ""
     transient: bool = False

@@ -90,7 +90,7 @@ class Workflow(Plugin):
         """Start the jobs. The service knows each by its key, so repeating starts none twice."""
         if batch.directory_mode:
             if batch.files:
-                self._start_one(batch, _directory_arguments(batch), _key(batch, "directory"))
+                self._start_one(batch, _directory_arguments(batch), _directory_key(batch))
         elif self._wanted(batch.daq) == "batch":
             self._start_for_batch(batch)
         else:
@@ -191,7 +191,13 @@ def _file_key(batch: PluginBatch, file: PluginFile) -> str:
 
     Nobody counts the versions of files that are not moved; there the file's own key, which has its digest, says it.
     """
-    return _key(batch, file.key if file.in_place else decode(file.path), str(file.version))
+    again = [f"run {file.run}"] if file.run else []
+    return _key(batch, file.key if file.in_place else decode(file.path), str(file.version), *again)
+
+
+def _directory_key(batch: PluginBatch) -> str:
+    again = batch.daq.get("reprocessRuns")
+    return _key(batch, "directory", *([f"run {again}"] if again else []))
 
 
 def _key(batch: PluginBatch, *parts: str) -> str:
