@@ -18,7 +18,8 @@ import xxhash
 from dm.common.errors import CommunicationError, ConfigurationError, DmException, InvalidArgument, TransferError
 from dm.station.acquisition.transports import rsync_process
 from dm.station.acquisition.transports.base import FileOutcome, FileStamp, Source, TransferBatch, TransferFile
-from dm.station.acquisition.transports.rsync import OPEN_FILES, Rsync
+from dm.station.acquisition.transports.offering import OPEN_FILES
+from dm.station.acquisition.transports.rsync import Rsync
 from dm.station.acquisition.transports.rsync_command import DaemonSettings, RsyncSettings
 from tests.service.acquisition_hosts import free_port, running_rsync_daemon, running_sshd
 

@@ -1,8 +1,6 @@
 """The transport through rsync: one process per batch, for staging areas or sources on another machine.
 
-*Pushing* (the source is here): every file is opened by us, following no link, and offered to rsync as a link to the
-open descriptor in a private directory, under its staged name. So rsync never resolves a name a user chose, cannot be
-led out of the data directory by a swap, and storage gets opaque names. Digests come from the same descriptors.
+*Pushing* (the source is here): rsync sees the files under their staged names only; see :mod:`.offering`.
 
 *Pulling* (the source is ``@host:/path`` or ``rsync://host/module/path``): see :mod:`.rsync_pull`.
 """
@@ -13,11 +11,9 @@ import calendar
 import os
 import re
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 
 from pydantic import BaseModel
 
@@ -32,21 +28,13 @@ from dm.station.acquisition.transports.base import (
     TransferFile,
     Transport,
 )
-from dm.station.acquisition.transports.copying import (
-    CopyError,
-    changed,
-    copy_digesting,
-    mount_point,
-    note,
-    opened_source,
-    stamp,
-)
+from dm.station.acquisition.transports.copying import CopyError, mount_point, note
 from dm.station.acquisition.transports.local import check_directory, require_root
+from dm.station.acquisition.transports.offering import digested, offered, parts
 from dm.station.acquisition.transports.rsync_command import Caller, RsyncSettings
 from dm.station.acquisition.transports.rsync_process import PARTIAL, require_version, stream
 from dm.station.acquisition.transports.rsync_pull import SECOND, pull
 
-OPEN_FILES = 256
 _LISTED = re.compile(rb"([-a-z])\S{9,10}\s+(-?[\d,]+) (-?\d+/\d\d/\d\d \d\d:\d\d:\d\d) (.*)", re.DOTALL)
 
 
@@ -145,7 +133,7 @@ class Rsync(Transport):
         require_version(self._program)
         if batch.source.is_local:
             require_root(batch.source)
-            return [outcome for part in _parts(batch.files) for outcome in self._push(batch, part)]
+            return [outcome for part in parts(batch.files) for outcome in self._push(batch, part)]
         if batch.staging_host is not None:
             raise InvalidArgument(
                 f"Data directory {batch.source.text!r} and staging on {batch.staging_host!r} are both remote; "
@@ -154,43 +142,18 @@ class Rsync(Transport):
         return pull(self._caller, batch, self._workers)
 
     def _push(self, batch: TransferBatch, files: Sequence[TransferFile]) -> list[FileOutcome]:
-        """Send files that are here."""
+        """Send files that are here, digesting them meanwhile."""
         outcomes = [FileOutcome(file.staged_name) for file in files]
-        with ExitStack() as stack, tempfile.TemporaryDirectory(prefix="dm-rsync-") as directory:
-            opened: list[tuple[TransferFile, int, FileOutcome]] = []
-            for file, outcome in zip(files, outcomes, strict=True):
-                try:
-                    descriptor, status = stack.enter_context(opened_source(batch.source.root, file.path))
-                except (CopyError, OSError) as error:
-                    note(outcome, error, file.path)
-                    continue
-                outcome.mode, outcome.before = status.st_mode & 0o7777, stamp(status)
-                os.symlink(f"/proc/{os.getpid()}/fd/{descriptor}", os.path.join(directory, file.staged_name))
-                opened.append((file, descriptor, outcome))
-            if opened:
-                self._send_and_digest(batch, directory, opened)
+        with offered(batch, files, outcomes) as (directory, offers):
+            if not offers:
+                return outcomes
+            with digested(self._workers, batch, offers):
+                unsent = self._send(batch, directory, [offer.file.staged_name.encode() for offer in offers])
+            for offer in offers:
+                why = unsent.get(offer.file.staged_name)
+                if why and not offer.outcome.error:
+                    note(offer.outcome, CopyError(f"File {display(offer.file.path)!r} {why}."), offer.file.path)
         return outcomes
-
-    def _send_and_digest(
-        self, batch: TransferBatch, directory: str, opened: Sequence[tuple[TransferFile, int, FileOutcome]]
-    ) -> None:
-        """Let rsync send while we digest the same files, so that both find them in memory; then look at them again."""
-        given_up = threading.Event()
-        tasks = [self._workers.submit(_digest, batch, *item, given_up) for item in opened]
-        try:
-            unsent = self._send(batch, directory, [file.staged_name.encode() for file, _, _ in opened])
-        except BaseException:
-            given_up.set()
-            raise
-        finally:
-            for task in tasks:
-                task.result()
-        for file, descriptor, outcome in opened:
-            outcome.after = stamp(os.fstat(descriptor))
-            if file.staged_name in unsent:
-                note(outcome, CopyError(f"File {display(file.path)!r} {unsent[file.staged_name]}."), file.path)
-            elif not outcome.error and not outcome.steady:
-                note(outcome, changed(file.path), file.path)
 
     def _send(self, batch: TransferBatch, directory: str, names: Sequence[bytes]) -> dict[str, str]:
         """Run rsync from the directory of links to staging.
@@ -210,32 +173,6 @@ class Rsync(Transport):
             name.decode(): f"did not arrive on {where}: {result.complaint(name) or result.sentence()}"
             for name in set(names) & set(compared.lines)
         }
-
-
-def _parts(files: Sequence[TransferFile]) -> Iterator[Sequence[TransferFile]]:
-    """Cut a batch so that it never needs more descriptors than an account usually has."""
-    for first in range(0, len(files), OPEN_FILES):
-        yield files[first : first + OPEN_FILES]
-
-
-def _digest(
-    batch: TransferBatch, file: TransferFile, descriptor: int, outcome: FileOutcome, given_up: threading.Event
-) -> None:
-    """Digest a file that rsync reads at the same time, through our own descriptor."""
-    assert outcome.before is not None
-    shown, where = display(file.path), batch.staging_directory
-    try:
-        copied = copy_digesting(
-            descriptor,
-            None,
-            outcome.before.size,
-            shown=shown,
-            where=where,
-            stop=lambda: batch.stop.is_set() or given_up.is_set(),
-        )
-        outcome.size, outcome.digests, outcome.md5 = copied.size, copied.digests, copied.md5
-    except (CopyError, OSError) as error:
-        note(outcome, error, file.path)
 
 
 def _entry(line: bytes) -> SourceEntry | None:

@@ -1,0 +1,139 @@
+"""The GridFTP servers of a station: which of them answer, in turn, and connections to them that are kept for a while.
+
+A server that did not answer rests: it is left out until its time has passed, unless no other is left.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from dm.common.errors import CommunicationError, DmException
+from dm.common.paths import display
+from dm.station.acquisition.transports.base import Source
+from dm.station.acquisition.transports.gridftp_control import Control
+from dm.station.acquisition.transports.gridftp_credentials import Credentials
+from dm.station.acquisition.transports.gridftp_settings import GridFtpSettings, Server, ServersSettings, server
+
+_log = logging.getLogger(__name__)
+_IDLE_SECONDS = 30.0
+_IDLE_MOST = 8
+
+
+class Fleet:
+    """See the module.
+
+    :param settings: with the servers. :param credentials: shown to those that ask for one.
+    """
+
+    def __init__(self, settings: GridFtpSettings, credentials: Credentials) -> None:
+        self._settings = settings
+        self._credentials = credentials
+        self._lock = threading.Lock()
+        self._turn = itertools.count()
+        self._resting: dict[Server, float] = {}
+        self._idle: dict[Server, list[tuple[float, Control]]] = {}
+
+    def close(self) -> None:
+        """Hang up all connections."""
+        with self._lock:
+            kept, self._idle = self._idle, {}
+        for _, control in itertools.chain.from_iterable(kept.values()):
+            control.close()
+
+    # --- which servers --------------------------------------------------------------------------------------
+    def of_source(self, source: Source) -> ServersSettings:
+        """Return the servers of a data directory given as a URL."""
+        host = source.host or ""
+        known = self._settings.sources.get(host)
+        if known is not None:
+            return known
+        port = f":{source.port}" if source.port else ""
+        return ServersSettings(urls=[str(server(f"{source.scheme}://{host}{port}"))])
+
+    def answering(self, servers: Sequence[Server], directory: bytes) -> list[Server]:
+        """Return the servers that answer and see a directory, beginning with another one each time.
+
+        :raises CommunicationError: none does; the text says why the last one did not.
+        """
+        first = next(self._turn) % len(servers)
+        turned = [*servers[first:], *servers[:first]]
+        now = time.monotonic()
+        with self._lock:
+            rested = [one for one in turned if self._resting.get(one, 0.0) <= now]
+        found: list[Server] = []
+        problem: DmException | None = None
+        for one in rested or turned:
+            try:
+                with self.control(one) as control:
+                    fact = control.status([directory])[0]
+            except CommunicationError as error:
+                problem = error
+                self.rest(one, error)
+                continue
+            if fact is None or fact.kind != "directory":
+                problem = CommunicationError(f"Server {one} does not see the directory {display(directory)!r}.")
+                continue
+            found.append(one)
+        if not found:
+            assert problem is not None
+            raise problem
+        return found
+
+    def rest(self, one: Server, problem: Exception) -> None:
+        """Leave a server out for a while, and forget the connections to it."""
+        with self._lock:
+            self._resting[one] = time.monotonic() + self._settings.rest_seconds
+            dead = self._idle.pop(one, [])
+        for _, control in dead:
+            control.close()
+        _log.warning("GridFTP server %s is left out for %g s: %s", one, self._settings.rest_seconds, problem)
+
+    def weed(self, servers: Sequence[Server]) -> None:
+        """Let those servers rest to which no new connection can be made."""
+        for one in servers:
+            try:
+                self._connect(one).close()
+            except CommunicationError as error:
+                self.rest(one, error)
+
+    # --- connections ----------------------------------------------------------------------------------------
+    @contextmanager
+    def control(self, one: Server) -> Iterator[Control]:
+        """Lend a connection; it is kept for others unless the block fails on it.
+
+        :raises CommunicationError: the server does not answer.
+        """
+        control = self._idle_one(one) or self._connect(one)
+        try:
+            yield control
+        except BaseException:  # an answer may still be on its way
+            control.close()
+            raise
+        with self._lock:
+            kept = self._idle.setdefault(one, [])
+            if len(kept) < _IDLE_MOST:
+                kept.append((time.monotonic(), control))
+                return
+        control.close()
+
+    def _idle_one(self, one: Server) -> Control | None:
+        """Return a connection that was used a moment ago; older ones may have been cut by the server."""
+        too_old = time.monotonic() - _IDLE_SECONDS
+        with self._lock:
+            kept = self._idle.get(one, [])
+            old = [control for since, control in kept if since < too_old]
+            kept[:] = [pair for pair in kept if pair[0] >= too_old]
+            found = kept.pop()[1] if kept else None
+        for control in old:
+            control.close()
+        return found
+
+    def _connect(self, one: Server) -> Control:
+        context = self._credentials.context() if one.secure else None
+        settings = self._settings
+        return Control(one, context, connect_timeout=settings.connect_timeout, io_timeout=settings.io_timeout)

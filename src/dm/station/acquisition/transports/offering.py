@@ -1,0 +1,109 @@
+"""Offering local files to a program that moves them, under their staged names and without names a user chose.
+
+Every file is opened by us, following no link, and appears in a private directory as a link to the open descriptor. So
+the program never resolves a name of the source and cannot be led out of the data directory by a swap. The digests come
+from the same descriptors, read while the program reads them too, so that both find the bytes in memory.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+from dm.common.paths import display
+from dm.station.acquisition.transports.base import FileOutcome, TransferBatch, TransferFile
+from dm.station.acquisition.transports.copying import CopyError, changed, copy_digesting, note, opened_source, stamp
+
+OPEN_FILES = 256
+
+
+@dataclass(frozen=True)
+class Offer:
+    """One file that was opened.
+
+    :param size: when it was. :param outcome: to be filled in.
+    """
+
+    file: TransferFile
+    descriptor: int
+    size: int
+    outcome: FileOutcome
+
+    @property
+    def steady(self) -> bool:
+        """Whether the file is still what it was when it was opened."""
+        return stamp(os.fstat(self.descriptor)) == self.outcome.before
+
+
+def parts(files: Sequence[TransferFile]) -> Iterator[Sequence[TransferFile]]:
+    """Cut a batch so that it never needs more descriptors than an account usually has."""
+    for first in range(0, len(files), OPEN_FILES):
+        yield files[first : first + OPEN_FILES]
+
+
+@contextmanager
+def offered(
+    batch: TransferBatch, files: Sequence[TransferFile], outcomes: Sequence[FileOutcome]
+) -> Iterator[tuple[str, list[Offer]]]:
+    """Open files and offer them.
+
+    :param outcomes: of the files, in their order; those that cannot be opened get their error.
+    :yields: the private directory, and the files that lie in it under their staged names.
+    """
+    with ExitStack() as stack, tempfile.TemporaryDirectory(prefix="dm-move-") as directory:
+        offers: list[Offer] = []
+        for file, outcome in zip(files, outcomes, strict=True):
+            try:
+                descriptor, status = stack.enter_context(opened_source(batch.source.root, file.path))
+            except (CopyError, OSError) as error:
+                note(outcome, error, file.path)
+                continue
+            outcome.mode, outcome.before = status.st_mode & 0o7777, stamp(status)
+            os.symlink(f"/proc/{os.getpid()}/fd/{descriptor}", os.path.join(directory, file.staged_name))
+            offers.append(Offer(file, descriptor, status.st_size, outcome))
+        yield directory, offers
+
+
+@contextmanager
+def digested(workers: Executor, batch: TransferBatch, offers: Sequence[Offer]) -> Iterator[None]:
+    """Digest the files while the block moves them; afterwards look at them again.
+
+    Files that changed get that as their error. When the block fails, the digesting is given up.
+    """
+    given_up = threading.Event()
+    tasks = [workers.submit(_digest, batch, offer, given_up) for offer in offers]
+    try:
+        yield
+    except BaseException:
+        given_up.set()
+        raise
+    finally:
+        for task in tasks:
+            task.result()
+    for offer in offers:
+        outcome = offer.outcome
+        outcome.after = stamp(os.fstat(offer.descriptor))
+        if not outcome.error and not outcome.steady:
+            note(outcome, changed(offer.file.path), offer.file.path)
+
+
+def _digest(batch: TransferBatch, offer: Offer, given_up: threading.Event) -> None:
+    """Digest a file through our own descriptor."""
+    outcome = offer.outcome
+    try:
+        copied = copy_digesting(
+            offer.descriptor,
+            None,
+            offer.size,
+            shown=display(offer.file.path),
+            where=batch.staging_directory,
+            stop=lambda: batch.stop.is_set() or given_up.is_set(),
+        )
+        outcome.size, outcome.digests, outcome.md5 = copied.size, copied.digests, copied.md5
+    except (CopyError, OSError) as error:
+        note(outcome, error, offer.file.path)
