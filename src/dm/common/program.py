@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,6 +12,9 @@ from typing import TypeVar
 from dm.common import logs, settings
 from dm.common.errors import DmException
 from dm.common.settings import WebSettings
+
+_GARBAGE = 20_000
+"""Objects between two looks for reference cycles; at Python's 700, reading a large JSON text looks all the time."""
 
 M = TypeVar("M", bound=WebSettings)
 
@@ -35,6 +39,8 @@ def run(
         file = options.config or settings.default_path()
         values = settings.load(model, name, file)
         with logs.configure(name, values.log_file, values.log_level, stderr=options.foreground):
+            gc.freeze()  # what is loaded by now stays
+            gc.set_threshold(_GARBAGE, 20, 20)
             work(values, file)
     except DmException as error:
         print(f"Error: {error}", file=sys.stderr)

@@ -468,12 +468,14 @@ class CatalogServiceApi(_CatApi):
         """Store what file records bring; repeatable, in any order (see :mod:`dm.station.catalog.items`).
 
         :param files: each ``experimentId``, ``experimentName``, ``path``, ``root``, any of ``fileSize``,
-            ``fileModificationTime``, ``md5Sum``, ``digests``, ``version``, ``replicas``, and ``metadata``.
+            ``fileModificationTime``, ``md5Sum``, ``digests``, ``version``, ``replicas``, all plain JSON values, and
+            ``metadata``, which may be anything :func:`plain` takes.
         :returns: ``{countFiles, nAdded, nUpdated, nUnchanged, nErrors, errors}``. ``errors`` names by ``index`` the
             records that were refused for good (``errorClass``, ``errorMessage``); all others are stored.
         """
         total: dict[str, Any] = {}
-        for part in _parts([_mapping(record, "A file record") for record in files]):
+        records = [{**record, "metadata": plain(record.get("metadata") or {})} for record in files]
+        for part in _parts(records):
             _add_up(total, self.client.post("/files/bulk", {"files": part}), None)
         empty = {"countFiles": 0, "nAdded": 0, "nUpdated": 0, "nUnchanged": 0, "nErrors": 0, "errors": []}
         return total or empty

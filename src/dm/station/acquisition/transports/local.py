@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -23,6 +24,8 @@ from dm.station.acquisition.transports.copying import (
     write_problem,
 )
 
+_GROUP_FILES = 8
+_GROUP_BYTES = 4 << 20
 _STAGED = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -63,11 +66,28 @@ class Local(Transport):
             require_root(batch.source)
             if len(batch.files) == 1:
                 return [_copy(batch, staging.descriptor, batch.files[0])]
-            return list(self._workers.map(lambda file: _copy(batch, staging.descriptor, file), batch.files))
+            groups = self._workers.map(
+                lambda files: [_copy(batch, staging.descriptor, file) for file in files], _groups(batch.files)
+            )
+            return [outcome for group in groups for outcome in group]
 
     def close(self) -> None:
         """End the copying threads."""
         self._workers.shutdown()
+
+
+def _groups(files: list[TransferFile]) -> Iterator[list[TransferFile]]:
+    """Share files out in groups: handing over a small file by itself costs as much as copying it."""
+    group: list[TransferFile] = []
+    size = 0
+    for file in files:
+        group.append(file)
+        size += file.size
+        if len(group) >= _GROUP_FILES or size >= _GROUP_BYTES:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
 
 
 class open_staging:  # noqa: N801 - used like open()
@@ -139,7 +159,14 @@ def _copy(batch: TransferBatch, staging: int, file: TransferFile) -> FileOutcome
             target = _create(staging, file.staged_name, shown, batch.staging_directory)
             try:
                 copied = copy_digesting(
-                    source, target, status.st_size, shown=shown, where=batch.staging_directory, stop=batch.stop.is_set
+                    source,
+                    target,
+                    status.st_size,
+                    shown=shown,
+                    where=batch.staging_directory,
+                    stop=batch.stop.is_set,
+                    moved=batch.moved,
+                    checksum=batch.checksum,
                 )
             finally:
                 _close(target, shown, batch.staging_directory)
