@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dm.station.acquisition.watch.filesystem import filesystem_of, has_events
+from dm.station.acquisition.watch.filesystem import MountTable, filesystem_of, method_of, method_of_type
 from dm.station.acquisition.watch.inotify import TreeWatch
 from dm.station.acquisition.watch.scan import Walk
 
@@ -161,4 +161,39 @@ def test_which_file_systems_have_events(tmp_path: Path) -> None:
     assert filesystem_of(place + b"/a b/c", str(info)) == "nfs4"
     assert filesystem_of(b"/", str(info)) == "ext4"
     assert filesystem_of(place, str(tmp_path / "none")) == ""
-    assert has_events(place) == (filesystem_of(place) != "")
+    assert method_of(place, str(info)) == ("both", "nfs4")  # something remote is mounted inside
+    assert method_of(place + b"/a b", str(info)) == ("polling", "nfs4")
+    assert method_of(b"/dev", str(info)) == ("events", "ext4")
+    assert method_of(place, str(tmp_path / "none")) == ("both", "unknown")
+
+
+@pytest.mark.parametrize(
+    ("kind", "method"),
+    [
+        ("ext4", "events"),
+        ("xfs", "events"),
+        ("tmpfs", "events"),
+        ("overlay", "events"),
+        ("fuseblk", "events"),
+        ("nfs", "polling"),
+        ("nfs4", "polling"),
+        ("gpfs", "polling"),
+        ("lustre", "polling"),
+        ("cifs", "polling"),
+        ("9p", "polling"),
+        ("fuse.sshfs", "polling"),
+        ("fuse.mergerfs", "both"),
+        ("fuse", "both"),
+        ("newfs", "both"),
+        ("", "both"),
+    ],
+)
+def test_what_is_done_for_each_type_of_file_system(kind: str, method: str) -> None:
+    assert method_of_type(kind) == method
+
+
+def test_nothing_was_mounted_since_the_last_look() -> None:
+    table = MountTable()
+    table.changed()
+    assert not table.changed()
+    table.close()

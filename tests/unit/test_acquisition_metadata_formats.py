@@ -231,7 +231,7 @@ def test_reader_takes_any_file_name_and_survives_its_process(tmp_path):
         name = os.fsdecode(os.fsencode(str(tmp_path)) + b"/\xff\xfe odd\n\xe6.h5")
         os.rename(nexus(tmp_path / "a.h5"), name)
         assert reader.extract(name)["title"] == "AgBehenate 5 s"
-        os.kill(reader._process.pid, signal.SIGKILL)
+        os.kill(reader._helper._process.pid, signal.SIGKILL)
         assert reader.extract(name)["title"] == "AgBehenate 5 s"
         os.symlink(name, tmp_path / "link.h5")
         assert "metadataError" in reader.extract(str(tmp_path / "link.h5"))
@@ -247,7 +247,7 @@ def test_reader_gives_up_on_a_file_that_hangs_it(tmp_path):
     path = nexus(tmp_path / "a.h5")
     try:
         assert reader.extract(path)["title"] == "AgBehenate 5 s"
-        os.kill(reader._process.pid, signal.SIGSTOP)
+        os.kill(reader._helper._process.pid, signal.SIGSTOP)
         reader.seconds = 0.2
         assert "0.2 s" in reader.extract(path)["metadataError"]
         reader.seconds = 20

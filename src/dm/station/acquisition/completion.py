@@ -1,12 +1,9 @@
-"""When is a file whole? It stayed the same for a settle time, measured on our own monotonic clock.
+"""Files that may be whole soon: who waits, for what, and whose turn it is.
 
-A file whose writer closed it (or that was renamed into place) needs a short settle time, and next to none when the
-kernel confirms that nobody has it open for writing (:mod:`dm.station.acquisition.writers`); a file known only from a
-scan, a longer one; a name that says "temporary" (``x.tmp``), a much longer one, so that the rename to its real name
-normally comes first. A file that is closed again after it was taken has a writer that comes back: for it, and after
-three of its kind for all names with the same ending, the confirmation shortens nothing.
-
-Modification times are compared with each other only, never with a clock: they may lie in the future.
+Which evidence counts is up to a rule (:mod:`dm.station.acquisition.rules`). What no rule decides is checked here: just
+before a rule is asked, the file is looked at again, and one that has changed starts anew. "Unchanged for N s" is
+measured on our own monotonic clock; modification times are compared with each other only, never with a clock: they may
+lie in the future.
 """
 
 from __future__ import annotations
@@ -15,21 +12,19 @@ import enum
 import heapq
 import os
 import stat
+import time
+from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
+from math import inf
 
+from dm.station.acquisition.rules.base import CompletionRule, Rule, Seen, SettleTimes
 from dm.station.acquisition.transports.base import FileStamp
-from dm.station.acquisition.writers import unwritten
 
-_TEMPORARY = (b".tmp", b".temp", b".part", b".partial", b".crdownload", b".swp", b"~")
-_LESSON = 3  # files closed again after they were taken teach that their kind has writers that come back
-_KINDS = 1000  # kinds of names learned at most
+__all__ = ["Decision", "Rule", "SettleTimes", "Tracker", "Verdict", "Waiting", "look", "same"]
 
-
-class Rule(enum.StrEnum):
-    """Which evidence made a file count as whole (kept in the ledger)."""
-
-    CLOSED = "closed"  # its writer closed it, and it stayed the same for the short settle time
-    SETTLED = "settled"  # found by a scan, and stayed the same for the long settle time
+_OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+_PARKED = 100_000  # files that wait for something else than time, at most; a walk finds again what finds no place
 
 
 class Verdict(enum.Enum):
@@ -40,26 +35,36 @@ class Verdict(enum.Enum):
     OTHER = "other"  # no longer a regular file
 
 
-@dataclass(frozen=True)
-class SettleTimes:
-    """Seconds a file must stay the same.
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """A candidate that is decided.
 
-    :param proven: after its writer closed it, when nobody has it open for writing; covers what writers do right after
-        closing: renaming, setting times.
+    :param stamp: its shape, when it is ready. :param rule: the evidence.
+    :param unannounced: no event told of it, only a walk over the whole directory.
     """
 
-    closed: float = 0.3
-    scanned: float = 3.0
-    temporary: float = 60.0
-    proven: float = 0.05
-
-
-@dataclass(slots=True)
-class _Candidate:
+    path: bytes
+    verdict: Verdict
     stamp: FileStamp | None
     rule: Rule
-    due: float
-    later: float = 0.0  # when it is looked at again if at ``due`` somebody has it open, or nobody can tell
+    unannounced: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A file that is not whole yet, for people.
+
+    :param path: relative to the data directory. :param size: bytes when last looked at, if it was.
+    :param since: epoch seconds when it was first seen. :param rule: name of the rule that is waited for.
+    :param why: in a few words. :param state: ``settling`` when only time has to pass, else ``seen``.
+    """
+
+    path: bytes
+    size: int | None
+    since: float
+    rule: str
+    why: str
+    state: str
 
 
 def look(path: bytes) -> tuple[FileStamp | None, int]:
@@ -71,8 +76,20 @@ def look(path: bytes) -> tuple[FileStamp | None, int]:
     return FileStamp(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino), status.st_mode
 
 
-def _kind(path: bytes) -> bytes:
-    return os.path.splitext(path)[1].lower()
+def look_afresh(path: bytes) -> tuple[FileStamp | None, int]:
+    """Return the same, asking the server of a network file system: opening a file makes what the client remembers of
+    its size and times up to date."""
+    try:
+        descriptor = os.open(path, _OPEN)
+    except OSError:
+        return look(path)
+    try:
+        status = os.fstat(descriptor)
+    except OSError:
+        return None, 0
+    finally:
+        os.close(descriptor)
+    return FileStamp(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino), status.st_mode
 
 
 def same(first: FileStamp | None, second: FileStamp | None) -> bool:
@@ -87,19 +104,25 @@ def same(first: FileStamp | None, second: FileStamp | None) -> bool:
 
 
 class Tracker:
-    """Files that may be whole soon. Not thread safe: one per task, used by its thread.
+    """See the module. Not thread safe: one per task, used by its thread; only :meth:`poke`, :meth:`waiting` and
+    :meth:`waiting_for` may be called by others.
 
-    :param root: the local data directory, or ``None`` for a source only its transport can list; then a file is whole
-        when :meth:`offer` is called again after the settle time with the same stamp.
+    :param root: the local data directory, or ``None`` for a source only its transport can list; then a file is judged
+        when :meth:`offer` is called again with the same stamp.
+    :param rule: says when a file is whole; its context's ``poke`` is set to ours.
+    :param remote: the directory lies on a network file system, whose client remembers sizes and times for a while.
     """
 
-    def __init__(self, root: bytes | None, times: SettleTimes) -> None:
+    def __init__(self, root: bytes | None, rule: CompletionRule, remote: bool = False) -> None:
         self.root = root
-        self.times = times
-        self._candidates: dict[bytes, _Candidate] = {}
+        self.rule = rule
+        rule.context.poke = self.poke
+        self._look = look_afresh if remote else look
+        self._candidates: dict[bytes, Seen] = {}
         self._heap: list[tuple[float, bytes]] = []
-        self.patient = True  # whether temporary names get their long settle time
-        self._reopened: dict[bytes, set[bytes]] = {}  # kind of name -> some that were closed again once taken
+        self._parked: dict[bytes, None] = {}  # those that wait for something else than time
+        self._poked: deque[bytes] = deque()
+        self.woken = lambda: None  # called by :meth:`poke`, to end the sleep of the thread
 
     def __len__(self) -> int:
         return len(self._candidates)
@@ -107,117 +130,167 @@ class Tracker:
     def __contains__(self, path: bytes) -> bool:
         return path in self._candidates
 
-    def _settle(self, path: bytes, rule: Rule) -> float:
-        if self.patient and path.lower().endswith(_TEMPORARY):
-            return self.times.temporary
-        return self.times.closed if rule is Rule.CLOSED else self.times.scanned
+    @property
+    def busy(self) -> int:
+        """How many files wait for nothing but time."""
+        return len(self._candidates) - len(self._parked)
 
-    def _moments(self, path: bytes, rule: Rule, now: float, again: bool) -> tuple[float, float]:
-        """Return when a file is looked at, and when once more if nobody can say then that it has no writer."""
-        usual = now + self._settle(path, rule)
-        if again:
-            kind = _kind(path)
-            if kind in self._reopened or len(self._reopened) < _KINDS:
-                known = self._reopened.setdefault(kind, set())
-                if len(known) < _LESSON:
-                    known.add(path)
-            return usual, 0.0
-        soon = now + self.times.proven
-        if rule is not Rule.CLOSED or soon >= usual or (self.patient and path.lower().endswith(_TEMPORARY)):
-            return usual, 0.0
-        if len(self._reopened.get(_kind(path), ())) >= _LESSON:
-            return usual, 0.0
-        return soon, usual
-
-    def offer(self, path: bytes, stamp: FileStamp | None, rule: Rule, now: float, again: bool = False) -> bool:
+    # --- what comes in ----------------------------------------------------------------------------------------------
+    def offer(
+        self,
+        path: bytes,
+        stamp: FileStamp | None,
+        now: float,
+        *,
+        closed: bool = False,
+        again: bool = False,
+        told: bool = False,
+        unannounced: bool = False,
+    ) -> Decision | None:
         """Say that a file may be whole.
 
         :param stamp: how it looked, or ``None`` to look now (local sources).
-        :param again: it was taken before, so its writer is one that comes back.
-        :returns: whether it is known to be whole already (remote sources only).
+        :param closed: its writer just closed it, or moved it in. :param again: it was taken before, so its writer is
+            one that comes back. :param told: its writer says that it is whole.
+        :param unannounced: a walk over the whole directory found it, and nothing else so far.
+        :returns: a decision that is known already (remote sources only).
         """
         if stamp is None and self.root is not None:
             stamp, _mode = look(os.path.join(self.root, path))
             if stamp is None:
-                return False
-        due, later = self._moments(path, rule, now, again)
-        known = self._candidates.get(path)
-        if known is None:
-            self._candidates[path] = _Candidate(stamp, rule, due, later)
-        elif rule is Rule.CLOSED:  # a close starts the wait again, as what it closed may be new
-            known.stamp, known.rule, known.due, known.later = stamp, rule, due, later
-        elif not same(known.stamp, stamp):
-            known.stamp, known.due, known.later = stamp, due, later
-        elif self.root is None and now >= known.due:
-            del self._candidates[path]
-            return True
-        else:
-            return False
-        heapq.heappush(self._heap, (due, path))
-        return False
+                return None
+        if again:
+            self.rule.came_back(path)
+        seen = self._candidates.get(path)
+        if seen is None:
+            seen = Seen(path, stamp, now, closed, again, told, unannounced, time.time())
+            self._candidates[path] = seen
+            return self._judge(seen, now)
+        seen.unannounced = seen.unannounced and unannounced
+        seen.told = told or (seen.told and same(seen.stamp, stamp))
+        if closed:  # a close starts the wait again, as what it closed may be new
+            seen.stamp, seen.since, seen.closed, seen.again = stamp, now, True, seen.again or again
+        elif not same(seen.stamp, stamp):
+            seen.stamp, seen.since, seen.closed = stamp, now, False
+        elif not told and seen.due != inf and self.root is not None:
+            return None  # seen again as it was: its time has not come
+        return self._judge(seen, now)
+
+    def poke(self, path: bytes) -> None:
+        """Have a file judged soon; any thread."""
+        self._poked.append(path)
+        self.woken()
 
     def hurry(self, now: float) -> None:
-        """Stop waiting long for temporary names: the task is ending, this is what there is."""
-        self.patient = False
-        for path, candidate in self._candidates.items():
-            due = min(candidate.due, now + self._settle(path, candidate.rule))
-            if due < candidate.due:
-                candidate.due = due
-                heapq.heappush(self._heap, (due, path))
+        """Wait no longer than needed: the task is ending, this is what there is."""
+        self.rule.context.ending = True
+        self.recheck(now)
+
+    def recheck(self, now: float) -> None:
+        """Have everything judged now."""
+        for seen in self._candidates.values():
+            self._schedule(seen, now)
+
+    # --- judging ----------------------------------------------------------------------------------------------------
+    def _fired(self, seen: Seen, now: float) -> tuple[str, float]:
+        if seen.told and self.rule.trusts_writer:
+            return Rule.MESSAGE, 0.0
+        return self.rule.judge(seen, now)
+
+    def _judge(self, seen: Seen, now: float) -> Decision | None:
+        """Set when a file is looked at next, after something was learned of it."""
+        if seen.stamp is None:  # on another host, and its next walk has to say how it looks
+            self._schedule(seen, inf)
+            return None
+        fired, seconds = self._fired(seen, now)
+        if fired and self.root is None:
+            self._forget(seen.path)
+            return Decision(seen.path, Verdict.READY, seen.stamp, Rule(fired), seen.unannounced)
+        self._schedule(seen, now if fired else now + seconds)
+        return None
+
+    def _schedule(self, seen: Seen, due: float) -> None:
+        seen.due = due
+        if due == inf:
+            self._parked[seen.path] = None
+            if len(self._parked) > _PARKED and not self.rule.context.ending:
+                self._forget(next(iter(self._parked)))
+        else:
+            self._parked.pop(seen.path, None)
+            heapq.heappush(self._heap, (due, seen.path))
+
+    def _forget(self, path: bytes) -> Seen | None:
+        self._parked.pop(path, None)
+        return self._candidates.pop(path, None)
+
+    def _drain_pokes(self, now: float) -> None:
+        while self._poked:
+            seen = self._candidates.get(self._poked.popleft())
+            if seen is not None:
+                self._schedule(seen, now)
 
     def next_due(self) -> float | None:
         """Return when :meth:`take` has something to do next (monotonic seconds)."""
+        if self._poked:
+            return 0.0
         while self._heap:
             due, path = self._heap[0]
-            candidate = self._candidates.get(path)
-            if candidate is not None and candidate.due == due:
+            seen = self._candidates.get(path)
+            if seen is not None and seen.due == due:
                 return due
             heapq.heappop(self._heap)
         return None
 
-    def take(self, now: float, limit: int = 2000) -> list[tuple[bytes, Verdict, FileStamp | None, Rule]]:
-        """Look at the candidates that are due.
-
-        :returns: those that are decided, with the stamp they had; files that changed wait again.
-        """
-        decided: list[tuple[bytes, Verdict, FileStamp | None, Rule]] = []
+    def take(self, now: float, limit: int = 2000) -> list[Decision]:
+        """Return what is decided by now; local sources only."""
         if self.root is None:
-            return decided
-        while len(decided) < limit and (due := self.next_due()) is not None and due <= now:
+            return []
+        self._drain_pokes(now)
+        decided: list[Decision] = []
+        soon = now + 1e-6  # rounding is no reason to come again
+        while len(decided) < limit and (due := self.next_due()) is not None and due <= soon:
             _due, path = heapq.heappop(self._heap)
-            candidate = self._candidates[path]
-            stamp, mode = look(os.path.join(self.root, path))
+            seen = self._candidates[path]
+            stamp, mode = self._look(os.path.join(self.root, path))
+            fired = ""
             if stamp is None:
                 verdict = Verdict.GONE
             elif not stat.S_ISREG(mode):
                 verdict = Verdict.OTHER
-            elif same(stamp, candidate.stamp) and self._closed_for_good(path, stamp, candidate):
-                verdict = Verdict.READY
             else:
-                if candidate.later and same(stamp, candidate.stamp):
-                    candidate.due, candidate.later = candidate.later, 0.0
-                else:  # whoever closed it is not the only writer, so the longer wait applies
-                    candidate.stamp, candidate.rule, candidate.later = stamp, Rule.SETTLED, 0.0
-                    candidate.due = now + self._settle(path, Rule.SETTLED)
-                heapq.heappush(self._heap, (candidate.due, path))
-                continue
-            del self._candidates[path]
-            decided.append((path, verdict, stamp, candidate.rule))
+                verdict = Verdict.READY
+                if not same(stamp, seen.stamp):
+                    # Whoever closed it is not the only writer, or wrote on after saying that it is whole.
+                    seen.since, seen.closed, seen.told = now, False, False
+                seen.stamp = stamp
+                fired, seconds = self._fired(seen, now)
+                if not fired:
+                    self._schedule(seen, now + max(seconds, 1e-3))
+                    continue
+            self._forget(path)
+            decided.append(Decision(path, verdict, stamp, Rule(fired), seen.unannounced))
         return decided
 
-    def _closed_for_good(self, path: bytes, stamp: FileStamp, candidate: _Candidate) -> bool:
-        """Whether a file that stayed the same until it was due need not wait any longer."""
-        assert self.root is not None
-        if candidate.rule is not Rule.CLOSED:
-            return True
-        found = unwritten(os.path.join(self.root, path), stamp)
-        return found is True or (found is None and not candidate.later)
+    # --- who waits --------------------------------------------------------------------------------------------------
+    def drop(self, path: bytes) -> Seen | None:
+        """Forget a candidate, and return what was seen of it."""
+        return self._forget(path)
 
-    def drop(self, path: bytes) -> bool:
-        """Forget a candidate; return whether it was ever seen (not only said to have changed)."""
-        candidate = self._candidates.pop(path, None)
-        return candidate is not None and candidate.stamp is not None
+    def waiting(self, skip: int = 0, limit: int | None = None) -> list[Waiting]:
+        """Return files that are not decided, in the order they were found."""
+        paths = list(self._candidates)[skip:]
+        found = map(self.waiting_for, paths if limit is None else paths[:limit])
+        return [one for one in found if one is not None]
 
-    def waiting(self, limit: int = 1) -> list[bytes]:
-        """Return some of the paths that are not decided."""
-        return list(self._candidates)[:limit]
+    def waiting_for(self, path: bytes) -> Waiting | None:
+        """Return what a file waits for, if it does."""
+        seen = self._candidates.get(path)
+        if seen is None:
+            return None
+        why = self.rule.explain(seen, time.monotonic())
+        state = "seen" if seen.due == inf else "settling"
+        return Waiting(path, seen.stamp.size if seen.stamp else None, seen.first, self.rule.name, why, state)
+
+    def paths(self) -> Iterator[bytes]:
+        """Iterate over the paths that are not decided."""
+        return iter(list(self._candidates))

@@ -8,19 +8,23 @@ import select
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 from dm.common import statuses
 from dm.common.errors import DmException, ServiceUnavailable
 from dm.station.acquisition.amends import feed
 from dm.station.acquisition.closing import Closing
-from dm.station.acquisition.completion import Rule, SettleTimes, Tracker, Verdict, look
+from dm.station.acquisition.completion import Decision, Rule, SettleTimes, Tracker, Verdict, look
 from dm.station.acquisition.ledger import Item, State, path_key
 from dm.station.acquisition.pipeline import Pipeline
 from dm.station.acquisition.resume import resume
+from dm.station.acquisition.rules import choice
+from dm.station.acquisition.rules.base import RuleContext
 from dm.station.acquisition.scout import Scout
 from dm.station.acquisition.settings import AcquisitionSettings
 from dm.station.acquisition.task import UPLOAD, Task
 from dm.station.acquisition.transports.base import FileStamp, SourceEntry
+from dm.station.acquisition.watch.filesystem import method_of
 
 _log = logging.getLogger(__name__)
 _CANDIDATES = 20_000  # a walk pauses while so many files are waiting to be whole
@@ -34,6 +38,7 @@ class Runner:
     """See the module.
 
     :param closing: ends the task. :param ended: called with the task when its thread is over.
+    :raises InvalidArgument: the task's completion rule is not to be had any more.
     """
 
     def __init__(
@@ -50,17 +55,26 @@ class Runner:
         self.closing = closing
         self.ended = ended
         scanned = settings.settle_upload_seconds if task.kind == UPLOAD else settings.settle_scanned_seconds
-        self.tracker = Tracker(
-            task.source.root if task.source.is_local else None,
-            SettleTimes(
-                settings.settle_closed_seconds,
-                scanned,
-                settings.settle_temporary_seconds,
-                settings.settle_proven_seconds,
-            ),
+        times = SettleTimes(
+            settings.settle_closed_seconds,
+            scanned,
+            settings.settle_temporary_seconds,
+            settings.settle_proven_seconds,
         )
-        task.settling = lambda: self.tracker.waiting(limit=len(self.tracker))
-        self.scout = Scout(task, settings)
+        root = task.source.root if task.source.is_local else None
+        default = choice.DEFAULT if task.kind == UPLOAD else settings.completion_rule
+        self.rule = choice.build(
+            task.spec.completion_rule or default,
+            task.spec.completion_args,
+            settings.completion,
+            RuleContext(root, times),
+        )
+        self.tracker = Tracker(root, self.rule, remote=root is not None and method_of(root)[0] != "events")
+        self.tracker.woken = task.wake.set
+        self.scout = Scout(task, settings, self.rule)
+        task.settling = lambda: list(self.tracker.paths())
+        task.waiting, task.waiting_for = self.tracker.waiting, self.tracker.waiting_for
+        task.watched = self._watched
         self.thread = threading.Thread(target=self._run, name=f"{task.kind}-{task.id[:8]}", daemon=True)
         self._unwritten: list[tuple[bytes, FileStamp, Rule]] = []
         self._skipped: list[tuple[Item, State, str]] = []
@@ -69,6 +83,8 @@ class Runner:
         self._finalizing = False
         self._final_walk = 0
         self._final_deadline = 0.0
+        self._recheck = 0.0
+        self._walks = 0
 
     def start(self) -> None:
         """Start the thread."""
@@ -95,6 +111,7 @@ class Runner:
         finally:
             self.pipeline.detach(task)
             self.scout.close()
+            self.rule.close()
             self.ended(task)
             task.wake.close()
 
@@ -139,11 +156,14 @@ class Runner:
         now = time.monotonic()
         if task.halted or task.aborting:
             return self._wind_down(now)
-        self._closed(self.scout.events(now), now)
+        self._hints(now)
         self._inbox(now)
         if not self._crowded():
             for entry in self.scout.step(now):
                 self._seen(entry, now)
+        if self.scout.walks != self._walks:  # what waits for a marker, say, may have gone
+            self._walks = self.scout.walks
+            self.tracker.recheck(now)
         self._decide(now)
         self._write(now)
         if task.spilled and now >= self._not_before:
@@ -174,15 +194,23 @@ class Runner:
         self.task.wake.clear()
 
     def _crowded(self) -> bool:
-        return len(self.tracker) >= _CANDIDATES or bool(self._unwritten)
+        return self.tracker.busy >= _CANDIDATES or bool(self._unwritten)
+
+    def _watched(self) -> dict[str, Any]:
+        """Return what info records tell of the watch."""
+        return {"nSettlingFiles": len(self.tracker), **self.scout.report()}
 
     # --- what was found ---------------------------------------------------------------------------------------------
-    def _closed(self, paths: list[bytes], now: float) -> None:
-        for path in paths:
+    def _hints(self, now: float) -> None:
+        """Take in what events say."""
+        hints = self.scout.events(now)
+        for path in hints.closed:
             state = self.task.ledger.state(path)
             if state is State.BASELINE:
                 self.task.ledger.forget(path)  # it lay there before, but somebody has written it since
-            self.tracker.offer(path, None, Rule.CLOSED, now, again=state in _TAKEN)
+            self.tracker.offer(path, None, now, closed=True, again=state in _TAKEN)
+        for path in hints.woken:
+            self.tracker.offer(path, None, now)
 
     def _inbox(self, now: float) -> None:
         """Look again at files the pipeline found changed."""
@@ -193,47 +221,50 @@ class Runner:
                     return
                 path = task.inbox.popleft()
                 if not task.source.is_local:
-                    self.tracker.offer(path, None, Rule.SETTLED, now)
+                    self.tracker.offer(path, None, now)
                     self.scout.look_at_all(now + self.settings.polling_seconds)
                 elif look(os.path.join(task.source.root, path))[0] is None:
                     self._gone(path)
                 else:
-                    self.tracker.offer(path, None, Rule.CLOSED, now, again=True)
+                    self.tracker.offer(path, None, now, closed=True, again=True)
 
     def _seen(self, entry: SourceEntry, now: float) -> None:
-        if self.task.ledger.knows(entry.path, entry.stamp) is not None:
-            return
         if entry.kind != "file":
             item = Item(entry.path, entry.stamp.size, entry.stamp.mtime_ns, "")
             self._skipped.append((item, State.SKIPPED, f"Skipped: {_KINDS[entry.kind]}."))
-        elif self.tracker.offer(entry.path, entry.stamp, Rule.SETTLED, now):
-            self._accept([(entry.path, entry.stamp, Rule.SETTLED)])
+            return
+        decided = self.tracker.offer(entry.path, entry.stamp, now, unannounced=self.scout.reconciling)
+        if decided is not None:
+            self._accept([decided])
 
     # --- deciding ---------------------------------------------------------------------------------------------------
     def _decide(self, now: float) -> None:
         if self._unwritten:
             return
         found = []
-        for path, verdict, stamp, rule in self.tracker.take(now):
-            if verdict is Verdict.GONE:
-                self._gone(path)
-            elif verdict is Verdict.OTHER:
+        for decided in self.tracker.take(now):
+            if decided.verdict is Verdict.GONE:
+                self._gone(decided.path)
+            elif decided.verdict is Verdict.OTHER:
                 self.scout.look_at_all(now)  # a walk says what it is now
-            elif stamp is not None and self.task.ledger.knows(path, stamp) is None:
-                found.append((path, stamp, rule))
+            elif decided.stamp is not None and self.task.ledger.knows(decided.path, decided.stamp) is None:
+                found.append(decided)
         self._accept(found)
 
-    def _accept(self, found: list[tuple[bytes, FileStamp, Rule]]) -> None:
+    def _accept(self, found: list[Decision]) -> None:
         """Take whole files; one that is still on its way from before waits until that is over."""
         task = self.task
         with self.pipeline.condition:
-            for path, stamp, rule in found:
+            for decided in found:
+                path, stamp = decided.path, decided.stamp
+                assert stamp is not None
                 if path_key(path) in task.declined:
                     continue
                 if path_key(path) in task.busy:
                     task.deferred.add(path)
                 else:
-                    self._unwritten.append((path, stamp, rule))
+                    self.scout.unannounced += decided.unannounced
+                    self._unwritten.append((path, stamp, decided.rule))
 
     def _gone(self, path: bytes) -> None:
         if self.task.ledger.state(path) is State.READY and path_key(path) not in self.task.busy:
@@ -275,7 +306,7 @@ class Runner:
     def _finalize(self, now: float) -> None:
         """From now on no new event counts; one more walk finds what was written before."""
         self._insist(lambda: self.task.set(status=statuses.FINALIZING))
-        self._closed(self.scout.events(now), now)
+        self._hints(now)
         self._finalizing = True
         self._final_deadline = now + self.settings.finalize_seconds
         self.tracker.hurry(now)
@@ -291,17 +322,35 @@ class Runner:
             return False
         if self._unwritten:  # the database is down, say: then nobody can tell what still changes
             self._final_deadline = now + self.settings.finalize_seconds
-        if len(self.tracker) and now >= self._final_deadline:
-            for path in self.tracker.waiting(limit=len(self.tracker)):
-                seen = self.tracker.drop(path)
-                why = f"The file was still changing {self.settings.finalize_seconds:g} s after the end."
-                state = State.FAILED if seen else State.VANISHED
-                self._skipped.append((Item(path, 0, 0, ""), state, why if seen else ""))
+        if len(self.tracker):
+            self._wait_for_the_last(now)
         self._tell_problems()
         if len(self.tracker) or self._unwritten or self._skipped:
             return False
         with self.pipeline.condition:
             return task.end()
+
+    def _wait_for_the_last(self, now: float) -> None:
+        """See to the files that are not whole at the end: each is asked about once a second, as events tell nothing any
+        more, and what is not whole in time is not taken, which is told."""
+        if now >= self._recheck:
+            self._recheck = now + _IDLE
+            self.tracker.recheck(now)
+        if now < self._final_deadline:
+            return
+        for path in self.tracker.paths():
+            waited = self.tracker.waiting_for(path)
+            seen = self.tracker.drop(path)
+            if waited is None or seen is None:
+                continue
+            if seen.stamp is None:  # only said to have changed, and not seen since
+                self._skipped.append((Item(path, 0, 0, ""), State.VANISHED, ""))
+                continue
+            why = (
+                f"Not taken: {self.settings.finalize_seconds:g} s after the end of the {self.task.kind} the file was "
+                f"not whole by the rule {waited.rule!r}; {waited.why}."
+            )
+            self._skipped.append((Item(path, seen.stamp.size, seen.stamp.mtime_ns, ""), State.FAILED, why))
 
     def _tell_problems(self) -> None:
         """Count what the last walk could not look into: a part is skipped; the whole directory is an error."""

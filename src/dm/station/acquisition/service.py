@@ -21,6 +21,7 @@ from dm.station.acquisition.extensions import make_plugins, make_transports
 from dm.station.acquisition.office import Office, Parts
 from dm.station.acquisition.plugins.base import PluginContext
 from dm.station.acquisition.routes import routes
+from dm.station.acquisition.rules import choice
 from dm.station.acquisition.settings import AcquisitionSettings
 from dm.station.acquisition.site import StorageSite
 from dm.station.acquisition.store import Store
@@ -63,6 +64,7 @@ def build_office(
     office = Office(parts)
     context = PluginContext(station.name, username, password, ca_file, office.pipeline.stop_event)
     parts.transports.extend(make_transports(acquisition.transports, file))
+    choice.check(acquisition.completion_rule, acquisition.completion, file)
     parts.plugins.extend(make_plugins(acquisition.plugins, context, file))
     return office
 

@@ -26,15 +26,34 @@ class AcquisitionSettings(StationServiceSettings):
         examples=[{"voyager": "/gdata"}],
     )
 
-    watch: Literal["auto", "events", "polling"] = Field(
+    watch: Literal["auto", "events", "polling", "both"] = Field(
         default="auto",
-        description="How new files are seen: events of the kernel (local disks), polling (network file systems), or "
-        "auto: as the file system of the data directory needs.",
+        description="How new files are seen: events of the kernel (local disks), polling (network file systems), both, "
+        "or auto: as the file system of the data directory needs. A DAQ may choose with watchMethod.",
     )
     scan_seconds: float = Field(
-        default=60, gt=0, description="The whole data directory is looked through so often beside the events."
+        default=60,
+        gt=0,
+        description="Every file of a data directory is looked at so often, whatever was told of it; less often where "
+        "that would take more than about 1 % of a processor core.",
     )
-    polling_seconds: float = Field(default=2, gt=0, description="The same where there are no events.")
+    polling_seconds: float = Field(
+        default=2,
+        gt=0,
+        description="Where there are no events, directories are looked at so often for new names; again less often "
+        "where it costs too much.",
+    )
+    completion_rule: str = Field(
+        default="closed",
+        min_length=1,
+        description="When files of a DAQ count as whole: the name of a rule (closed, stable, marker, renamed, hdf5, "
+        "message), several joined by + (all) or by a comma (any of them). A DAQ may choose with completionRule.",
+    )
+    completion: dict[str, dict[str, Any]] = Field(
+        default={},
+        description="Settings of completion rules, e.g. [acquisition.completion.marker]; the key class names a "
+        "module:Class that is not installed as an entry point.",
+    )
     settle_closed_seconds: float = Field(
         default=0.3, ge=0, description="A file closed by its writer is whole when unchanged for so long."
     )

@@ -47,6 +47,9 @@ class TaskSpec(BaseModel):
     skip_catalog: bool = False
     skip_plugins: tuple[str, ...] = ()
     on_conflict: Literal["fail", "replace", "version"] = "fail"
+    completion_rule: str = Field(default="", max_length=200)
+    completion_args: dict[str, Any] = {}
+    watch_method: Literal["", "auto", "events", "polling", "both"] = ""
 
     @field_validator(
         "file_path_pattern",
@@ -70,7 +73,12 @@ class TaskSpec(BaseModel):
         text = value.strip().lower() if isinstance(value, str) else value
         return "files" if text in ("single file", "singlefile", "file") else text
 
-    @field_validator("workflow_args", mode="before")
+    @field_validator("completion_rule", mode="before")
+    @classmethod
+    def _rules(cls, value: Any) -> Any:
+        return ",".join(str(item) for item in value) if isinstance(value, list | tuple) else value
+
+    @field_validator("workflow_args", "completion_args", mode="before")
     @classmethod
     def _arguments(cls, value: Any) -> Any:
         return parse_words(value) if isinstance(value, str | list | tuple) else value
@@ -118,7 +126,7 @@ def parse_words(value: str | list[Any] | tuple[Any, ...]) -> dict[str, Any]:
     for word in parts:
         key, colon, text = word.partition(":")
         if not colon or not key:
-            raise InvalidArgument(f"Workflow argument {word!r} is not a key:value word.")
+            raise InvalidArgument(f"Argument {word!r} is not a key:value word.")
         found[key] = text
     return found
 

@@ -17,6 +17,7 @@ import xxhash
 from dm.common import statuses, timestamps
 from dm.common.paths import display
 from dm.station.acquisition import spec as specs
+from dm.station.acquisition.completion import Waiting
 from dm.station.acquisition.ledger import Item, Ledger, State, path_key
 from dm.station.acquisition.metrics import UNSHOWN
 from dm.station.acquisition.pace import Pace, Progress, remaining
@@ -124,7 +125,12 @@ class Task:
         if self.spec.max_run_time_in_hours:
             gone = max(0.0, timestamps.now() - float(document["startTime"]))
             self.deadline = time.monotonic() + self.spec.max_run_time_in_hours * 3600 - gone
-        self.settling: Callable[[], list[bytes]] = list  # paths that may be whole soon; set by the watching thread
+        # Set by the watching thread, to be called by any: files that are not whole yet, what one of them waits for,
+        # and keys of the info record about the watch.
+        self.settling: Callable[[], list[bytes]] = list
+        self.waiting: Callable[..., list[Waiting]] = lambda skip=0, limit=None: []
+        self.waiting_for: Callable[[bytes], Waiting | None] = lambda path: None
+        self.watched: Callable[[], dict[str, Any]] = dict
         self.changed = threading.Condition()
         self.progress = time.monotonic()
         self.meters = UNSHOWN
@@ -205,6 +211,7 @@ class Task:
         total = completed + failed + skipped + waiting
         processed = total - waiting
         return {
+            **self.watched(),
             "countFiles": total,
             "nFiles": total,
             "nProcessedFiles": processed,

@@ -4,36 +4,98 @@ from __future__ import annotations
 
 import os
 import re
+import select
+from typing import Literal
 
-_REMOTE = frozenset(
-    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs", "gpfs", "lustre", "beegfs"}
-    | {"orangefs", "pvfs2", "panfs", "wekafs", "davfs", "sshfs"}
+Method = Literal["events", "polling", "both"]
+
+#: On the disks or in the memory of this machine: whatever writes there passes through this kernel, which tells us.
+#: ``fuseblk`` is a block device of ours, too; ``overlay`` tells of what is written through it, as containers do.
+LOCAL = frozenset(
+    {"ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "bcachefs", "f2fs", "jfs", "nilfs2", "reiserfs", "ntfs", "ntfs3"}
+    | {"vfat", "msdos", "exfat", "hfs", "hfsplus", "udf", "tmpfs", "ramfs", "overlay", "aufs", "fuseblk", "rootfs"}
+)
+#: On other machines, which write without telling us; also what a hypervisor shares into a virtual machine.
+REMOTE = frozenset(
+    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs", "gpfs", "mmfs", "lustre", "beegfs"}
+    | {"fhgfs", "orangefs", "pvfs2", "panfs", "wekafs", "davfs", "sshfs", "ncpfs", "coda", "gfs2", "ocfs2", "juicefs"}
+    | {"virtiofs", "vboxsf", "vmhgfs", "prl_fs", "acfs"}
 )
 _ESCAPE = re.compile(rb"\\([0-7]{3})")
+_MOUNTINFO = "/proc/self/mountinfo"
 
 
 def _unescape(text: bytes) -> bytes:
     return _ESCAPE.sub(lambda match: bytes([int(match[1], 8)]), text)
 
 
-def filesystem_of(path: bytes, mountinfo: str = "/proc/self/mountinfo") -> str:
-    """Return the type of the file system that holds ``path``, e.g. ``ext4`` or ``nfs4``; empty when unknown."""
-    real = os.path.realpath(path)
-    best, kind = b"", ""
+def _mounts(mountinfo: str) -> list[tuple[bytes, str]]:
+    """Return mount points and their types, later ones on top of earlier ones; empty when that cannot be told."""
+    found = []
     try:
         with open(mountinfo, "rb") as lines:
             for line in lines:
                 left, _, right = line.partition(b" - ")
-                point = _unescape(left.split()[4])
-                prefix = point if point.endswith(b"/") else point + b"/"
-                if (real == point or real.startswith(prefix)) and len(point) >= len(best):
-                    best, kind = point, right.split()[0].decode()
-    except OSError:
-        return ""
-    return kind
+                found.append((_unescape(left.split()[4]), right.split()[0].decode()))
+    except (OSError, IndexError, ValueError):
+        return []
+    return found
 
 
-def has_events(path: bytes) -> bool:
-    """Whether events of ``path`` can be relied upon as hints (its file system is of this machine alone)."""
-    kind = filesystem_of(path)
-    return bool(kind) and kind not in _REMOTE and not kind.startswith("fuse")
+def _below(path: bytes, point: bytes) -> bool:
+    return path == point or path.startswith(point if point.endswith(b"/") else point + b"/")
+
+
+def filesystem_of(path: bytes, mountinfo: str = _MOUNTINFO) -> str:
+    """Return the type of the file system that holds ``path``, e.g. ``ext4`` or ``nfs4``; empty when unknown."""
+    return filesystems_of(path, mountinfo)[0]
+
+
+def filesystems_of(path: bytes, mountinfo: str = _MOUNTINFO) -> list[str]:
+    """Return the type of the file system that holds ``path``, and of those mounted below it."""
+    real = os.path.realpath(path)
+    best, kind, below = b"", "", []
+    for point, found in _mounts(mountinfo):
+        if _below(real, point) and len(point) >= len(best):
+            best, kind = point, found
+        elif _below(point, real):
+            below.append(found)
+    return [kind, *below]
+
+
+def method_of_type(kind: str) -> Method:
+    """Return how files of a type of file system are seen.
+
+    What is neither known to be local nor remote (FUSE above all) gets both: events that may come, and polling.
+    """
+    base = kind.partition(".")[0]
+    if kind in LOCAL:
+        return "events"
+    return "polling" if kind in REMOTE or kind.partition(".")[2] in REMOTE or base in REMOTE else "both"
+
+
+def method_of(path: bytes, mountinfo: str = _MOUNTINFO) -> tuple[Method, str]:
+    """Return how files of a directory are to be seen, and the type of file system that is the reason."""
+    kinds = filesystems_of(path, mountinfo)
+    methods = [method_of_type(kind) for kind in kinds]
+    for method, kind in zip(methods[1:], kinds[1:], strict=True):
+        if methods[0] == "events" and method != "events":  # something else is mounted inside
+            return "both", kind
+    return methods[0], kinds[0] or "unknown"
+
+
+class MountTable:
+    """Tells when something was mounted or unmounted on this machine."""
+
+    def __init__(self) -> None:
+        self._file = open(_MOUNTINFO, "rb", buffering=0)  # noqa: SIM115 - closed by close
+        self._poll = select.poll()
+        self._poll.register(self._file, select.POLLPRI)
+
+    def changed(self) -> bool:
+        """Whether that happened since the last call."""
+        return bool(self._poll.poll(0))
+
+    def close(self) -> None:
+        """Release the descriptor."""
+        self._file.close()

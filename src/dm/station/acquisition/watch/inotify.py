@@ -8,6 +8,7 @@ everything.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from dataclasses import dataclass, field
@@ -35,7 +36,7 @@ class Changes:
 
     :param files: relative paths that were closed after writing, or moved in; in order, each once.
     :param directories: relative directories that appeared: watch and walk them.
-    :param overflow: events were lost: walk everything.
+    :param overflow: events were lost, or part of the tree was unmounted: walk everything.
     :param root_gone: the watched tree itself was removed or renamed.
     """
 
@@ -48,14 +49,19 @@ class Changes:
 class TreeWatch:
     """Watches a tree; not thread safe.
 
+    A directory that was moved out of the tree would be reported on for ever: around each walk over everything,
+    :meth:`begin` and :meth:`sweep` forget what the walk did not meet.
+
     :param root: absolute directory as bytes.
+    :ivar exhausted: the system's limit of watches was reached: rely on scans.
     """
 
     def __init__(self, root: bytes) -> None:
         self.root = root
         self._inotify = INotify(nonblocking=True)
         self._paths: dict[int, bytes] = {}
-        self.exhausted = False  # the system's limit of watches was reached: rely on scans
+        self._met: set[int] | None = None
+        self.exhausted = False
 
     def fileno(self) -> int:
         """Return the descriptor to poll for reading."""
@@ -73,13 +79,31 @@ class TreeWatch:
         mask = _MASK if directory else _MASK & ~flags.DONT_FOLLOW
         try:
             # The kernel returns the same number for a directory that was only renamed: its new path replaces the old.
-            self._paths[self._inotify.add_watch(path, mask)] = directory
+            number = self._inotify.add_watch(path, mask)
+            self._paths[number] = directory
+            if self._met is not None:
+                self._met.add(number)
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
                 return False
             if error.errno in (errno.ENOSPC, errno.ENOMEM):
                 self.exhausted = True
         return True
+
+    def begin(self) -> None:
+        """Say that a walk over everything begins."""
+        self._met = set()
+        self.exhausted = False
+
+    def sweep(self) -> None:
+        """Say that it ended, and forget directories that are not in the tree any more."""
+        met, self._met = self._met, None
+        if met is None:
+            return
+        for number in [number for number in self._paths if number not in met]:
+            del self._paths[number]
+            with contextlib.suppress(OSError):  # the directory itself may be gone, and its watch with it
+                self._inotify.rm_watch(number)
 
     def read(self) -> Changes:
         """Return all that is queued, without waiting."""
@@ -108,6 +132,8 @@ class TreeWatch:
             elif mask & (flags.DELETE_SELF | flags.MOVE_SELF | flags.UNMOUNT):
                 if not directory:
                     changes.root_gone = True
+                elif mask & flags.UNMOUNT:
+                    changes.overflow = True
             else:
                 path = os.path.join(directory, data[start:offset].rstrip(b"\0"))
                 if mask & flags.ISDIR:

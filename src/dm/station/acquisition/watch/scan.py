@@ -9,13 +9,14 @@ from __future__ import annotations
 import os
 import stat
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from dm.common.paths import MAX_PATH, display
 from dm.station.acquisition.transports.base import FileStamp, SourceEntry
 
 _FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_CHUNK = 2000  # entries of a directory handed over together
 
 
 def kind_of(mode: int) -> str:
@@ -23,6 +24,18 @@ def kind_of(mode: int) -> str:
     if stat.S_ISREG(mode):
         return "file"
     return "link" if stat.S_ISLNK(mode) else "other"
+
+
+def _yes(_path: bytes) -> bool:
+    return True
+
+
+def _no(_path: bytes) -> bool:
+    return False
+
+
+def _read(_directory: bytes, _descriptor: int) -> bool:
+    return True
 
 
 @dataclass
@@ -34,62 +47,78 @@ class Walk:
     :param before: called with every relative directory before it is read (to watch it first); may return ``False`` to
         leave the directory out.
     :param start: relative directories to begin with, the root by default.
+    :param opened: called with every relative directory and its descriptor; may return ``False`` to leave it unread.
+    :param passes: whether a regular file of that relative path need not be looked at.
     """
 
     root: bytes
-    enters: Callable[[bytes], bool] = lambda _directory: True
-    before: Callable[[bytes], bool] = lambda _directory: True
-    start: tuple[bytes, ...] = (b"",)
+    enters: Callable[[bytes], bool] = _yes
+    before: Callable[[bytes], bool] = _yes
+    start: Sequence[bytes] = (b"",)
+    opened: Callable[[bytes, int], bool] = _read
+    passes: Callable[[bytes], bool] = _no
     problems: dict[bytes, str] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[SourceEntry]:
+        for chunk in self.chunks():
+            yield from chunk
+
+    def chunks(self) -> Iterator[list[SourceEntry]]:
+        """Iterate over lists of what was found: at least one, perhaps empty, for each directory."""
         pending = deque(self.start)
         while pending:
             directory = pending.popleft()
-            if not self.before(directory):
-                if not directory:
-                    self._root_is_gone()
-                continue
-            entries, directories = self._read(directory)
-            pending.extend(directories)
-            yield from entries
+            if self.before(directory):
+                yield from self._directory(directory, pending)
+            elif not directory:
+                self._root_is_gone()
 
     def _root_is_gone(self) -> None:
         self.problems[b""] = f"Data directory {display(self.root)!r} does not exist any more."
 
-    def _read(self, directory: bytes) -> tuple[list[SourceEntry], list[bytes]]:
+    def _directory(self, directory: bytes, pending: deque[bytes]) -> Iterator[list[SourceEntry]]:
         """Read one directory; what disappears meanwhile is simply not there."""
-        entries: list[SourceEntry] = []
-        directories: list[bytes] = []
         flags = _FLAGS if directory else _FLAGS & ~os.O_NOFOLLOW
         try:
             descriptor = os.open(os.path.join(self.root, directory), flags)
         except FileNotFoundError:
             if not directory:
                 self._root_is_gone()
-            return entries, directories
+            return
         except OSError as error:
             self.problems[directory] = f"Directory {display(directory or self.root)!r}: {error.strerror}."
-            return entries, directories
+            return
+        entries: list[SourceEntry] = []
         try:
-            with os.scandir(descriptor) as found:
-                for entry in found:
-                    path = os.path.join(directory, os.fsencode(entry.name))
-                    try:
-                        status = entry.stat(follow_symlinks=False)
-                    except OSError:
-                        continue
-                    if stat.S_ISDIR(status.st_mode):
-                        if self.enters(path):
-                            directories.append(path)
-                        continue
-                    if len(path) > MAX_PATH:
-                        self.problems[path] = f"Path {display(path[:80])!r}... is longer than {MAX_PATH} bytes."
-                        continue
-                    stamp = FileStamp(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
-                    entries.append(SourceEntry(path, stamp, kind_of(status.st_mode)))
+            if self.opened(directory, descriptor):
+                with os.scandir(descriptor) as found:
+                    for number, entry in enumerate(found, 1):
+                        self._entry(directory, entry, entries, pending)
+                        if number % _CHUNK == 0:
+                            yield entries
+                            entries = []
         except OSError as error:
             self.problems[directory] = f"Directory {display(directory or self.root)!r}: {error.strerror}."
         finally:
             os.close(descriptor)
-        return entries, directories
+        yield entries
+
+    def _entry(
+        self, directory: bytes, entry: os.DirEntry[str], entries: list[SourceEntry], pending: deque[bytes]
+    ) -> None:
+        name = os.fsencode(entry.name)
+        path = directory + b"/" + name if directory else name
+        try:
+            if self.passes(path) and entry.is_file(follow_symlinks=False):
+                return
+            status = entry.stat(follow_symlinks=False)
+        except OSError:
+            return
+        if stat.S_ISDIR(status.st_mode):
+            if self.enters(path):
+                pending.append(path)
+        elif len(path) > MAX_PATH:
+            self.problems[path] = f"Path {display(path[:80])!r}... is longer than {MAX_PATH} bytes."
+        else:
+            stamp = FileStamp(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+            entries.append(SourceEntry(path, stamp, kind_of(status.st_mode)))
