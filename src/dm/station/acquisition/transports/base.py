@@ -104,6 +104,8 @@ class TransferBatch:
     :param staging_host: the storage machine; ``None`` when the directory is reachable on this machine's file system.
     :param stop: set when the service stops; a transport then gives up soon, reporting the rest as transient failures.
     :param aborted: whether nobody wants the batch any more; a transport that moves for hours ends it then, for good.
+    :param checksum: whether MD5 sums are wanted. :param moved: told of bytes that were moved, now and then, by any
+        thread; for those who watch. A transport that cannot tell says nothing.
     """
 
     batch_id: str
@@ -113,6 +115,8 @@ class TransferBatch:
     staging_host: str | None = None
     stop: threading.Event = field(default_factory=threading.Event)
     aborted: Callable[[], bool] = field(default=lambda: False)
+    checksum: bool = True
+    moved: Callable[[int], None] = field(default=lambda _count: None)
 
 
 @dataclass
@@ -129,6 +133,7 @@ class FileOutcome:
     :param error: one sentence when it failed, else empty.
     :param transient: whether trying again may help.
     :param vanished: the source file no longer exists (``error`` says so too).
+    :param transport: name of the transport that moved it, filled in where several could.
     """
 
     staged_name: str
@@ -141,6 +146,7 @@ class FileOutcome:
     error: str = ""
     transient: bool = True
     vanished: bool = False
+    transport: str = ""
 
     @property
     def ok(self) -> bool:
@@ -167,6 +173,17 @@ class Transport(ABC):
 
     def __init__(self, settings: BaseModel) -> None:
         self.settings = settings
+
+    def serves(self, source: Source, staging_host: str | None) -> bool:
+        """Whether this transport can be asked to move from a source to a staging host.
+
+        :param staging_host: ``None``: a directory this machine reaches.
+        """
+        return source.scheme in self.schemes and (staging_host is None or self.remote_staging)
+
+    def through_host(self, staging_host: str) -> bool:
+        """Whether it wants to write through services of a staging host even where its directory is reachable here."""
+        return False
 
     @abstractmethod
     def move(self, batch: TransferBatch) -> list[FileOutcome]:

@@ -83,8 +83,9 @@ def require_speakable(path: bytes, secure: bool) -> None:
     :raises InvalidArgument: it would reach the server as another name.
     """
     if not speakable(path, secure):
-        how = "not even with GSI" if secure else "which an anonymous server drops; use gsiftp:// or rsync"
-        raise InvalidArgument(f"Name {display(path)!r} holds characters that GridFTP cannot carry, {how}.")
+        what = "a line end that GridFTP cannot carry" if secure else "characters that anonymous GridFTP cannot carry"
+        other = "rsync" if secure else "gsiftp:// or rsync"
+        raise InvalidArgument(f"Name {display(path)!r} holds {what}; rename it, or use {other}.")
 
 
 class Control:
@@ -170,6 +171,13 @@ class Control:
     def offers(self, feature: bytes) -> bool:
         """Whether the server says that it can do something, e.g. ``CKSM``."""
         return b"\r\n " + feature in self._ask([b"FEAT"])[0].text
+
+    def alive(self) -> None:
+        """Have the server answer.
+
+        :raises CommunicationError: it does not.
+        """
+        self._ask([b"NOOP"])
 
     def remove(self, path: bytes) -> bool:
         """Remove a file; return whether the server did."""

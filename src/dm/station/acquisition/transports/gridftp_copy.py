@@ -32,6 +32,15 @@ def local_url(path: bytes) -> str:
     return f"file://{quoted(path)}"
 
 
+def url(end: str, servers: Sequence[Server], path: bytes) -> str:
+    """Return the URL of a file on servers; several of them are used in turn, so their place is held by ``@end``.
+
+    :param end: ``source`` or ``destination``.
+    """
+    host = f"{servers[0].host}:{servers[0].port}" if len(servers) == 1 else f"@{end}"
+    return f"{servers[0].scheme}://{host}{quoted(path)}"
+
+
 def place(shown: ServersSettings, path: bytes, what: str) -> bytes:
     """Return a path as the servers of a machine call it.
 
@@ -85,7 +94,7 @@ def copy(
 ) -> Ended:
     """Let globus-url-copy carry a list.
 
-    :param pairs: from where to where; the host ``@source`` or ``@destination`` stands for those of ``hosts``.
+    :param pairs: from where to where, URLs.
     :param directory: a private one for the list. :param sizes: of the files, bytes.
     :param hosts: ``source`` and ``destination`` -> the servers to use in turn.
     :param stop: when set, the run is ended.
@@ -95,14 +104,9 @@ def copy(
     listed = os.path.join(directory, "list")
     with open(listed, "w", encoding="ascii") as stream:
         stream.writelines(f"{here} {there}\n" for here, there in pairs)
-    aliases = os.path.join(directory, "hosts")
-    with open(aliases, "w", encoding="ascii") as stream:
-        for end, servers in hosts.items():
-            stream.write(f"@{end}\n")
-            stream.writelines(f"{one.host}:{one.port}\n" for one in servers)
     command = [settings.program, "-fast", "-c", "-f", listed, *_options(settings, len(pairs), max(sizes), hosts)]
-    if hosts:
-        command += ["-af", aliases]
+    if any(len(servers) > 1 for servers in hosts.values()):
+        command += ["-af", _aliases(os.path.join(directory, "hosts"), hosts)]
     try:
         with started(command, environment) as process:
             return _watched(process, settings, stop, remote=len(hosts) == 2)
@@ -110,6 +114,16 @@ def copy(
         raise ConfigurationError(
             f"Program {settings.program!r} is not installed; install the package globus-gass-copy-progs."
         ) from error
+
+
+def _aliases(path: str, hosts: Mapping[str, Sequence[Server]]) -> str:
+    """Write the file that says which servers stand for an end."""
+    with open(path, "w", encoding="ascii") as stream:
+        for end, servers in hosts.items():
+            if len(servers) > 1:
+                stream.write(f"@{end}\n")
+                stream.writelines(f"{one.host}:{one.port}\n" for one in servers)
+    return path
 
 
 def _options(settings: GridFtpSettings, count: int, largest: int, hosts: Mapping[str, Sequence[Server]]) -> list[str]:

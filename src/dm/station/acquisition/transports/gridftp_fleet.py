@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from dm.common.errors import CommunicationError, DmException
+from dm.common.errors import CommunicationError, InvalidArgument
 from dm.common.paths import display
 from dm.station.acquisition.transports.base import Source
 from dm.station.acquisition.transports.gridftp_control import Control
@@ -47,27 +47,46 @@ class Fleet:
 
     # --- which servers --------------------------------------------------------------------------------------
     def of_source(self, source: Source) -> ServersSettings:
-        """Return the servers of a data directory given as a URL."""
+        """Return the servers of a data directory given as a URL.
+
+        :raises InvalidArgument: it names none.
+        """
         host = source.host or ""
         known = self._settings.sources.get(host)
         if known is not None:
             return known
         port = f":{source.port}" if source.port else ""
-        return ServersSettings(urls=[str(server(f"{source.scheme}://{host}{port}"))])
+        try:
+            return ServersSettings(urls=[str(server(f"{source.scheme}://{host}{port}"))])
+        except ValueError as error:
+            raise InvalidArgument(f"Data directory {source.text!r} names no GridFTP server: {error}.") from error
+
+    def first(self, servers: Sequence[Server]) -> Server:
+        """Return a server that answers, another one each time.
+
+        :raises CommunicationError: none does; the text says why the last one did not.
+        """
+        problem: CommunicationError | None = None
+        for one in self._turned(servers):
+            try:
+                with self.control(one) as control:
+                    control.alive()
+            except CommunicationError as error:
+                problem = error
+                self.rest(one, error)
+            else:
+                return one
+        assert problem is not None
+        raise problem
 
     def answering(self, servers: Sequence[Server], directory: bytes) -> list[Server]:
         """Return the servers that answer and see a directory, beginning with another one each time.
 
         :raises CommunicationError: none does; the text says why the last one did not.
         """
-        first = next(self._turn) % len(servers)
-        turned = [*servers[first:], *servers[:first]]
-        now = time.monotonic()
-        with self._lock:
-            rested = [one for one in turned if self._resting.get(one, 0.0) <= now]
         found: list[Server] = []
-        problem: DmException | None = None
-        for one in rested or turned:
+        problem: CommunicationError | None = None
+        for one in self._turned(servers):
             try:
                 with self.control(one) as control:
                     fact = control.status([directory])[0]
@@ -75,14 +94,22 @@ class Fleet:
                 problem = error
                 self.rest(one, error)
                 continue
-            if fact is None or fact.kind != "directory":
+            if fact is not None and fact.listable:
+                found.append(one)
+            else:
                 problem = CommunicationError(f"Server {one} does not see the directory {display(directory)!r}.")
-                continue
-            found.append(one)
         if not found:
             assert problem is not None
             raise problem
         return found
+
+    def _turned(self, servers: Sequence[Server]) -> list[Server]:
+        """Return servers in turn, without those that rest unless all do."""
+        first = next(self._turn) % len(servers)
+        turned = [*servers[first:], *servers[:first]]
+        now = time.monotonic()
+        with self._lock:
+            return [one for one in turned if self._resting.get(one, 0.0) <= now] or turned
 
     def rest(self, one: Server, problem: Exception) -> None:
         """Leave a server out for a while, and forget the connections to it."""
@@ -93,13 +120,17 @@ class Fleet:
             control.close()
         _log.warning("GridFTP server %s is left out for %g s: %s", one, self._settings.rest_seconds, problem)
 
-    def weed(self, servers: Sequence[Server]) -> None:
-        """Let those servers rest to which no new connection can be made."""
+    def weed(self, servers: Sequence[Server]) -> list[Server]:
+        """Let those servers rest to which no new connection can be made, and return the others."""
+        good: list[Server] = []
         for one in servers:
             try:
                 self._connect(one).close()
             except CommunicationError as error:
                 self.rest(one, error)
+            else:
+                good.append(one)
+        return good
 
     # --- connections ----------------------------------------------------------------------------------------
     @contextmanager

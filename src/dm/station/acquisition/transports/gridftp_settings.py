@@ -64,8 +64,8 @@ class ServersSettings(BaseModel):
     @field_validator("urls")
     @classmethod
     def _addresses(cls, value: list[str]) -> list[str]:
-        for url in value:
-            server(url)
+        if len({server(url).scheme for url in value}) > 1:
+            raise ValueError("some servers are gsiftp:// and some ftp://; all of one machine must be the same")
         return value
 
     @property

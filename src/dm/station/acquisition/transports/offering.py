@@ -103,6 +103,8 @@ def _digest(batch: TransferBatch, offer: Offer, given_up: threading.Event) -> No
             shown=display(offer.file.path),
             where=batch.staging_directory,
             stop=lambda: batch.stop.is_set() or given_up.is_set(),
+            moved=batch.moved,
+            checksum=batch.checksum,
         )
         outcome.size, outcome.digests, outcome.md5 = copied.size, copied.digests, copied.md5
     except (CopyError, OSError) as error:
