@@ -5,7 +5,16 @@ from __future__ import annotations
 import pytest
 
 from dm.station.acquisition.api import DaqInfo, UploadInfo
-from dm.station.acquisition.commands.progress import Lines, goes_on, numbers, size_text, summary, time_text, trouble
+from dm.station.acquisition.commands.progress import (
+    Lines,
+    fraction,
+    goes_on,
+    numbers,
+    size_text,
+    summary,
+    time_text,
+    trouble,
+)
 
 
 @pytest.mark.parametrize(
@@ -44,6 +53,16 @@ def test_numbers_of_an_upload() -> None:
     ]  # fmt: skip
     assert numbers(DaqInfo(listing))[0] == "1,234 of 5,000 files"
     assert numbers(UploadInfo({})) == ["0 of 0 files", "0 B"]
+
+
+def test_large_files_are_told_in_bytes() -> None:
+    small = {"countFiles": 100, "nProcessedFiles": 50, "countBytes": 10**8, "completedBytes": 10**7}
+    assert fraction(UploadInfo(small)) == 0.5
+    large = {"countFiles": 2, "countBytes": 4 * 10**9, "completedBytes": 0, "movingBytes": 10**9, "status": "running"}
+    assert fraction(UploadInfo(large)) == 0.25
+    assert numbers(DaqInfo(large))[:2] == ["0 of 2 files", "1.00 GB of 4.00 GB"]
+    assert fraction(UploadInfo({**large, "nProcessedFiles": 2})) == 1.0
+    assert fraction(UploadInfo({})) == 0.0
 
 
 def test_trouble_is_one_harmless_line() -> None:

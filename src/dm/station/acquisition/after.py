@@ -79,7 +79,8 @@ class After:
             directory_mode=task.spec.processing_mode == "directory",
         )
         try:
-            plugin.process(call)
+            with task.meters.plugin_call(plugin.name):
+                plugin.process(call)
         except DmException as error:
             _log.warning("Plugin %s of %s %s: %s", plugin.name, task.kind, task.id, error)
             for _load, file in pairs:

@@ -81,12 +81,12 @@ class Carry:
                     return 0.0
                 self._enter(batch, phases.PLUGINS)
             if batch.loads:
-                self.after.run(batch)
+                soon = self.after.run(batch)
                 if batch.loads:
                     if not batch.attempt:  # storage forgets its verdict before long; we must not
                         self.store.add_batch(batch.document())
-                    batch.attempt += 1
-                    return self.pipeline.pause_for(batch.attempt)
+                    batch.attempt += 1 if soon is None or not batch.attempt else 0
+                    return self.pipeline.pause_for(batch.attempt) if soon is None else soon
             self.store.drop_batch(batch.id)
         except DmException as error:
             return self._obstacle(batch, error)
@@ -134,6 +134,8 @@ class Carry:
                     opened.get("stagingHost") or None,
                     self.pipeline.stop_event,
                     lambda: task.aborting or bool(task.halted),
+                    checksum=not task.spec.skip_checksum,
+                    moved=task.motion.told_of(batch.id),
                 )
             )
         batch.times["moved"] = time.time()
@@ -181,6 +183,8 @@ class Carry:
             asked = time.monotonic()
             answer = self.site.result(batch.id, _POLL_SECONDS, batch.task.grant)
             if answer["state"] == "committed":
+                if moved := batch.times.get("moved"):
+                    batch.task.meters.storage.observe(max(0.0, time.time() - moved))
                 self._apply(batch, answer["files"])
                 return True
             if answer["state"] == "abandoned":
@@ -216,6 +220,7 @@ class Carry:
         if len(stay) != len(batch.loads):
             self._settle(batch, stay, out)
         batch.times["stored"] = time.time()
+        task.meters.stored(task.kind, [load.item for load in batch.loads])
 
     @staticmethod
     def _file(task: Task, load: Load) -> Document:
@@ -228,7 +233,7 @@ class Carry:
             "mtimeNs": load.item.mtime_ns,
             "mode": outcome.mode,
             "digests": outcome.digests,
-            "md5Sum": outcome.md5,
+            "md5Sum": "" if task.spec.skip_checksum else outcome.md5,
             "sourceUrl": source_url(task.source, load.item.path),
         }
 
@@ -252,6 +257,7 @@ class Carry:
                 task.trouble = f"{display(item.path)}: {error}"
             else:
                 final.append((item, State.FAILED, {"lastError": error, "attempts": item.attempts}))
+        task.meters.retries.labels("file").inc(len(noted))
         if noted:
             task.ledger.note_failures(noted)
         if final:
@@ -279,6 +285,7 @@ class Carry:
         if task.trouble != sentence:
             _log.warning("Batch %s of %s %s waits: %s", batch.id, task.kind, task.id, sentence)
         task.trouble = sentence
+        task.meters.retries.labels("batch").inc()
         if batch.phase == phases.PLUGINS:
             return self.pipeline.pause_for(batch.attempt)
         if isinstance(error, AuthorizationError):

@@ -204,8 +204,9 @@ class Office:
         if missing:
             raise InvalidArgument(f"Processing plugin {sorted(missing)[0]!r} is no longer in the settings.")
         task = Task(document, self.store, place.source, transport, plugins)
-        # Half of the movers at most, so that big files of one task do not stop all others.
         task.meters = self.meters
+        transport.measured = self.meters.moved
+        # Half of the movers at most, so that big files of one task do not stop all others.
         task.moving = threading.Semaphore(max(1, self.parts.settings.moves // 2))
         return task
 

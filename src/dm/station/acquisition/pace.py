@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 
 WINDOW = 10.0
@@ -105,6 +106,31 @@ class Pace:
         with self._lock:
             before = next((failed for moment, _waiting, failed in self._trend if now - moment <= seconds), None)
             return max(0, self._last.failed - (before if before is not None else self._last.failed))
+
+
+class Motion:
+    """The bytes that batches on their way have moved so far."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._moved: dict[str, int] = {}
+
+    def told_of(self, batch: str) -> Callable[[int], None]:
+        """Begin a try to move a batch anew; return what is to be called with each number of bytes."""
+        with self._lock:
+            self._moved[batch] = 0
+
+        def moved(count: int) -> None:
+            with self._lock:
+                self._moved[batch] = self._moved.get(batch, 0) + count
+
+        return moved
+
+    def bytes(self, open_batches: Container[str]) -> int:
+        """Return the bytes of the batches that are not over; the others are forgotten."""
+        with self._lock:
+            self._moved = {batch: count for batch, count in self._moved.items() if batch in open_batches}
+            return sum(self._moved.values())
 
 
 def remaining(waiting: int, bytes_left: int, file_rate: float, byte_rate: float) -> float | None:

@@ -153,7 +153,6 @@ class Pipeline:
                     self._rest(batch, pause)
                 else:
                     batch.task.batches.pop(batch.id, None)
-                    batch.task.progress = time.monotonic()
                 self.condition.notify_all()
             batch.task.wake.set()
 

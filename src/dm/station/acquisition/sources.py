@@ -118,7 +118,7 @@ def _clean(path: bytes) -> bytes:
     return path.rstrip(b"/") or b"/"
 
 
-def choose(source: Source, transports: list[Transport]) -> Transport:
+def choose(source: Source, transports: list[Transport]) -> Choice:
     """Return the transport of a source, which picks for every batch the one that reaches its staging directory.
 
     :raises InvalidArgument: none can read the source.

@@ -20,7 +20,7 @@ from dm.station.acquisition import spec as specs
 from dm.station.acquisition.completion import Waiting
 from dm.station.acquisition.ledger import Item, Ledger, State, path_key
 from dm.station.acquisition.metrics import UNSHOWN
-from dm.station.acquisition.pace import Pace, Progress, remaining
+from dm.station.acquisition.pace import Motion, Pace, Progress, remaining
 from dm.station.acquisition.site import Grant
 from dm.station.acquisition.store import Document, Store
 from dm.station.acquisition.transports.base import Source, Transport
@@ -112,7 +112,8 @@ class Task:
         self.ending = False  # nothing is taken any more
         self.declined = declined_of(document)  # numbers of the paths that people have left out for good
         self._order = 0
-        self._counted: Progress | None = None
+        self._counted: tuple[Progress, int] | None = None
+        self.motion = Motion()
 
         self.status: str = document["status"]
         self.trouble = ""  # what is in the way at the moment
@@ -132,7 +133,6 @@ class Task:
         self.waiting_for: Callable[[bytes], Waiting | None] = lambda path: None
         self.watched: Callable[[], dict[str, Any]] = dict
         self.changed = threading.Condition()
-        self.progress = time.monotonic()
         self.meters = UNSHOWN
         self.pace = Pace(time.monotonic())
         self.alarms: dict[str, str] = {}  # what health warns of at the moment, in full; see dm.station...alarms
@@ -224,12 +224,19 @@ class Task:
             "processingErrors": list(ledger.errors.values())[:_SHOWN_ERRORS],
         }
 
+    def moving_bytes(self) -> int:
+        """Return the bytes moved of files that are not finished."""
+        return self.motion.bytes(self.batches)
+
     def far(self) -> Progress:
         """Return how far the task is."""
         ledger = self.ledger
         failed = ledger.count(State.FAILED)
         return Progress(
-            ledger.count(State.DONE) + failed, ledger.bytes_done, ledger.count(State.READY, State.STORED), failed
+            files=ledger.count(State.DONE) + failed,
+            bytes=ledger.bytes_done + self.moving_bytes(),
+            waiting=ledger.count(State.READY, State.STORED),
+            failed=failed,
         )
 
     def note_pace(self) -> None:
@@ -237,12 +244,12 @@ class Task:
         far = self.far()
         self.pace.note(time.monotonic(), far)
         if self._counted is not None:  # what was finished before a restart was counted before
-            before = self._counted
+            before, bytes_before = self._counted
             done, failed = far.files - far.failed - (before.files - before.failed), far.failed - before.failed
             self.meters.finished.labels(self.kind, "done").inc(max(0, done))
             self.meters.finished.labels(self.kind, "failed").inc(max(0, failed))
-            self.meters.stored_bytes.labels(self.kind).inc(max(0, far.bytes - before.bytes))
-        self._counted = far
+            self.meters.stored_bytes.labels(self.kind).inc(max(0, self.ledger.bytes_done - bytes_before))
+        self._counted = far, self.ledger.bytes_done
 
     def rates(self) -> tuple[float, float]:
         """Return files and bytes finished per second of late."""
@@ -255,13 +262,14 @@ class Task:
         result: Document = {
             "fileRate": round(files, 3),
             "byteRate": round(size, 1),
+            "movingBytes": self.moving_bytes(),
             "lastProgressTime": timestamps.now() - (now - self.pace.moved()),
             "revision": self.revision(),
             "alarms": list(self.alarms.values()),
         }
         # An upload that still looks through its directory knows only a part of what there is.
         if self.kind == DAQ or self.status != statuses.RUNNING:
-            left = max(0, self.ledger.bytes_total - self.ledger.bytes_done)
+            left = max(0, self.ledger.bytes_total - far.bytes)
             seconds = remaining(far.waiting, left, files, size)
             if seconds is not None:
                 result["secondsRemaining"] = round(seconds, 1)
@@ -271,7 +279,8 @@ class Task:
         """Return a text that is another one whenever the status, the counts or the trouble are others."""
         ledger = self.ledger
         counts = [ledger.count(state) for state in State]
-        parts = (self.status, counts, ledger.bytes_done, ledger.bytes_total, self.trouble, self.halted)
+        sizes = (ledger.bytes_done, ledger.bytes_total, self.moving_bytes())
+        parts = (self.status, counts, sizes, self.trouble, self.halted)
         return xxhash.xxh3_64_hexdigest(repr(parts).encode("utf-8", "surrogateescape"))
 
     def snapshot(self) -> Document:
@@ -355,7 +364,7 @@ def info(document: Document) -> dict[str, Any]:
     zero = {"countFiles", "nFiles", "nProcessedFiles", "nCompletedFiles", "nProcessingErrors", "nWaitingFiles"}
     result.update(dict.fromkeys(sorted(zero | {"nSkippedFiles", "countBytes", "completedBytes"}), 0))
     result["processingErrors"] = []
-    result.update(fileRate=0.0, byteRate=0.0, alarms=[])
+    result.update(fileRate=0.0, byteRate=0.0, movingBytes=0, alarms=[])
     result.update(counts)
     result.update(document.get("speed") or {})
     if document.get("runs"):

@@ -24,6 +24,7 @@ from dm.station.acquisition.commands.task_options import printed_then_judged
 INTERVAL = 10.0
 _SHOWN_FAILURES = 10
 _SHORTEST_BAR = 15
+_LARGE = 10_000_000  # bytes per file from which on files are too few to tell how far it is
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 _DONE = "done"
 
@@ -69,12 +70,12 @@ def numbers(info: DaqInfo, since: float = 0.0) -> list[str]:
     :param since: seconds since the record was fetched, by which the remaining time is shorter.
     """
     done, total = int(info.get("nProcessedFiles") or 0), int(info.get("countFiles") or 0)
-    size, whole = int(info.get("completedBytes") or 0), int(info.get("countBytes") or 0)
+    size, whole = moved_bytes(info), int(info.get("countBytes") or 0)
     # As long as an upload looks through its directory, what it knows is not all there is.
     more = "+" if isinstance(info, UploadInfo) and info.get("status") in ("pending", "running") else ""
     bytes_text = size_text(size) if size >= whole else f"{size_text(size)} of {size_text(whole)}{more}"
     words = [f"{done:,} of {total:,}{more} files", bytes_text]
-    if not info.is_over and done:
+    if not info.is_over and (done or size):
         rate = float(info.get("fileRate") or 0)
         words += [f"{rate:,.{0 if rate >= 9.95 else 1}f} files/s", f"{size_text(float(info.get('byteRate') or 0))}/s"]
         left = info.get("secondsRemaining")
@@ -83,6 +84,22 @@ def numbers(info: DaqInfo, since: float = 0.0) -> list[str]:
     if errors := int(info.get("nProcessingErrors") or 0):
         words.append(f"{errors:,} failed")
     return words
+
+
+def moved_bytes(info: DaqInfo) -> int:
+    """Return how many bytes of a record were moved, those of unfinished files among them."""
+    return int(info.get("completedBytes") or 0) + int(info.get("movingBytes") or 0)
+
+
+def fraction(info: DaqInfo) -> float:
+    """Return how much of what a record knows is done, from 0 to 1; of large files also what was moved of them."""
+    done, total = int(info.get("nProcessedFiles") or 0), int(info.get("countFiles") or 0)
+    whole = int(info.get("countBytes") or 0)
+    if not total:
+        return 0.0
+    if whole < _LARGE * total:
+        return done / total
+    return min(1.0, max(done / total, moved_bytes(info) / whole))
 
 
 def harmless(text: str) -> str:
@@ -176,9 +193,9 @@ class Bar:
         info = self._info
         if info is None:
             return Text("")
-        done, total = int(info.get("nProcessedFiles") or 0), int(info.get("countFiles") or 0)
         listing = isinstance(info, UploadInfo) and info.get("status") in ("pending", "running")
-        bar = ProgressBar(total=max(total, 1), completed=done, pulse=listing or not total, animation_time=time.time())
+        unknown = listing or not info.get("countFiles")
+        bar = ProgressBar(total=1.0, completed=fraction(info), pulse=unknown, animation_time=time.time())
         text = "  ".join(numbers(info, time.monotonic() - self._seen))
         self._width = max(self._width, len(text))  # so that the bar keeps its length while numbers grow
         lines: list[Any] = [bar, Text(text)]

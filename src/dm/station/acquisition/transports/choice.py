@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 
 from dm.common.errors import InvalidArgument, TransferError
 from dm.common.paths import display
@@ -32,6 +33,10 @@ def reachable(directory: bytes) -> bool:
     return os.path.isdir(directory) and os.access(directory, os.W_OK | os.X_OK)
 
 
+def _unmeasured(_transport: str, _seconds: float, _size: int) -> None:
+    """Nobody measures."""
+
+
 class Choice(Transport):
     """The transports of a station as one.
 
@@ -43,6 +48,7 @@ class Choice(Transport):
     def __init__(self, transports: Sequence[Transport]) -> None:
         super().__init__(NoSettings())
         self._transports = list(transports)
+        self.measured: Callable[[str, float, int], None] = _unmeasured  # told of transport, seconds and bytes
         self.schemes = frozenset(scheme for transport in transports for scheme in transport.schemes)  # type: ignore[misc]
 
     def reader(self, source: Source) -> Transport:
@@ -77,7 +83,11 @@ class Choice(Transport):
             batch = dataclasses.replace(batch, staging_host=None)
         elif batch.staging_host is None and not os.path.isdir(batch.staging_directory):
             raise TransferError(f"Staging directory {display(batch.staging_directory)!r} does not exist.")
-        return self.mover(batch.source, batch.staging_host).move(batch)
+        mover, began = self.mover(batch.source, batch.staging_host), time.monotonic()
+        outcomes = mover.move(batch)
+        arrived = sum(outcome.size for outcome in outcomes if not outcome.error)
+        self.measured(mover.name, time.monotonic() - began, arrived)
+        return outcomes
 
     def check(self, source: Source) -> None:
         """Check that a source can be read; see :meth:`Transport.check`."""

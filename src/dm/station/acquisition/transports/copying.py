@@ -116,7 +116,15 @@ def _open_regular(parent: int, name: bytes, shown: str) -> int:
 
 
 def copy_digesting(
-    source: int, target: int | None, size: int, *, shown: str, where: bytes, stop: Callable[[], bool] | None = None
+    source: int,
+    target: int | None,
+    size: int,
+    *,
+    shown: str,
+    where: bytes,
+    stop: Callable[[], bool] | None = None,
+    moved: Callable[[int], None] | None = None,
+    checksum: bool = True,
 ) -> Copied:
     """Read ``size`` bytes of an open file once, digest them and write them.
 
@@ -124,13 +132,14 @@ def copy_digesting(
 
     :param target: descriptor to write to, or ``None`` to digest only.
     :param shown: name for error texts. :param where: a path on the target's file system, for error texts.
-    :param stop: asked between chunks; when true, the copy is given up.
+    :param stop: asked between chunks; when true, the copy is given up. :param moved: told of the bytes of each chunk.
+    :param checksum: whether an MD5 sum is wanted.
     :raises CopyError: reading or writing failed, or the service stops.
     """
     fast = xxhash.xxh3_128()
-    slow = hashlib.md5(usedforsecurity=False)
+    slow = hashlib.md5(usedforsecurity=False) if checksum else None
     done = 0
-    parallel = size >= PARALLEL_FROM
+    parallel = size >= PARALLEL_FROM and checksum
     ring: deque[tuple[bytearray, Future[None] | None]] = deque((buffer, None) for buffer in _buffers(parallel))
     helper = ThreadPoolExecutor(1, "md5") if parallel else None
     try:
@@ -147,19 +156,21 @@ def copy_digesting(
             if not count:
                 break
             chunk = memoryview(buffer)[:count]
-            if helper:
+            if slow is not None and helper:
                 pending = helper.submit(slow.update, chunk)
-            else:
+            elif slow is not None:
                 slow.update(chunk)
             ring.append((buffer, pending))
             fast.update(chunk)
             if target is not None:
                 _write(target, chunk, shown, where)
             done += count
+            if moved is not None:
+                moved(count)
     finally:
         if helper:
             helper.shutdown()
-    return Copied(done, {VERIFICATION: fast.hexdigest()}, slow.hexdigest())
+    return Copied(done, {VERIFICATION: fast.hexdigest()}, slow.hexdigest() if slow is not None else "")
 
 
 def _buffers(parallel: bool) -> list[bytearray]:
