@@ -327,6 +327,13 @@ class Bench:
         """Return the record of a DAQ or upload."""
         return dict(self.rest().get(f"/{kind}s/{task}", waitTime=wait))
 
+    def completed(self, kind: str, task: str) -> int:
+        """Return how many files are done, -1 while the service does not answer."""
+        try:
+            return int(self.info(kind, task)["nCompletedFiles"])
+        except CommunicationError:
+            return -1
+
     def stop_daq(self, task: str) -> None:
         """Ask a DAQ to end."""
         self.rest().post(f"/daqs/{task}/stop")

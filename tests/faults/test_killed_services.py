@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.bench import Bench, fill
+from tests.faults.injection import hits, injected
 from tests.faults.invariant import Task, check
 from tests.service.acquisition_fixtures import until
 
@@ -46,3 +47,68 @@ def test_f01_killed_5_times_during_an_upload_of_5000_files(bench: Bench, source:
 def test_f01_killed_50_times_during_an_upload_of_5000_files(bench: Bench, source: Path) -> None:
     bench.reconfigure(batch_files=50, batches_per_task=2)
     kill_loop(bench, source, seed=int(os.environ.get("DM_TEST_SEED", str(time.time_ns() % 10_000))), kills=50)
+
+
+# F-02: every write to a database or another service is a window in which the process may die. The number says which.
+WINDOWS = [
+    ("acquisition", "sendto", 3),
+    ("acquisition", "write", 3),
+    ("storage", "fsync", 2),
+    ("storage", "renameat", 2),
+]
+MORE_WINDOWS = [("acquisition", call, number) for call in ("sendto", "write") for number in range(1, 13)]
+MORE_WINDOWS += [("storage", call, number) for call in ("fsync", "renameat", "sendto") for number in range(1, 8)]
+MORE_WINDOWS += [("catalog", "sendto", number) for number in range(1, 5)]
+
+
+def killed_in_window(bench: Bench, source: Path, log: Path, name: str, call: str, number: int) -> bool:
+    """Let a service die at its n-th call (in any thread) while files come in; return whether it did."""
+    service = next(service for service in bench.services if service.name == name)
+    experiment = bench.experiment()
+    daq = bench.begin("daq", experiment, source)
+    with injected(service, f"{call}:signal=KILL:when={number}", log):
+        fill(source, 12, 500)
+        until(lambda: not service.alive() or bench.completed("daq", daq["id"]) == 12)
+    died = hits(log) > 0
+    if died:
+        service.kill()
+        service.start()
+    bench.patiently(lambda: bench.stop_daq(daq["id"]))
+    record = bench.finish("daq", daq["id"])
+    assert (record["status"], record["nCompletedFiles"]) == ("done", 12), record
+    check(bench, experiment, source, task=Task("daq", daq["id"]))
+    return died
+
+
+@pytest.mark.parametrize(("name", "call", "number"), WINDOWS)
+def test_f02_killed_between_two_writes(
+    bench: Bench, source: Path, tmp_path: Path, name: str, call: str, number: int
+) -> None:
+    bench.reconfigure(batch_files=4)
+    assert killed_in_window(bench, source, tmp_path / "strace", name, call, number)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("name", "call", "number"), MORE_WINDOWS)
+def test_f02_killed_between_any_two_writes(
+    bench: Bench, source: Path, tmp_path: Path, name: str, call: str, number: int
+) -> None:
+    bench.reconfigure(batch_files=4)
+    killed_in_window(bench, source, tmp_path / "strace", name, call, number)
+
+
+@pytest.mark.parametrize("name", ["acquisition", "storage", "catalog"])
+def test_f03_stopped_in_the_middle(bench: Bench, source: Path, name: str) -> None:
+    """Exit status 0; what was begun is finished or rolled back, and taken up after the start."""
+    service = next(service for service in bench.services if service.name == name)
+    experiment = bench.experiment()
+    fill(source, 150, 3000)
+    with (source / "large").open("wb") as stream:
+        stream.truncate(300 << 20)
+    upload = bench.begin("upload", experiment, source)
+    until(lambda: bench.arrived(experiment) > 0)
+    assert service.stop() == 0
+    service.start()
+    record = bench.finish("upload", upload["id"])
+    assert (record["status"], record["nCompletedFiles"]) == ("done", 151), record
+    check(bench, experiment, source, task=Task("upload", upload["id"]))
