@@ -191,6 +191,8 @@ class Scout:
             return hints
         task = self.task
         changes = self._watch.read()
+        task.meters.watch_events.inc(len(changes.files))
+        task.meters.watch_overflows.inc(bool(changes.overflow))
         for directory in changes.directories:
             if task.selection.enters(directory):
                 self._new_directories[directory] = None
@@ -339,6 +341,7 @@ class Scout:
                 self._watch.sweep()
                 self._tell_limit()
             self.walks += 1
+            self.task.meters.walks.inc()
             self.problems = walked.problems if walked is not None else {}
             if self.problems:
                 self.task.trouble = next(iter(self.problems.values()))
