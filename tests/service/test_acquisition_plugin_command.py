@@ -83,7 +83,7 @@ def test_exit_status_says_what_to_do(script: Path, open_directory: Path) -> None
         "*killed) kill -9 $$;; *loud) head -c 300000 /dev/zero | tr '\\0' 'x'; echo the end; exit 1;; esac",
     )
     command = plugin("command", arguments=[run, "{storagePath}"], note_output=True, parallel=3, **ACCOUNT)
-    batch = stored(open_directory, {name: b"1" for name in (b"ok", b"later", b"bad", b"killed", b"loud")})
+    batch = stored(open_directory, dict.fromkeys((b"ok", b"later", b"bad", b"killed", b"loud"), b"1"))
     command.process(batch)
     found = errors(batch)
     assert set(found) == {b"later", b"bad", b"killed", b"loud"}

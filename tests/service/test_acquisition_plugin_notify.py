@@ -116,7 +116,7 @@ def test_a_webhook_gets_signed_messages(receiver: Receiver, secret: Path, certif
 def test_answers_say_whether_to_try_again(receiver: Receiver, secret: Path, certificates: Path, tmp_path: Path) -> None:
     notify = webhook(receiver, secret, certificates, per="file")
     receiver.answers = [(204, b""), (400, b"what is <that>?"), (302, b""), (503, b"busy"), (204, b"")]
-    batch = stored(tmp_path, {name: b"1" for name in (b"a", b"b", b"c", b"d", b"e")})
+    batch = stored(tmp_path, dict.fromkeys((b"a", b"b", b"c", b"d", b"e"), b"1"))
     try:
         notify.process(batch)
     finally:

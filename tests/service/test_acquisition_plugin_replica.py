@@ -149,7 +149,7 @@ def test_the_catalog_hears_of_it_after_it_is_true(
         )
         known = Catalog(CatalogSettings(url=world.url), station)
         files = world.api(FileCatApi)
-        batch = stored(open_directory, {name: b"1" for name in NAMES})
+        batch = stored(open_directory, dict.fromkeys(NAMES, b"1"))
         batch.experiment = {
             "id": world.ids["exp1"],
             "name": "exp1",

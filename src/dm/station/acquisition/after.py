@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections import defaultdict
 
 from dm.common.errors import DmException, InvalidRequest
 from dm.common.paths import encode
 from dm.station.acquisition.batch import Batch, Load
+from dm.station.acquisition.gate import Gate
 from dm.station.acquisition.inplace import remove_source
 from dm.station.acquisition.ledger import Item, State, row_id
 from dm.station.acquisition.pipeline import Pipeline
@@ -18,6 +20,7 @@ from dm.station.acquisition.store import Document, Store
 from dm.station.acquisition.task import Task, source_url
 
 _log = logging.getLogger(__name__)
+_NO_PLACE = 0.1  # seconds until a batch is looked at again that found a plugin occupied
 
 
 class After:
@@ -27,31 +30,42 @@ class After:
         self.store = store
         self.pipeline = pipeline
         self.settings = settings
+        self.gate = Gate(settings.workers)
 
-    def run(self, batch: Batch) -> None:
+    def run(self, batch: Batch) -> float | None:
         """Run the plugins that a batch's files still need and write what is final.
 
         Files that have to be tried again stay in ``batch.loads``, with their row in state ``stored``.
+
+        :returns: seconds until then, when nothing failed but a plugin had no place; else ``None``.
         """
         task = batch.task
         now = time.monotonic()
         waiting: dict[int, str] = {}
         failed: dict[int, str] = {}
+        undone: defaultdict[int, list[Plugin]] = defaultdict(list)
+        busy = False
         for plugin in self.per_batch(task):
             todo = [
                 load
                 for load in batch.loads
-                if plugin.name in load.pending and id(load) not in waiting and id(load) not in failed
+                if plugin.name in load.pending and not any(plugin.waits_for(other) for other in undone[id(load)])
             ]
             if not todo or self.pipeline.stop_event.is_set():
                 continue
-            for load, file in self._call(task, plugin, todo):
+            with self.gate.entered(plugin) as free:
+                pairs = self._call(batch, plugin, todo) if free else []
+            busy = busy or not free
+            for load in todo if not free else ():
+                undone[id(load)].append(plugin)
+            for load, file in pairs:
                 load.metadata = file.metadata
+                load.notes += file.notes
                 young = now - (batch.first_failure or now) < self.settings.retry_hours * 3600
-                if file.error and file.transient and young:
-                    waiting[id(load)] = f"Plugin {plugin.name}: {file.error}"
-                elif file.error and plugin.required:
-                    failed[id(load)] = f"Plugin {plugin.name}: {file.error}"
+                if file.error and ((file.transient and young) or plugin.required):
+                    undone[id(load)].append(plugin)
+                    said = waiting if file.transient and young else failed
+                    said[id(load)] = f"Plugin {plugin.name}: {file.error}"
                 else:
                     load.pending.remove(plugin.name)
                     if file.error:
@@ -60,6 +74,7 @@ class After:
             batch.first_failure = batch.first_failure or now
             task.trouble = next(iter(waiting.values()))
         self._write(batch, waiting, failed)
+        return _NO_PLACE if busy and not waiting else None
 
     @staticmethod
     def per_batch(task: Task) -> list[Plugin]:
@@ -67,7 +82,8 @@ class After:
         once = task.spec.processing_mode == "directory"
         return [plugin for plugin in task.plugins if not (once and plugin.once_per_directory)]
 
-    def _call(self, task: Task, plugin: Plugin, loads: list[Load]) -> list[tuple[Load, PluginFile]]:
+    def _call(self, batch: Batch, plugin: Plugin, loads: list[Load]) -> list[tuple[Load, PluginFile]]:
+        task = batch.task
         pairs = [(load, plugin_file(task, load)) for load in loads]
         info = task.info()
         info["workflowArgs"] = task.spec.workflow_args
@@ -77,6 +93,7 @@ class After:
             task.spec.root,
             [file for _load, file in pairs],
             directory_mode=task.spec.processing_mode == "directory",
+            id=batch.id,
         )
         try:
             with task.meters.plugin_call(plugin.name):
@@ -147,6 +164,7 @@ def plugin_file(task: Task, load: Load) -> PluginFile:
         source_host=task.source.host,
         run=load.run,
         metadata=load.metadata or dict(task.spec.metadata),
+        in_place=task.spec.skip_transfer,
     )
 
 
