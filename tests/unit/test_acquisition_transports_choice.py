@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from dm.common.errors import InvalidArgument, TransferError
-from dm.station.acquisition.transports.base import FileOutcome, Source, TransferBatch, Transport
+from dm.common.errors import CommunicationError, ConfigurationError, DmException, InvalidArgument, TransferError
+from dm.station.acquisition.transports.base import FileOutcome, NoSettings, Source, TransferBatch, Transport
 from dm.station.acquisition.transports.choice import Choice, reachable
+from dm.station.acquisition.transports.rests import Rests
 from dm.station.acquisition.transports.rsync import _entry
 from dm.station.acquisition.transports.rsync_command import Caller, DaemonSettings, RsyncSettings
 from dm.station.acquisition.transports.rsync_process import Result, unescape
@@ -21,12 +22,17 @@ class Here(Transport):
 
     name = "here"
 
-    def __init__(self) -> None:
+    def __init__(self, problem: DmException | None = None) -> None:
+        super().__init__(NoSettings())
+        self.rests = Rests(0.05, 0.1)
         self.moved: list[TransferBatch] = []
+        self.problem = problem
 
     def move(self, batch: TransferBatch) -> list[FileOutcome]:
         self.moved.append(batch)
-        return []
+        if self.problem is not None:
+            raise self.problem
+        return [FileOutcome("f000000")]
 
 
 class Far(Here):
@@ -35,6 +41,22 @@ class Far(Here):
     name = "far"
     schemes = frozenset({"file", "ssh"})
     remote_staging = True
+
+
+class Served(Far):
+    """Wants to go through a host's services even where its directory is here."""
+
+    name = "served"
+
+    def through_host(self, staging_host: str) -> bool:
+        return staging_host == "storage.example.org"
+
+
+class Task(Far):
+    """Goes on elsewhere after a failure."""
+
+    name = "task"
+    interchangeable = False
 
 
 LOCAL = Source("/data", b"/data")
@@ -64,6 +86,62 @@ def test_remote_source_is_read_by_the_transport_that_can(tmp_path: Path) -> None
     assert [moved.staging_host for moved in far.moved] == [None]
     assert choice.reader(REMOTE) is far and choice.reader(LOCAL) is here
     assert choice.schemes == {"file", "ssh"}
+
+
+def test_another_stands_in_while_the_first_does_not_answer_and_gives_the_place_back() -> None:
+    far, other = Far(CommunicationError("no answer")), Far()
+    other.name = "other"  # type: ignore[misc]
+    choice = Choice([far, other])
+    there = batch(LOCAL, "/none", "s")
+    for _ in range(3):
+        assert [outcome.transport for outcome in choice.move(there)] == ["other"]
+    assert len(far.moved) == 1, "left out while it rests"
+    assert len(other.moved) == 3
+    far.problem = None
+    assert choice.move(batch(LOCAL, "/none", "t"))[0].transport == "far", "another host is another matter"
+    while choice.move(there)[0].transport != "far":
+        pass
+    assert not far.rests.has(" s")
+
+
+def test_the_first_problem_is_told_when_none_can(tmp_path: Path) -> None:
+    missing, silent = Far(ConfigurationError("not installed")), Far(CommunicationError("no answer"))
+    with pytest.raises(ConfigurationError, match="not installed"):
+        Choice([missing, silent]).move(batch(LOCAL, "/none", "s"))
+    assert silent.moved
+    # what is wrong with the source or the staging directory is wrong for all
+    gone, far = Far(TransferError("no such directory")), Far()
+    with pytest.raises(TransferError, match="no such directory"):
+        Choice([gone, far]).move(batch(LOCAL, "/none", "s"))
+    task = Task(CommunicationError("no answer"))
+    with pytest.raises(CommunicationError):
+        Choice([task, far]).move(batch(LOCAL, "/none", "s"))
+    assert not far.moved, "its batch may still be on its way"
+
+
+def test_a_transport_that_is_named_first_may_keep_its_servers(tmp_path: Path) -> None:
+    here, served = Here(), Served()
+    Choice([served, here]).move(batch(LOCAL, str(tmp_path), "storage.example.org"))
+    assert [moved.staging_host for moved in served.moved] == ["storage.example.org"]
+    Choice([here, served]).move(batch(LOCAL, str(tmp_path), "storage.example.org"))
+    assert [moved.staging_host for moved in here.moved] == [None]
+    served.problem = CommunicationError("no answer")
+    Choice([served, here]).move(batch(LOCAL, str(tmp_path), "storage.example.org"))
+    assert len(here.moved) == 2
+
+
+def test_pauses_double_and_batches_of_the_same_moment_count_once() -> None:
+    rests = Rests(100, 300)
+    assert [rests.begin("s") for _ in range(3)] == [100, 100, 100]
+    assert rests.has("s") and not rests.has("t")
+    rests.end("s")
+    assert not rests.has("s")
+    short = Rests(0.001, 0.003)
+    pauses = []
+    while len(pauses) < 4:
+        if not short.has("s"):
+            pauses.append(short.begin("s"))
+    assert pauses == [0.001, 0.002, 0.003, 0.003]
 
 
 def test_nothing_reaches_it(tmp_path: Path) -> None:

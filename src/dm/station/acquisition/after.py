@@ -182,6 +182,8 @@ def outcome_fields(load: Load, times: dict[str, float]) -> Document:
         "attempts": load.item.attempts,
         "times": dict(times),
     }
+    if load.outcome and load.outcome.transport:
+        fields["transport"] = load.outcome.transport
     if load.notes:
         fields["notes"] = load.notes
     return fields

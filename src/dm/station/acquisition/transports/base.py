@@ -19,6 +19,7 @@ from typing import ClassVar
 from pydantic import BaseModel, ConfigDict
 
 from dm.common.errors import InvalidArgument
+from dm.station.acquisition.transports.rests import Rests
 
 
 class NoSettings(BaseModel):
@@ -170,9 +171,13 @@ class Transport(ABC):
     schemes: ClassVar[frozenset[str]] = frozenset({"file"})
     #: whether it can write to a staging directory on another host
     remote_staging: ClassVar[bool] = False
+    #: whether another transport may take a batch it could not move: nothing of it goes on somewhere
+    interchangeable: ClassVar[bool] = True
 
     def __init__(self, settings: BaseModel) -> None:
         self.settings = settings
+        #: kept by the choice between transports
+        self.rests = Rests()
 
     def serves(self, source: Source, staging_host: str | None) -> bool:
         """Whether this transport can be asked to move from a source to a staging host.

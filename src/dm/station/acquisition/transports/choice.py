@@ -1,17 +1,20 @@
-"""Which transport moves a batch: within this machine's file systems where staging is reachable, else over the network.
+"""Which transport moves a batch: the first of the settings that can, else the next.
 
 The choice is made for every batch, not for every DAQ: storage may hand out a staging directory on another host
-tomorrow, and a file system that is mounted here today may be gone.
+tomorrow, and a file system that is mounted here today may be gone. A transport whose servers do not answer is left out
+for that host for a while, at first half a minute, and the next one that can takes its batches; then it is tried again.
+Which transport moved a file is in its outcome, and in the metrics.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-from dm.common.errors import InvalidArgument, TransferError
+from dm.common.errors import CommunicationError, ConfigurationError, DmException, InvalidArgument, TransferError
 from dm.common.paths import display
 from dm.station.acquisition.transports.base import (
     FileOutcome,
@@ -23,6 +26,8 @@ from dm.station.acquisition.transports.base import (
     Transport,
 )
 
+_log = logging.getLogger(__name__)
+
 
 def reachable(directory: bytes) -> bool:
     """Whether a staging directory can be written on this machine.
@@ -33,6 +38,11 @@ def reachable(directory: bytes) -> bool:
     return os.path.isdir(directory) and os.access(directory, os.W_OK | os.X_OK)
 
 
+def _place(batch: TransferBatch) -> str:
+    """Return what a transport could not reach when it fails: the ends of the way that are not here."""
+    return f"{batch.source.host or ''} {batch.staging_host or ''}"
+
+
 def _unmeasured(_transport: str, _seconds: float, _size: int) -> None:
     """Nobody measures."""
 
@@ -40,7 +50,7 @@ def _unmeasured(_transport: str, _seconds: float, _size: int) -> None:
 class Choice(Transport):
     """The transports of a station as one.
 
-    :param transports: in the order of the settings; the first that can is taken.
+    :param transports: in the order of the settings; the first that can is taken, the others stand in for it.
     """
 
     name = "choice"
@@ -64,30 +74,55 @@ class Choice(Transport):
             f"No transport of this station reads {source.scheme!r} sources such as {source.text!r} (known: {known})."
         )
 
-    def mover(self, source: Source, staging_host: str | None) -> Transport:
-        """Return the first transport that reads a source and writes to a staging host (``None``: reachable here).
+    def movers(self, batch: TransferBatch) -> list[tuple[Transport, TransferBatch]]:
+        """Return the transports that can move a batch, each with the batch as it is to see it; those that rest last.
 
-        :raises TransferError: none does.
+        :raises TransferError: none can.
         """
-        for transport in self._transports:
-            if source.scheme in transport.schemes and (staging_host is None or transport.remote_staging):
-                return transport
-        raise TransferError(
-            f"Staging on {staging_host!r} is not reachable on this machine, and no transport of this station moves "
-            f"{source.scheme!r} sources there; mount it, or configure acquisition.transports.rsync."
-        )
+        host = batch.staging_host
+        here = reachable(batch.staging_directory) if host is not None else True
+        direct = dataclasses.replace(batch, staging_host=None) if here else batch
+        found = [
+            (transport, batch if host is not None and transport.through_host(host) else direct)
+            for transport in self._transports
+        ]
+        able = [(transport, seen) for transport, seen in found if transport.serves(seen.source, seen.staging_host)]
+        if not able:
+            raise TransferError(
+                f"Staging on {host!r} is not reachable on this machine, and no transport of this station moves "
+                f"{batch.source.scheme!r} sources there; mount it, or configure acquisition.transports.rsync."
+            )
+        return sorted(able, key=lambda pair: pair[0].rests.has(_place(pair[1])))
 
     def move(self, batch: TransferBatch) -> list[FileOutcome]:
-        """Move a batch with the transport that fits it; see :meth:`Transport.move`."""
-        if batch.staging_host is not None and reachable(batch.staging_directory):
-            batch = dataclasses.replace(batch, staging_host=None)
-        elif batch.staging_host is None and not os.path.isdir(batch.staging_directory):
+        """Move a batch with the first transport that can; see :meth:`Transport.move`."""
+        if batch.staging_host is None and not os.path.isdir(batch.staging_directory):
             raise TransferError(f"Staging directory {display(batch.staging_directory)!r} does not exist.")
-        mover, began = self.mover(batch.source, batch.staging_host), time.monotonic()
-        outcomes = mover.move(batch)
-        arrived = sum(outcome.size for outcome in outcomes if not outcome.error)
-        self.measured(mover.name, time.monotonic() - began, arrived)
-        return outcomes
+        problem: DmException | None = None
+        movers = self.movers(batch)
+        for number, (transport, seen) in enumerate(movers, 1):
+            began = time.monotonic()
+            try:
+                outcomes = transport.move(seen)
+            except (CommunicationError, ConfigurationError) as error:
+                pause = transport.rests.begin(_place(seen))
+                if not transport.interchangeable:
+                    raise
+                problem = problem or error
+                if number < len(movers):
+                    after = f"{movers[number][0].name} takes over; it is tried again in {pause:g} s"
+                    _log.warning(
+                        "Transport %s cannot move batch %s: %s; %s", transport.name, batch.batch_id, error, after
+                    )
+                continue
+            transport.rests.end(_place(seen))
+            arrived = sum(outcome.size for outcome in outcomes if not outcome.error)
+            self.measured(transport.name, time.monotonic() - began, arrived)
+            for outcome in outcomes:
+                outcome.transport = transport.name
+            return outcomes
+        assert problem is not None
+        raise problem
 
     def check(self, source: Source) -> None:
         """Check that a source can be read; see :meth:`Transport.check`."""

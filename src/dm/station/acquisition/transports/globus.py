@@ -36,6 +36,7 @@ class Globus(Transport):
     settings_model = GlobusSettings
     schemes = frozenset({"file"})
     remote_staging = True
+    interchangeable = False  # a task may go on at Globus
 
     def __init__(self, settings: BaseModel) -> None:
         super().__init__(settings)
