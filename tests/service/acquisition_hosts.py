@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -90,3 +90,21 @@ def running_rsync_daemon(directory: Path) -> Iterator[tuple[int, Path, Path]]:
         port, "rsync", "--daemon", "--no-detach", "--address=127.0.0.1", f"--port={port}", f"--config={config}"
     ):
         yield port, directory / "files", directory / "password"
+
+
+@contextmanager
+def small_disk(directory: Path, megabytes: int) -> Iterator[Callable[[int], None]]:
+    """A small file system of its own on a directory; yields what gives it another size in megabytes.
+
+    It needs the right to mount: tests of full disks are run as root, as the tests of storage's accounts are.
+    """
+    size = f"size={megabytes}m,mode=700"
+    subprocess.run(["mount", "-t", "tmpfs", "-o", size, "tmpfs", directory], check=True)
+    try:
+        yield lambda more: subprocess.run(["mount", "-o", f"remount,size={more}m", directory], check=True) and None
+    finally:
+        # a server that wrote there may need a moment to let go
+        deadline = time.monotonic() + 20
+        while subprocess.run(["umount", directory], capture_output=True, check=False).returncode:
+            assert time.monotonic() < deadline, f"{directory} is still in use"
+            time.sleep(0.05)

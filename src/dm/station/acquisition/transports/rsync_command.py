@@ -19,7 +19,7 @@ from dm.station.acquisition.transports.base import Source, TransferBatch
 from dm.station.acquisition.transports.rsync_process import Result, run
 
 _HOST = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9_.-]*@)?(?:[A-Za-z0-9_][A-Za-z0-9_.-]*|\[[0-9A-Fa-f:.]+\])")
-_SSH_DEFAULTS = ["BatchMode=yes", "ConnectTimeout=15", "ServerAliveInterval=15", "ServerAliveCountMax=4"]
+_SSH_DEFAULTS = ["BatchMode=yes", "ConnectTimeout={0}", "ServerAliveInterval=15", "ServerAliveCountMax=4"]
 _SPARE_SECONDS = 30
 
 
@@ -42,9 +42,14 @@ class RsyncSettings(BaseModel):
 
     :param program: rsync here, 3.4.3 or newer. :param remote_program: rsync on the other machines.
     :param ssh: the ssh command with its options, e.g. ``["ssh", "-i", "/home/dm/.ssh/id"]``.
+    :param connect_timeout: seconds after which a host that does not answer at all counts as unreachable.
     :param io_timeout: seconds without any data after which a transfer counts as broken.
     :param batch_timeout: seconds after which a batch is given up whatever it does.
     :param workers: files digested at the same time, over all batches.
+    :param compress: pack the data on the way; helps on links slower than about 100 MB/s, if the data can be packed.
+    :param megabytes_per_second: most that one batch takes of the link; 0 is no limit.
+    :param fsync: the receiving rsync flushes every file to disk. Storage does so in any case before a file is
+        published, so this is for those who want it twice.
     :param daemons: host -> its rsync daemon; hosts not named are reached over ssh.
     """
 
@@ -53,9 +58,13 @@ class RsyncSettings(BaseModel):
     program: str = "rsync"
     remote_program: str = Field(default="", pattern=r"^[A-Za-z0-9_./-]*$")
     ssh: list[str] = Field(default=["ssh"], min_length=1)
+    connect_timeout: int = Field(default=15, ge=1, le=600)
     io_timeout: int = Field(default=60, ge=1, le=3600)
     batch_timeout: float = Field(default=6 * 3600, gt=0)
     workers: int = Field(default=max(2, min(8, os.cpu_count() or 2)), ge=1, le=64)
+    compress: bool = False
+    megabytes_per_second: float = Field(default=0, ge=0)
+    fsync: bool = False
     daemons: dict[str, DaemonSettings] = {}
 
     @field_validator("ssh")
@@ -72,7 +81,9 @@ class Caller:
 
     def __init__(self, settings: RsyncSettings) -> None:
         self.settings = settings
-        words = [*settings.ssh, *(word for option in _SSH_DEFAULTS for word in ("-o", option))]
+        options = [option.format(settings.connect_timeout) for option in _SSH_DEFAULTS]
+        # what stands first counts, so the settings' own words win
+        words = [*settings.ssh, *(word for option in options for word in ("-o", option))]
         self._shell = " ".join(f"'{word}'" for word in words)
 
     def command(self, *arguments: str | bytes) -> list[str | bytes]:
@@ -80,7 +91,7 @@ class Caller:
         settings = self.settings
         daemon = any(os.fsencode(argument).startswith(b"rsync://") for argument in arguments)
         # a remote shell beside a daemon URL would mean "start the daemon through the shell"
-        reach = [] if daemon else [f"--rsh={self._shell}"]
+        reach = [f"--contimeout={settings.connect_timeout}"] if daemon else [f"--rsh={self._shell}"]
         if settings.remote_program and not daemon:
             reach.append(f"--rsync-path={settings.remote_program}")
         return [settings.program, "--secluded-args", *reach, f"--timeout={settings.io_timeout}", *arguments]
@@ -91,8 +102,15 @@ class Caller:
 
     def move(self, batch: TransferBatch, *arguments: str | bytes, names: Sequence[bytes]) -> Result:
         """Run something that lasts as long as a batch does."""
-        limit = self.settings.batch_timeout
-        return run(self.command(*arguments), names=names, limit_seconds=limit, stop=batch.stop)
+        settings, options = self.settings, list[str]()
+        if settings.compress:
+            options.append("-z")
+        if settings.megabytes_per_second:
+            options.append(f"--bwlimit={max(1, round(settings.megabytes_per_second * 1000))}")
+        if settings.fsync:
+            options.append("--fsync")
+        command = self.command(*options, *arguments)
+        return run(command, names=names, limit_seconds=settings.batch_timeout, stop=batch.stop, aborted=batch.aborted)
 
     def origin(self, source: Source) -> list[str | bytes]:
         """Return the arguments that say where a source is."""
@@ -100,6 +118,10 @@ class Caller:
         if source.scheme == "rsync":
             port = f":{source.port}".encode() if source.port else b""
             module = source.root.strip(b"/").partition(b"/")[0]
+            if not module:
+                raise InvalidArgument(
+                    f"Data directory {source.text!r} names no module; write rsync://host/module/directory."
+                )
             return [*self._password(source.host), b"rsync://" + host + port + b"/" + module + b"/"]
         path = source.root.rstrip(b"/") + b"/"
         return [host + b":" + path if host else path]

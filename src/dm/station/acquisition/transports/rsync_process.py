@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -25,6 +25,7 @@ _KEPT_VARIABLES = ("PATH", "HOME", "USER", "LOGNAME", "SSH_AUTH_SOCK", "KRB5CCNA
 _ESCAPE = re.compile(rb"\\#([0-7]{3})")
 _POLL_SECONDS = 0.25
 _STDERR_LIMIT = 200_000
+_SAID = 480  # characters of what rsync said, in an error sentence
 
 
 @dataclass(frozen=True)
@@ -62,10 +63,14 @@ class Result:
 
     def sentence(self) -> str:
         """Return what rsync said, for an error text."""
-        said = b"; ".join(line for line in self.complaints if not line.startswith(b"rsync error:"))
-        text = (said or b"; ".join(self.complaints)).decode("utf-8", "backslashreplace").strip()
+        lines = [line.strip() for line in self.complaints]
+        # ssh frames its warnings with rows of this sign, and puts what matters last
+        lines = [line for line in lines if not line.startswith((b"rsync error:", b"@@", b"@  "))] or lines
+        text = b"; ".join(lines).decode("utf-8", "backslashreplace").rstrip(".")
+        if len(text) > _SAID:
+            text = f"{text[: _SAID // 3]} ... {text[-_SAID // 3 * 2 :]}"
         how = f"was killed by signal {-self.code}" if self.code < 0 else f"ended with code {self.code}"
-        return f"rsync {how}: {text[:500] or 'no reason given'}"
+        return f"rsync {how}: {text or 'no reason given'}"
 
     def failure(self, what: str) -> DmException:
         """Return the exception for a run that moved nothing useful."""
@@ -111,12 +116,13 @@ def run(
     names: Sequence[bytes] = (),
     limit_seconds: float,
     stop: threading.Event | None = None,
+    aborted: Callable[[], bool] = lambda: False,
 ) -> Result:
     """Run rsync to its end.
 
     :param names: written to its standard input, each followed by NUL (``--files-from=- --from0``).
     :param limit_seconds: after which it is killed, with all processes it started.
-    :param stop: when set, it is killed too.
+    :param stop: when set, it is killed too. :param aborted: the same when it returns true.
     :raises TransferError: it did not end in time. :raises ServiceUnavailable: stopped.
     """
     with started(arguments, environment()) as process:
@@ -130,6 +136,8 @@ def run(
                 writing = None
             if stop is not None and stop.is_set():
                 raise ServiceUnavailable("The transfer was given up because the service stops; it is repeated later.")
+            if aborted():
+                raise ServiceUnavailable("The transfer was given up because nobody wants it any more.")
             if time.monotonic() > deadline:
                 raise TransferError(f"rsync did not end in {limit_seconds:g} s and was stopped; it is tried again.")
     return Result(process.returncode, _lines(output), _lines(complaints[:_STDERR_LIMIT]))
