@@ -193,6 +193,7 @@ def test_a_crash_between_submitting_and_noting_transfers_once(
         make().move(batch(root, b"a"))
     service.lost = []
     assert len(service.tasks) == 1
+    assert make().holds("b1") and not make().holds("b2")
     record = Records(root / "state").load("b1")
     assert record is not None and record.task == "" and record.submission in service.submissions
     assert stat.S_IMODE((root / "state" / "b1.json").stat().st_mode) == 0o600
@@ -521,6 +522,9 @@ def test_directories_the_collections_do_not_show(
     transport.check(batch(root).source)
     with pytest.raises(InvalidArgument, match="source_paths"):
         transport.check(Source("x", os.fsencode(root / "elsewhere")))
+    assert transport.serves(batch(root).source, "storage.test")
+    for place in (root / "elsewhere", root / "data\nx"):
+        assert not transport.serves(Source("x", os.fsencode(place)), "storage.test")
     write(root, b"a")
     with pytest.raises(ConfigurationError, match="destination_paths"):
         make(destination_paths={"/none": "/"}).move(batch(root, b"a"))

@@ -171,8 +171,6 @@ class Transport(ABC):
     schemes: ClassVar[frozenset[str]] = frozenset({"file"})
     #: whether it can write to a staging directory on another host
     remote_staging: ClassVar[bool] = False
-    #: whether another transport may take a batch it could not move: nothing of it goes on somewhere
-    interchangeable: ClassVar[bool] = True
 
     def __init__(self, settings: BaseModel) -> None:
         self.settings = settings
@@ -188,6 +186,11 @@ class Transport(ABC):
 
     def through_host(self, staging_host: str) -> bool:
         """Whether it wants to write through services of a staging host even where its directory is reachable here."""
+        return False
+
+    def holds(self, batch_id: str) -> bool:
+        """Whether something of a batch may still be on its way through this transport, after a failure or a restart:
+        then no other may take it."""
         return False
 
     @abstractmethod

@@ -77,6 +77,8 @@ class Choice(Transport):
     def movers(self, batch: TransferBatch) -> list[tuple[Transport, TransferBatch]]:
         """Return the transports that can move a batch, each with the batch as it is to see it; those that rest last.
 
+        A batch that one of them has begun already, and may still be moving, is that one's alone.
+
         :raises TransferError: none can.
         """
         host = batch.staging_host
@@ -86,7 +88,10 @@ class Choice(Transport):
             (transport, batch if host is not None and transport.through_host(host) else direct)
             for transport in self._transports
         ]
-        able = [(transport, seen) for transport, seen in found if transport.serves(seen.source, seen.staging_host)]
+        holding = [(transport, seen) for transport, seen in found if transport.holds(batch.batch_id)]
+        able = holding or [
+            (transport, seen) for transport, seen in found if transport.serves(seen.source, seen.staging_host)
+        ]
         if not able:
             raise TransferError(
                 f"Staging on {host!r} is not reachable on this machine, and no transport of this station moves "
@@ -106,7 +111,7 @@ class Choice(Transport):
                 outcomes = transport.move(seen)
             except (CommunicationError, ConfigurationError) as error:
                 pause = transport.rests.begin(_place(seen))
-                if not transport.interchangeable:
+                if transport.holds(batch.batch_id):
                     raise
                 problem = problem or error
                 if number < len(movers):

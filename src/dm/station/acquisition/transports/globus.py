@@ -12,7 +12,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 from pydantic import BaseModel
@@ -36,7 +36,6 @@ class Globus(Transport):
     settings_model = GlobusSettings
     schemes = frozenset({"file"})
     remote_staging = True
-    interchangeable = False  # a task may go on at Globus
 
     def __init__(self, settings: BaseModel) -> None:
         super().__init__(settings)
@@ -51,10 +50,22 @@ class Globus(Transport):
         """End the digesting threads."""
         self._workers.shutdown()
 
+    def serves(self, source: Source, staging_host: str | None) -> bool:
+        """Whether the source collection shows the data directory; see :meth:`Transport.serves`."""
+        return super().serves(source, staging_host) and self._shown(source) is not None
+
+    def holds(self, batch_id: str) -> bool:
+        """Whether a task was, or may have been, submitted for a batch; see :meth:`Transport.holds`."""
+        return self._records.load(batch_id) is not None
+
     def check(self, source: Source) -> None:
         """Check that the data directory can be read and that the collection shows it; see :meth:`Transport.check`."""
         check_directory(source)
-        self._shown(source.root, source.text)
+        if self._shown(source) is None:
+            raise InvalidArgument(
+                f"Data directory {source.text!r} is not shown by the Globus collection; add it to "
+                "acquisition.transports.globus.source_paths."
+            )
 
     def move(self, batch: TransferBatch) -> list[FileOutcome]:
         """Let Globus move a batch; see :meth:`Transport.move`.
@@ -112,17 +123,11 @@ class Globus(Transport):
         finally:
             self._slots.release()
 
-    def _shown(self, path: bytes, text: str) -> str:
-        try:
-            found = on_collection(path.rstrip(b"/") + b"/", self._own.source_paths)
-        except ValueError as error:
-            raise InvalidArgument(f"Globus cannot name the data directory {text!r}: {error}.") from None
-        if found is None:
-            raise InvalidArgument(
-                f"Data directory {text!r} is not shown by the Globus collection; add it to "
-                "acquisition.transports.globus.source_paths."
-            )
-        return found
+    def _shown(self, source: Source) -> str | None:
+        """Return where the collection shows a data directory; ``None``: not at all, or under no name Globus can say."""
+        with suppress(ValueError):
+            return on_collection(source.root.rstrip(b"/") + b"/", self._own.source_paths)
+        return None
 
     def _destination(self, batch: TransferBatch) -> str:
         path = batch.staging_directory.rstrip(b"/") + b"/"
