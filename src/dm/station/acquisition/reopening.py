@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from dm.common import statuses
 from dm.common.errors import DmException
 from dm.station.acquisition.runner import Runner
+from dm.station.acquisition.scout import WATCH_KEYS, Hints
 from dm.station.acquisition.store import Document
 from dm.station.acquisition.transports.base import SourceEntry
 
@@ -43,6 +44,10 @@ class Revisit:
         self.problems: dict[bytes, str] = {}
         self.final = True
         self.walking = False
+        self.reconciling = False
+        self.unannounced = 0
+        self.reconciling = False
+        self.unannounced = 0
         self.next = time.monotonic() + _NEVER
 
     def open(self) -> None:
@@ -63,9 +68,18 @@ class Revisit:
         """Do the same now."""
         self.look_at_all(now)
 
-    def events(self, now: float) -> list[bytes]:
+    def events(self, now: float) -> Hints:
         """Return nothing."""
-        return []
+        return Hints()
+
+    def wanted(self, path: bytes) -> bool:
+        """Whether a file of that name is taken."""
+        return self.task.selection.takes(path)
+
+    def report(self) -> dict[str, Any]:
+        """Return what info records tell of the watch: what they told at the end."""
+        told = self.task.document.get("counts") or {}
+        return {key: told[key] for key in WATCH_KEYS if key in told}
 
     def step(self, now: float) -> Iterator[SourceEntry]:
         """Yield the files that wait, as their host lists them now."""
@@ -103,7 +117,7 @@ class Reopened(Runner):
         task.stopping = True
 
     def _paths(self) -> list[bytes]:
-        return [entry.path for entry in self.tracker.waiting(limit=len(self.tracker))]
+        return list(self.tracker.paths())
 
     def _steady_turn(self) -> bool:
         if self._decision is not None:

@@ -38,6 +38,10 @@ _REST_WALL = 2  # the same with the time it took, which on another host or file 
 _FINAL_REMOTE_SECONDS = 1.0  # between the last walks of a source on another host
 _LOOK_SECONDS = 1.0  # between looks at the data directory itself
 _NEVER = 86_400.0
+WATCH_KEYS = (  # of info records
+    "watchMethod", "watchNote", "nFilesFoundByScan", "lastReconcileTime", "lastReconcileTimestamp",
+    "lastReconcileSeconds",
+)  # fmt: skip
 _SEEN = frozenset(State) - {State.VANISHED}
 
 
