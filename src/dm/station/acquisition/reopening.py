@@ -46,8 +46,6 @@ class Revisit:
         self.walking = False
         self.reconciling = False
         self.unannounced = 0
-        self.reconciling = False
-        self.unannounced = 0
         self.next = time.monotonic() + _NEVER
 
     def open(self) -> None:
