@@ -173,7 +173,7 @@ class ExperimentDirectory:
                 current, made = enter(current, os.fsencode(below[-1]), self.owner, mode)
                 stack.callback(os.close, current)
                 if not made:
-                    self._adopt(current, experiment_id)
+                    self._adopt(current, experiment_id, mode)
                 for part in _PARTS:
                     inner, _ = enter(current, part.encode(), self.owner, DIRECTORY_MODE)
                     stack.callback(os.close, inner)
@@ -181,7 +181,7 @@ class ExperimentDirectory:
         except OSError as error:
             raise ServiceUnavailable(f"Directory {self.path!a} cannot be made: {error.strerror}.") from error
 
-    def _adopt(self, descriptor: int, experiment_id: int) -> None:
+    def _adopt(self, descriptor: int, experiment_id: int, mode: int) -> None:
         """Accept a directory that was there: our own, an empty one, or one left by a creation that was cut short."""
         marked = self.marker()
         if marked is not None and marked.get("experimentId") == experiment_id:
@@ -191,7 +191,7 @@ class ExperimentDirectory:
                 f"Directory {self.path!a} exists and is not empty; move it away or choose another name."
             )
         os.fchmod(descriptor, 0o700)
-        self.owner.apply(descriptor, DIRECTORY_MODE)
+        self.owner.apply(descriptor, mode)
 
     def files(self) -> Iterator[str]:
         """Yield the path of everything in it that is no directory and not our own marker."""
