@@ -173,7 +173,7 @@ class Bench:
         self.clients: dict[tuple[str, str | None], Witness] = {}
         self.last_settings: dict[str, Any] = {}
         self.read_logs: dict[Path, int] = {}
-        self._number = 0
+        self.experiment_number = 0
         self._postgres_url = postgres_url
         self.login = directory / "station.login"
         environment.write_login_file(self.login, *SERVICE)
@@ -314,8 +314,8 @@ class Bench:
 
     def experiment(self) -> dict[str, Any]:
         """Make an experiment of a new name."""
-        self._number += 1
-        body = {"experimentName": f"fault{self._number}", "stationName": STATION}
+        self.experiment_number += 1
+        body = {"experimentName": f"fault{self.experiment_number}", "stationName": STATION}
         return dict(self.rest("storage").post("/experiments", body))
 
     def begin(self, kind: str, experiment: Mapping[str, Any], source: str | Path, **keys: Any) -> dict[str, Any]:
