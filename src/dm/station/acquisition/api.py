@@ -8,6 +8,7 @@ from typing import Any, ClassVar, TypeVar
 
 from dm.common.client import ApiClient, ServiceMonitorApi, segment
 from dm.common.errors import CommunicationError, InvalidArgument, ServiceUnavailable, TaskTimeout
+from dm.common.paths import decode
 from dm.common.records import DmObject
 from dm.common.statuses import INACTIVE
 
@@ -198,6 +199,24 @@ class ExperimentDaqApi(ApiClient):
     def retryUploadFiles(self, id: str, path: str | None = None) -> DmObject:
         """Make the failed files of an upload ready again; see :meth:`retryDaqFiles`."""
         return DmObject(self.client.post(f"/uploads/{segment(id)}/retry", {"path": path} if path else None))
+
+    def completeDaqFiles(
+        self, id: str, paths: str | bytes | list[str] | list[bytes], waitTime: float | None = None
+    ) -> DmObject:
+        """Say that files of a running DAQ are whole, as whoever wrote them knows.
+
+        :param paths: one or several, relative to the data directory or absolute; a directory means all files in it.
+        :param waitTime: seconds to wait (at most 30, default 10) until the ledger has them.
+        :returns: ``count`` of files that are safely in the ledger; lists of paths that are not: ``missing``,
+            ``ignored`` (not wanted by the DAQ, or no regular file), ``pending`` (say them again).
+        :raises InvalidObjectState: the DAQ is over. :raises InvalidArgument: a path outside the data directory.
+        """
+        named = [paths] if isinstance(paths, str | bytes) else paths
+        texts = [decode(path) if isinstance(path, bytes) else path for path in named]
+        body: dict[str, Any] = {"paths": texts}
+        if waitTime is not None:
+            body["waitTime"] = waitTime
+        return DmObject(self.client.post(f"/daqs/{segment(id)}/completeFiles", body))
 
     # --- plugins --------------------------------------------------------------------------------------------
 

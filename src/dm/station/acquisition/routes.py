@@ -22,6 +22,8 @@
 
 ``POST /daqs/{id}/retry``, ``POST /uploads/{id}/retry``: ``{"count": n}``, failed files made ready again
 
+``POST /daqs/{id}/completeFiles``, ``paths`` (list), ``waitTime``: what became of files their writer says are whole
+
 ``GET /processingPlugins``: list of ``{name, description}``
 
 With ``waitTime`` an info call answers when the record changed status or the time has passed, whichever is first; with
@@ -43,6 +45,7 @@ from dm.station.acquisition.amends import Choice, path_of, retry
 from dm.station.acquisition.listing import listed_files
 from dm.station.acquisition.office import Office
 from dm.station.acquisition.task import DAQ, UPLOAD
+from dm.station.acquisition.telling import MOST, complete
 
 _PAGE = 1000
 _LONGEST_WAIT = 30.0
@@ -94,6 +97,13 @@ class RetryArguments(IdArguments):
     """Which failed files; all by default."""
 
     path: str | None = Field(default=None, min_length=1)
+
+
+class CompleteArguments(IdArguments):
+    """Files that are whole, as their writer says."""
+
+    paths: list[str] = Field(min_length=1, max_length=MOST)
+    wait_time: float = Field(default=10, ge=0, le=_LONGEST_WAIT)
 
 
 class RecordsArguments(Arguments):
@@ -248,6 +258,13 @@ class Desk:
         return handler
 
 
+    def complete(self, request: Request, arguments: CompleteArguments) -> dict[str, Any]:
+        """Take files of a DAQ as whole because their writer says so."""
+        with self.office.waits.place() as held:
+            seconds = arguments.wait_time if held else 0.0
+            return complete(self.office, arguments.id, arguments.paths, seconds)
+
+
 def routes(office: Office, health: Health) -> list[Route]:
     """Return the table for an office and the health it reports."""
     desk = Desk(office)
@@ -294,6 +311,16 @@ def routes(office: Office, health: Health) -> list[Route]:
         Route("GET", "/processingPlugins", desk.plugins, USER, "List the processing plugins of this station."),
         reset_alarms(health, MANAGER),
     ]
+    table.append(
+        Route(
+            "POST",
+            "/daqs/{id}/completeFiles",
+            desk.complete,
+            MANAGER,
+            "Say that files of a running DAQ are whole: paths, relative or absolute; a directory means all in it.",
+            CompleteArguments,
+        )
+    )
     listed = frozenset({"experimentName"})
     for kind, plural, what, lister, starter in (
         (DAQ, "daqs", "DAQ", desk.list_daqs, desk.start_daq),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import select
+import stat
 import threading
 import time
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from typing import Any
 
 from dm.common import statuses
 from dm.common.errors import DmException, ServiceUnavailable
+from dm.station.acquisition import telling as telling_
 from dm.station.acquisition.amends import feed
 from dm.station.acquisition.closing import Closing
 from dm.station.acquisition.completion import Decision, Rule, SettleTimes, Tracker, Verdict, look
@@ -84,6 +86,7 @@ class Runner:
         self._final_walk = 0
         self._final_deadline = 0.0
         self._recheck = 0.0
+        self._told = telling_.Told()
         self._walks = 0
 
     def start(self) -> None:
@@ -158,6 +161,7 @@ class Runner:
             return self._wind_down(now)
         self._hints(now)
         self._inbox(now)
+        self._messages(now)
         if not self._crowded():
             for entry in self.scout.step(now):
                 self._seen(entry, now)
@@ -237,18 +241,58 @@ class Runner:
         if decided is not None:
             self._accept([decided])
 
+    def _messages(self, now: float) -> None:
+        """Take in what writers say."""
+        task = self.task
+        while True:
+            with self.pipeline.condition:
+                if not task.told:
+                    return
+                telling = task.told.popleft()
+            for path, state in list(telling.states.items()):
+                if state == telling_.PENDING:
+                    self._told.expect(path, telling)
+                    self._message(path, now)
+
+    def _message(self, path: bytes, now: float) -> None:
+        task, stamp = self.task, None
+        if not self.scout.wanted(path) or path_key(path) in task.declined:
+            self._told.settle(path, telling_.IGNORED)
+            return
+        if task.source.is_local:
+            stamp, mode = look(os.path.join(task.source.root, path))
+            if stamp is None or not stat.S_ISREG(mode):
+                self._told.settle(path, telling_.MISSING if stamp is None else telling_.IGNORED)
+                return
+            state = task.ledger.knows(path, stamp)
+            if state in _TAKEN:
+                self._told.settle(path, telling_.TAKEN)
+                return
+            if state is not None:  # it lay there before, say; but now somebody wants it
+                task.ledger.forget(path)
+        else:
+            self.scout.look_at_all(now)
+        decided = self.tracker.offer(path, stamp, now, closed=task.source.is_local, told=True)
+        if decided is not None:
+            self._accept([decided])
+
     # --- deciding ---------------------------------------------------------------------------------------------------
     def _decide(self, now: float) -> None:
         if self._unwritten:
             return
         found = []
         for decided in self.tracker.take(now):
+            path = decided.path
             if decided.verdict is Verdict.GONE:
-                self._gone(decided.path)
+                self._gone(path)
+                self._told.settle(path, telling_.MISSING)
             elif decided.verdict is Verdict.OTHER:
                 self.scout.look_at_all(now)  # a walk says what it is now
-            elif decided.stamp is not None and self.task.ledger.knows(decided.path, decided.stamp) is None:
+                self._told.settle(path, telling_.IGNORED)
+            elif decided.stamp is not None and self.task.ledger.knows(path, decided.stamp) is None:
                 found.append(decided)
+            else:
+                self._told.settle(path, telling_.TAKEN)
         self._accept(found)
 
     def _accept(self, found: list[Decision]) -> None:
@@ -280,6 +324,9 @@ class Runner:
             if not self._try(lambda: self.pipeline.add(self.task, ledger.ready(found))):
                 return
             self._unwritten = []
+            if self._told:
+                for path, _stamp, _rule in found:
+                    self._told.settle(path, telling_.TAKEN)
         if self._skipped:
             outcomes = [(item, state, {"lastError": why}) for item, state, why in self._skipped]
             if self._try(lambda: ledger.finish(list(outcomes))):

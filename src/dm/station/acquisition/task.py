@@ -28,6 +28,7 @@ from dm.station.acquisition.transports.base import Source, Transport
 if TYPE_CHECKING:
     from dm.station.acquisition.batch import Batch
     from dm.station.acquisition.plugins.base import Plugin
+    from dm.station.acquisition.telling import Telling
 
 DAQ = "daq"
 UPLOAD = "upload"
@@ -106,6 +107,7 @@ class Task:
         self.busy: set[int] = set()
         self.deferred: set[bytes] = set()
         self.inbox: deque[bytes] = deque()
+        self.told: deque[Telling] = deque()  # messages of writers
         self.spilled = False
         self.unfed = False  # whether stored files may wait that no batch carries
         self.orders = 0  # decisions of people that are being carried out
