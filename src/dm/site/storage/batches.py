@@ -248,7 +248,8 @@ def checked_file(entry: dict[str, Any]) -> dict[str, Any]:
     """Return one file of a batch in canonical form.
 
     :param entry: ``path`` (below the root), ``stagedName`` (below the staging directory), ``size`` in bytes,
-        ``mtimeNs``, and optionally ``mode``, ``digests`` (algorithm -> hex), ``md5Sum``, ``sourceUrl``.
+        ``mtimeNs``, and optionally ``mode``, ``digests`` (algorithm -> hex), ``md5Sum`` (empty: none is
+            wanted), ``sourceUrl``.
     :raises InvalidArgument: naming path and field.
     """
     if not isinstance(entry, dict) or not isinstance(entry.get("path"), str):
@@ -280,6 +281,7 @@ def checked_file(entry: dict[str, Any]) -> dict[str, Any]:
             raise InvalidArgument(f"File {shown}: {name} {str(value)[:80]!a} is no lower-case hex digest.")
     if claimed:
         result["digests"] = claimed
+    result |= {"withoutMd5": True} if entry.get("md5Sum") == "" else {}
     if entry.get("sourceUrl") is not None:
         if not isinstance(entry["sourceUrl"], str) or len(entry["sourceUrl"]) > 8192:
             raise InvalidArgument(f"File {shown}: sourceUrl is no text of at most 8192 characters.")

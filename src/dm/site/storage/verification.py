@@ -161,7 +161,8 @@ def _verify_open(descriptor: int, item: Staged, stop: threading.Event | None) ->
     claimed: dict[str, str] = item.claim.get("digests", {})
     # An md5 that came with a stronger digest is the source's word; computing it again costs more than all the rest.
     strong = [name for name in claimed if name != "md5"]
-    wanted = {digests.VERIFICATION, *strong} | (set() if strong and "md5" in claimed else {"md5"})
+    told = "md5" in claimed or item.claim.get("withoutMd5")
+    wanted = {digests.VERIFICATION, *strong} | (set() if strong and told else {"md5"})
     size, found = digest(descriptor, wanted, stop)
     after = os.fstat(descriptor)
     if size != before.st_size or (before.st_mtime_ns, before.st_size) != (after.st_mtime_ns, after.st_size):

@@ -139,6 +139,9 @@ class Carry:
                 )
             )
         batch.times["moved"] = time.time()
+        if task.spec.skip_checksum:  # a transport may have one all the same
+            for outcome in outcomes:
+                outcome.md5 = ""
         self._sort_out(batch, outcomes)
         if not batch.loads:
             self.site.abandon(batch.id, task.grant)
@@ -233,7 +236,7 @@ class Carry:
             "mtimeNs": load.item.mtime_ns,
             "mode": outcome.mode,
             "digests": outcome.digests,
-            "md5Sum": "" if task.spec.skip_checksum else outcome.md5,
+            "md5Sum": "" if task.spec.skip_checksum else outcome.md5 or None,
             "sourceUrl": source_url(task.source, load.item.path),
         }
 

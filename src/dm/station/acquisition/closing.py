@@ -79,7 +79,9 @@ class Closing:
         if task.halted:
             return statuses.FAILED, task.halted
         if task.aborting:
-            return statuses.ABORTED, f"The {task.kind} was stopped by its user."
+            limit = f"when its time was over (maxRunTimeInHours {task.spec.max_run_time_in_hours:g})"
+            why = limit if task.document.get("outOfTime") else "by its user"
+            return statuses.ABORTED, f"The {task.kind} was stopped {why}."
         if failed:
             first = counts["processingErrors"][0] if counts["processingErrors"] else ""
             return statuses.FAILED, f"{failed} of {total} files failed. {first}".strip()

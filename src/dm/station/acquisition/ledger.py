@@ -151,7 +151,7 @@ class Ledger:
         self._known[key] = value
         self._counts[state] += 1
         self.errors.pop(key, None)
-        if error and len(self.errors) < _SHOWN_ERRORS:
+        if error and state == State.FAILED and len(self.errors) < _SHOWN_ERRORS:
             self.errors[key] = error
         new = old is None or old & _STATE_BITS in _WITHOUT_ROW or (old ^ value) & ~_STATE_BITS
         if new and state == State.READY:

@@ -247,8 +247,8 @@ class Office:
         if task_id in self.live or self.store.task(task_id) is not None:
             return True
         keys: dict[str, Any] = dict(task.spec.metadata)
-        if task.spec.upload_dest_directory_on_exit:
-            keys["destDirectory"] = task.spec.upload_dest_directory_on_exit
+        if task.spec.exit_destination:
+            keys["destDirectory"] = task.spec.exit_destination
         if task.spec.use_analysis_directory_as_root:
             keys["useAnalysisDirectoryAsRoot"] = True
         try:

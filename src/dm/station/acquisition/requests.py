@@ -57,6 +57,9 @@ def wish(kind: str, parts: Parts, experiment: dict[str, Any], directory: str, ta
     if place.in_place and not read.skip_transfer:
         read = read.model_copy(update={"skip_transfer": True})
         echo = {**echo, "skipTransfer": True}
+    if read.upload_data_directory_on_exit:
+        last = sources.parse(read.upload_data_directory_on_exit, parts.settings, experiment, read.root)
+        sources.refuse_secrets(last, parts.secrets)
     known = {plugin.name for plugin in parts.plugins}
     for name in read.skip_plugins:
         if name not in known:

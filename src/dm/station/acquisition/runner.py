@@ -157,6 +157,9 @@ class Runner:
         self._sleep()
         task.note_pace()
         now = time.monotonic()
+        if task.kind == UPLOAD and task.out_of_time and not (task.aborting or task.document.get("reopened")):
+            self._insist(lambda: task.set(abortRequested=True, outOfTime=True, status=statuses.ABORTING))
+            task.aborting = True
         if task.halted or task.aborting:
             return self._wind_down(now)
         self._hints(now)
@@ -185,7 +188,7 @@ class Runner:
             moments.append(now if self.scout.walking else self.scout.next)
         if (due := self.tracker.next_due()) is not None and self.tracker.root is not None and not self._unwritten:
             moments.append(due)
-        if self.task.deadline is not None:
+        if self.task.deadline is not None and not self.task.out_of_time:
             moments.append(self.task.deadline)
         if self._unwritten or self._skipped:
             moments.append(self._not_before)

@@ -36,6 +36,7 @@ class TaskSpec(BaseModel):
     max_run_time_in_hours: float = Field(default=0, ge=0, le=10_000)
     upload_data_directory_on_exit: str = ""
     upload_dest_directory_on_exit: str = ""
+    upload_target_directory_on_exit: str = ""
     processing_mode: Literal["files", "directory"] = "files"
     workflow_name: str = ""
     workflow_owner: str = ""
@@ -93,6 +94,11 @@ class TaskSpec(BaseModel):
         """The sub-folder files go into, as canonical bytes; empty for none."""
         text = (self.dest_directory or self.target_directory).strip("/")
         return relative(text) if text not in ("", ".") else b""
+
+    @property
+    def exit_destination(self) -> str:
+        """The sub-folder that the upload at the end goes into; empty for none."""
+        return self.upload_dest_directory_on_exit or self.upload_target_directory_on_exit
 
     @property
     def only(self) -> bytes | None:
@@ -154,8 +160,12 @@ def parse(task_info: Mapping[str, Any] | None) -> tuple[TaskSpec, dict[str, Any]
         raise InvalidArgument(f"workflowName and workflowOwner belong together; {missing} is missing.")
     if spec.skip_transfer and spec.remove_source_files:
         raise InvalidArgument("removeSourceFiles needs a transfer; leave out skipTransfer.")
+    if spec.exit_destination and not spec.upload_data_directory_on_exit:
+        raise InvalidArgument("uploadDestDirectoryOnExit needs uploadDataDirectoryOnExit; name the directory, too.")
     spec.selection()
     _ = spec.destination
+    if spec.exit_destination.strip("/") not in ("", "."):
+        relative(spec.exit_destination.strip("/"))
     typed = spec.model_dump(by_alias=True, exclude_unset=True, exclude=set(spec.model_extra or {}))
     if "skipPlugins" in typed:
         typed["skipPlugins"] = ",".join(typed["skipPlugins"])

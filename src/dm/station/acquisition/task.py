@@ -308,6 +308,11 @@ class Task:
             self.status = str(self.document["status"])
             self.changed.notify_all()
 
+    @property
+    def out_of_time(self) -> bool:
+        """Whether ``maxRunTimeInHours`` has passed."""
+        return self.deadline is not None and time.monotonic() >= self.deadline
+
     def wait(self, seconds: float, stopping: threading.Event, revision: str = "") -> None:
         """Wait until the status is another one or final, the time has passed, or the service stops.
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from dm.common.paths import decode
+from dm.common.paths import decode, encode
 from dm.station.acquisition.plugins.base import Order, Plugin, PluginBatch, PluginContext, PluginFile
 from dm.station.catalog.api import CatalogServiceApi
 
@@ -79,6 +80,10 @@ def record(batch: PluginBatch, file: PluginFile, replicas: list[dict[str, Any]])
 def _replicas(batch: PluginBatch, file: PluginFile) -> list[dict[str, Any]]:
     """Return where the bytes are: in storage, and at the source unless that is storage or is to be removed."""
     experiment, daq = batch.experiment, batch.daq
+    key = "analysisDirectory" if batch.root == "analysis" else "dataDirectory"
+    there = os.path.join(encode(str(experiment.get(key) or "")), file.path)
+    if daq.get("skipTransfer") and (file.source_host or file.source_path != there):  # it never came to storage
+        return [{"type": "source", "url": file.source_url, "host": file.source_host or ""}]
     base = str(experiment.get("storageUrl") or f"file://{experiment.get('storageHost') or ''}")
     url = f"{base.rstrip('/')}/{batch.root}/{quote(file.path)}"
     replicas = [{"type": "storage", "url": url, "host": experiment.get("storageHost") or ""}]
