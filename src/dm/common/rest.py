@@ -8,7 +8,7 @@ import re
 import ssl
 import threading
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -222,6 +222,28 @@ class RestClient:
         from dm.common.download import Download
 
         return Download(self, path, Path(target), query=query, headers=headers or {}).run(size, digests or {}, progress)
+
+    def stream(self, path: str, /, *, timeout: float | None = None, **query: Any) -> Iterator[bytes]:
+        """GET something of unknown length and yield its bytes as they come.
+
+        The call is made with the first piece. A reply that breaks off is a :class:`CommunicationError`, never short.
+        """
+        import httpx
+
+        def call() -> httpx.Response:
+            response = self.send("GET", path, query=query, headers={"Accept": "*/*"}, timeout=timeout, stream=True)
+            if response.status_code != 200:
+                with contextlib.closing(response):
+                    response.read()
+                    decoded(response)
+                raise CommunicationError(f"{response.url} answered HTTP {response.status_code}.")
+            return response
+
+        with contextlib.closing(self.with_login(call)) as response:
+            try:
+                yield from response.iter_bytes()
+            except httpx.HTTPError as error:
+                raise CommunicationError(f"The reply of {self.address(path)} broke off: {error}.") from error
 
     # --- the wire --------------------------------------------------------------------------------------------
 

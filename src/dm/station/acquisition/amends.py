@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dm.common.errors import InvalidArgument, InvalidObjectState
-from dm.common.paths import display, encode
+from dm.common.paths import display
 from dm.station.acquisition import batch as phases
 from dm.station.acquisition.batch import Batch
 from dm.station.acquisition.completion import look
@@ -99,10 +99,7 @@ def skip(task: Task, pipeline: Pipeline, choice: Choice, reason: str) -> int:
     :param reason: why, for the ledger. :returns: how many.
     :raises InvalidObjectState: the one named file is in storage already, or on its way there at this moment.
     """
-    if choice.path is None and not choice.pattern and not choice.state:
-        raise InvalidArgument("Say which files to leave out: give a path, a pattern, or a state.")
-    if choice.state not in ("", "failed", "ready"):
-        raise InvalidArgument(f"Files in state {choice.state!r} cannot be left out; choose failed or ready.")
+    check_skip(choice)
     sentence = f"Left out by {choice.who}" + (f": {reason}" if reason else ".")
 
     def leave(items: list[Item]) -> int:
@@ -122,6 +119,24 @@ def skip(task: Task, pipeline: Pipeline, choice: Choice, reason: str) -> int:
         count = _skip_unwritten(task, choice.path, leave)
     task.wake.set()
     return count
+
+
+def check_skip(choice: Choice) -> None:
+    """Check a choice for :func:`skip`. :raises InvalidArgument: it names no files, or a state that cannot be."""
+    if choice.path is None and not choice.pattern and not choice.state:
+        raise InvalidArgument("Say which files to leave out: give a path, a pattern, or a state.")
+    if choice.state not in ("", "failed", "ready"):
+        raise InvalidArgument(f"Files in state {choice.state!r} cannot be left out; choose failed or ready.")
+
+
+def check_plugins(names: list[str], known: list[str], kind: str) -> None:
+    """Check names for :func:`reprocess`. :raises InvalidArgument: not one of the plugins, or there are none."""
+    for name in names:
+        if name not in known:
+            listed = ", ".join(known) or "none"
+            raise InvalidArgument(f"{name[:80]!r} is no plugin of this {kind} (its plugins: {listed}).")
+    if not known:
+        raise InvalidArgument(f"This {kind} has no plugins; there is nothing to run.")
 
 
 def _skip_waiting(task: Task, pipeline: Pipeline, choice: Choice, leave: Callable[[list[Item]], int]) -> int:
@@ -171,17 +186,11 @@ def reprocess(task: Task, choice: Choice, names: list[str]) -> int:
     :returns: how many files. :raises InvalidArgument: the task has no such plugin.
     """
     known = {plugin.name: plugin for plugin in task.plugins}
-    for name in names:
-        if name not in known:
-            raise InvalidArgument(
-                f"{name!r} is no plugin of this {task.kind} (its plugins: {', '.join(known) or 'none'})."
-            )
+    check_plugins(names, list(known), task.kind)
     wanted = set(names) or set(known)
     if any(known[name].order == Order.CATALOG for name in wanted):
         wanted |= {name for name, plugin in known.items() if plugin.order == Order.METADATA}
     chosen = [name for name in known if name in wanted]
-    if not chosen:
-        raise InvalidArgument(f"This {task.kind} has no plugins; there is nothing to run.")
     if choice.state not in ("", "done"):
         raise InvalidArgument(f"Files in state {choice.state!r} cannot be processed again; only those that are done.")
     run = int(task.document.get("runs") or 0) + 1
@@ -288,8 +297,3 @@ def _remember_declined(task: Task, declined: set[int]) -> None:
         kept = set(sorted(declined)[:_DECLINED_MOST])
         task.set(declined=b"".join(key.to_bytes(8, "little") for key in kept))
         task.declined = kept
-
-
-def path_of(text: str | None) -> bytes | None:
-    """Return the bytes of a path argument as it stands in the ledger."""
-    return encode(text) if text is not None else None

@@ -6,17 +6,39 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, TypeVar
 
-from dm.common.client import ApiClient, ServiceMonitorApi, segment
+from dm.common.client import ServiceMonitorApi, segment
 from dm.common.errors import CommunicationError, InvalidArgument, ServiceUnavailable, TaskTimeout
 from dm.common.paths import decode
 from dm.common.records import DmObject
 from dm.common.statuses import INACTIVE
+from dm.station.acquisition.api_files import (
+    FILE_PAGE,
+    MAX_WAIT_TIME,
+    PATIENCE,
+    PAUSE,
+    FileCounts,
+    FileExplanation,
+    FilesOfTasks,
+    LedgerFile,
+    pause_after,
+)
 
-MAX_WAIT_TIME = 30.0
-FILE_PAGE = 1000
+__all__ = [
+    "FILE_PAGE",
+    "MAX_WAIT_TIME",
+    "RECORD_LIMIT",
+    "DaqInfo",
+    "ExperimentDaqApi",
+    "FileCounts",
+    "FileExplanation",
+    "FilesOfTasks",
+    "LedgerFile",
+    "PluginInfo",
+    "ServiceMonitorDaqApi",
+    "UploadInfo",
+]
+
 RECORD_LIMIT = 1000
-_PATIENCE = 60.0
-_PAUSE = 1.0
 _TELL = 5.0
 
 T = TypeVar("T", bound="DaqInfo")
@@ -47,19 +69,13 @@ class UploadInfo(DaqInfo):
     """An upload: one pass over what a directory holds."""
 
 
-class LedgerFile(DmObject):
-    """One file of a DAQ or upload, as the ledger has it: state, attempts, last error, digests."""
-
-    DEFAULT_KEY_LIST: ClassVar[list[str]] = ["path", "state", "size", "attempts", "lastError"]
-
-
 class PluginInfo(DmObject):
     """A processing plugin."""
 
     DEFAULT_KEY_LIST: ClassVar[list[str]] = ["name", "description"]
 
 
-class ExperimentDaqApi(ApiClient):
+class ExperimentDaqApi(FilesOfTasks):
     """Start, stop and follow DAQs and uploads.
 
     ``daqInfo`` arguments are dictionaries with the published keys (``destDirectory``, ``processExistingFiles``,
@@ -169,37 +185,6 @@ class ExperimentDaqApi(ApiClient):
         found = self.client.get("/uploadRecords", queryDict=dict(queryDict or {}), skip=skip, limit=limit)
         return self._records(UploadInfo, found)
 
-    # --- files ----------------------------------------------------------------------------------------------
-
-    def listDaqFiles(
-        self, id: str, state: str | None = None, skip: int = 0, limit: int = FILE_PAGE
-    ) -> list[LedgerFile]:
-        """Return the ledger of a DAQ: one record per file with its state and last error.
-
-        :param state: only ``seen``, ``settling``, ``ready``, ``moving``, ``stored``, ``done``, ``failed``, ``skipped``
-            or ``vanished``.
-        :param skip: :param limit: page.
-        """
-        return self._files("daqs", id, state, skip, limit)
-
-    def listUploadFiles(
-        self, id: str, state: str | None = None, skip: int = 0, limit: int = FILE_PAGE
-    ) -> list[LedgerFile]:
-        """Return the ledger of an upload; see :meth:`listDaqFiles`."""
-        return self._files("uploads", id, state, skip, limit)
-
-    def retryDaqFiles(self, id: str, path: str | None = None) -> DmObject:
-        """Make the failed files of a DAQ ready again.
-
-        :param path: only this one, relative to the data directory.
-        :returns: ``{"count": n}``, how many.
-        """
-        return DmObject(self.client.post(f"/daqs/{segment(id)}/retry", {"path": path} if path else None))
-
-    def retryUploadFiles(self, id: str, path: str | None = None) -> DmObject:
-        """Make the failed files of an upload ready again; see :meth:`retryDaqFiles`."""
-        return DmObject(self.client.post(f"/uploads/{segment(id)}/retry", {"path": path} if path else None))
-
     def completeDaqFiles(
         self, id: str, paths: str | bytes | list[str] | list[bytes], waitTime: float | None = None
     ) -> DmObject:
@@ -235,10 +220,6 @@ class ExperimentDaqApi(ApiClient):
         answer: dict[str, Any] = self.client.post(_task_path(experiment, verb, directory), body)
         return answer
 
-    def _files(self, kind: str, id: str, state: str | None, skip: int, limit: int) -> list[LedgerFile]:
-        found = self.client.get(f"/{kind}/{segment(id)}/files", state=state, skip=skip, limit=limit)
-        return self._records(LedgerFile, found)
-
 
 class ServiceMonitorDaqApi(ServiceMonitorApi):
     """Health of the Data Acquisition Service."""
@@ -266,6 +247,7 @@ def _wait(get: Callable[..., T], id: str, timeout: float | None, progress: Calla
         try:
             # The first answer comes at once: there may be a long way to the next change.
             wait = 0.0 if progress and info is None else max(0.0, min(poll, left))
+            asked = time.monotonic()
             info = get(id, waitTime=wait, revision=revision)
             last_answer = time.monotonic()
             if progress:
@@ -273,10 +255,11 @@ def _wait(get: Callable[..., T], id: str, timeout: float | None, progress: Calla
                 revision = str(info.get("revision") or "") or None
             if info.is_over:
                 return info
+            pause_after(asked, wait)
         except (CommunicationError, ServiceUnavailable):
-            if time.monotonic() - last_answer > _PATIENCE:
+            if time.monotonic() - last_answer > PATIENCE:
                 raise
-            time.sleep(max(0.0, min(_PAUSE, left)))
+            time.sleep(max(0.0, min(PAUSE, left)))
         if deadline is not None and time.monotonic() >= deadline:
             status = info.get("status") if info is not None else "unknown"
             raise TaskTimeout(f"{id} is not finished after {timeout:g} s: its status is {status!r}.")

@@ -124,6 +124,7 @@ class Ledger:
         self.bytes_total = 0
         self.errors: dict[int, str] = {}
         self.changed = threading.Condition()  # told of every write
+        self.writes = 0
 
     # --- memory ------------------------------------------------------------------------------------------------------
     def __len__(self) -> int:
@@ -295,9 +296,15 @@ class Ledger:
                 self._mark(path_key(item.path), stamp_key(item.size, item.mtime_ns) | State.READY, item.size)
         self._tell()
 
+    def wait(self, writes: int, seconds: float) -> None:
+        """Wait until :attr:`writes` is another number than this, or so many seconds."""
+        with self.changed:
+            self.changed.wait_for(lambda: self.writes != writes, seconds)
+
     def _tell(self) -> None:
         """Wake who waits for a file."""
         with self.changed:
+            self.writes += 1
             self.changed.notify_all()
 
     def _next(self) -> int:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from dm.common.errors import InvalidArgument
 from dm.common.paths import decode, display, encode
-from dm.station.acquisition.ledger import Ledger, State
+from dm.station.acquisition.completion import Waiting
+from dm.station.acquisition.ledger import Ledger, State, path_key
 from dm.station.acquisition.task import Task
 
 if TYPE_CHECKING:
@@ -134,6 +135,28 @@ def _rows(office: Office, task_id: str, state: str, skip: int, limit: int) -> li
     return [joined(row, moving) for row in live.ledger.listing(state, skip, limit)]
 
 
+def one_file(office: Office, task_id: str, path: bytes) -> Record | None:
+    """Return one file of a DAQ or upload, or ``None`` when it is not known there."""
+    live = office.live.get(task_id)
+    if live is None:
+        return Ledger(office.store, task_id).find(path)
+    found = live.ledger.find(path)
+    if found is not None:
+        return joined(found, on_their_way(office, live))
+    entry = live.waiting_for(path)
+    return waiting_record(entry) if entry is not None else None
+
+
+def once_each(office: Office, task_id: str, query: Query) -> Iterator[Record]:
+    """Yield the records that fit, each file once even while a task runs."""
+    given: set[int] = set()
+    for record in records(office, task_id, query):
+        key = path_key(encode(record["path"]))
+        if key not in given:
+            given.add(key)
+            yield record
+
+
 def on_their_way(office: Office, task: Task) -> dict[bytes, str]:
     """Return the files of a task that are in a batch: path -> the batch's phase."""
     with office.pipeline.condition:
@@ -149,20 +172,22 @@ def joined(row: Record, moving: dict[bytes, str]) -> Record:
 
 def waiting(task: Task) -> list[Record]:
     """Return the files that a task's watching thread knows of and that are not whole yet."""
-    return [
-        {
-            "path": decode(entry.path),
-            "displayPath": display(entry.path),
-            "state": entry.state,
-            "size": entry.size,
-            "rule": entry.rule,
-            "attempts": 0,
-            "lastError": "",
-            "notes": [entry.why],
-            "times": {"seen": entry.since},
-        }
-        for entry in task.settling()
-    ]
+    return [waiting_record(entry) for entry in task.waiting()]
+
+
+def waiting_record(entry: Waiting) -> Record:
+    """Return the record of a file that is in no ledger yet."""
+    return {
+        "path": decode(entry.path),
+        "displayPath": display(entry.path),
+        "state": entry.state,
+        "size": entry.size,
+        "rule": entry.rule,
+        "attempts": 0,
+        "lastError": "",
+        "notes": [entry.why],
+        "times": {"seen": entry.since},
+    }
 
 
 def counts(office: Office, task_id: str) -> dict[str, int]:

@@ -18,9 +18,7 @@
 
 ``GET /uploadRecords``, ``queryDict*`` (object), ``skip``, ``limit``: list of uploadInfo, newest last
 
-``GET /daqs/{id}/files``, ``GET /uploads/{id}/files``, ``state``, ``skip``, ``limit``: list of ledger rows
-
-``POST /daqs/{id}/retry``, ``POST /uploads/{id}/retry``: ``{"count": n}``, failed files made ready again
+Files of one of them: see :mod:`dm.station.acquisition.file_routes`.
 
 ``POST /daqs/{id}/completeFiles``, ``paths`` (list), ``waitTime``: what became of files their writer says are whole
 
@@ -33,6 +31,7 @@ the ``revision`` of the record that the caller has, as soon as the counts are ot
 from __future__ import annotations
 
 import itertools
+import json
 from typing import Any
 
 from pydantic import Field
@@ -41,9 +40,9 @@ from dm.common.errors import AuthorizationError, InvalidArgument, ObjectNotFound
 from dm.common.health import Health
 from dm.common.web.common import reset_alarms
 from dm.common.web.routes import MANAGER, USER, Arguments, Request, Route
-from dm.station.acquisition.amends import Choice, path_of, retry
-from dm.station.acquisition.listing import listed_files
+from dm.station.acquisition.file_routes import IdArguments, file_routes
 from dm.station.acquisition.office import Office
+from dm.station.acquisition.store import Document
 from dm.station.acquisition.task import DAQ, UPLOAD
 from dm.station.acquisition.telling import MOST, complete
 
@@ -72,31 +71,11 @@ class ListArguments(Arguments):
     status: str | None = None
 
 
-class IdArguments(Arguments):
-    """One DAQ or upload."""
-
-    id: str = Field(min_length=1, max_length=100)
-
-
 class InfoArguments(IdArguments):
     """The same, with patience."""
 
     wait_time: float = Field(default=0, ge=0, le=86_400)
     revision: str = Field(default="", max_length=100)
-
-
-class FilesArguments(IdArguments):
-    """A page of a ledger."""
-
-    state: str | None = None
-    skip: int = Field(default=0, ge=0)
-    limit: int = Field(default=_PAGE, ge=1, le=100_000)
-
-
-class RetryArguments(IdArguments):
-    """Which failed files; all by default."""
-
-    path: str | None = Field(default=None, min_length=1)
 
 
 class CompleteArguments(IdArguments):
@@ -137,7 +116,18 @@ class Desk:
                 known[name] = None
         return known[name] == record["experimentId"]
 
-    def _visible(self, request: Request, kind: str, task: str) -> None:
+    def sees_task(self, request: Request, document: Document) -> bool:
+        """Whether the caller may see a DAQ or upload."""
+        experiment = json.loads(document["experiment"])
+        record = {
+            "owner": document["owner"],
+            "experimentId": int(experiment["id"]),
+            "experimentName": experiment["name"],
+        }
+        return self._sees(request, record, {})
+
+    def visible(self, request: Request, kind: str, task: str) -> None:
+        """Check that the caller may see a DAQ or upload. :raises ObjectNotFound: no."""
         record = self.office.info(kind, task)
         if not self._sees(request, record, {}):
             what = "DAQ" if kind == DAQ else "Upload"
@@ -213,7 +203,7 @@ class Desk:
         """Return the handler that shows one."""
 
         def handler(request: Request, arguments: InfoArguments) -> dict[str, Any]:
-            self._visible(request, kind, arguments.id)
+            self.visible(request, kind, arguments.id)
             wait = min(arguments.wait_time, _LONGEST_WAIT)
             return self.office.info(kind, arguments.id, wait, arguments.revision)
 
@@ -234,29 +224,6 @@ class Desk:
             return self.office.clear(kind, arguments.id)
 
         return handler
-
-    def files(self, kind: str) -> Any:
-        """Return the handler that lists the ledger of one."""
-
-        def handler(request: Request, arguments: FilesArguments) -> list[dict[str, Any]]:
-            self._visible(request, kind, arguments.id)
-            return listed_files(self.office, arguments.id, arguments.state, arguments.skip, arguments.limit)
-
-        return handler
-
-    def retry(self, kind: str) -> Any:
-        """Return the handler that lets failed files of one be tried again."""
-
-        def handler(request: Request, arguments: RetryArguments) -> dict[str, Any]:
-            choice = Choice(request.principal.username, path_of(arguments.path))
-            pipeline = self.office.pipeline
-            count = self.office.decide(
-                kind, arguments.id, request.principal, lambda task: retry(task, pipeline, choice)
-            )
-            return {"count": count}
-
-        return handler
-
 
     def complete(self, request: Request, arguments: CompleteArguments) -> dict[str, Any]:
         """Take files of a DAQ as whole because their writer says so."""
@@ -310,6 +277,7 @@ def routes(office: Office, health: Health) -> list[Route]:
         ),
         Route("GET", "/processingPlugins", desk.plugins, USER, "List the processing plugins of this station."),
         reset_alarms(health, MANAGER),
+        *file_routes(office, desk.visible, desk.sees_task),
     ]
     table.append(
         Route(
@@ -341,15 +309,5 @@ def routes(office: Office, health: Health) -> list[Route]:
             Route("GET", one, desk.info(kind), USER, f"Show one {what}; waitTime waits for a change.", InfoArguments),
             Route("POST", f"{one}/stop", desk.stop(kind), MANAGER, f"Stop one {what}.", IdArguments),
             Route("DELETE", one, desk.clear(kind), MANAGER, f"Take a finished {what} off the list.", IdArguments),
-            Route("GET", f"{one}/files", desk.files(kind), USER, f"List the files of one {what}.", FilesArguments),
-            Route(
-                "POST",
-                f"{one}/retry",
-                desk.retry(kind),
-                MANAGER,
-                f"Try failed files of a running {what} again.",
-                RetryArguments,
-                frozenset({"path"}),
-            ),
         ]
     return table

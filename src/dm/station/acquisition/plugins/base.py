@@ -216,5 +216,13 @@ class Plugin(ABC):
         down: every file of the batch is repeated later.
         """
 
+    def look_up(self, experiment: dict[str, Any], root: str, path: bytes) -> dict[str, Any] | None:
+        """Return what the plugin's own service has on record of a file, for people who ask where the file is.
+
+        :returns: ``None`` when the plugin keeps no records, an empty dictionary when there is none of this file.
+        :raises DmException: it cannot be asked now.
+        """
+        return None
+
     def close(self) -> None:  # noqa: B027 - most plugins hold nothing
         """Release what the plugin holds."""

@@ -8,6 +8,8 @@ from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from dm.common.client import segment
+from dm.common.errors import ObjectNotFound
 from dm.common.paths import decode, encode
 from dm.station.acquisition.plugins.base import Order, Plugin, PluginBatch, PluginContext, PluginFile
 from dm.station.catalog.api import CatalogServiceApi
@@ -48,14 +50,23 @@ class Catalog(Plugin):
         for problem in found["errors"]:
             batch.files[int(problem["index"])].fail(str(problem["errorMessage"]))
 
+    def look_up(self, experiment: dict[str, Any], root: str, path: bytes) -> dict[str, Any] | None:
+        """Return the catalog's record of a file."""
+        route = f"/experimentFilesByPath/{segment(str(experiment['name']))}/{segment(path)}"
+        try:
+            return dict(self._api.client.get(route, root=root))
+        except ObjectNotFound:
+            return {}
+
     def close(self) -> None:
         """Close the connections."""
         self._api.close()
 
 
 def _record(batch: PluginBatch, file: PluginFile) -> dict[str, Any]:
-    """Return a file as the catalog's bulk route takes it."""
-    return {**record(batch, file, _replicas(batch, file)), "metadata": file.metadata}
+    """Return a file as the catalog's bulk route takes it; of one that was not moved, where it lies."""
+    place = {"localFilePath": decode(file.storage_path)} if file.in_place else {}
+    return {**record(batch, file, _replicas(batch, file)), **place, "metadata": file.metadata}
 
 
 def record(batch: PluginBatch, file: PluginFile, replicas: list[dict[str, Any]]) -> dict[str, Any]:
