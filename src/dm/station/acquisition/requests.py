@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from dm.common import statuses, timestamps
 from dm.common.errors import InvalidArgument, InvalidObjectState, ServiceUnavailable
 from dm.common.paths import display
-from dm.station.acquisition import sources, spec
+from dm.station.acquisition import sources, spec, stored
 from dm.station.acquisition.completion import look
 from dm.station.acquisition.plugins.base import Order, Plugin
 from dm.station.acquisition.rules import choice
@@ -54,9 +54,8 @@ def wish(kind: str, parts: Parts, experiment: dict[str, Any], directory: str, ta
         raise InvalidArgument("experimentFilePath names a single file; that is for uploads, not for DAQs.")
     place = sources.parse(directory, parts.settings, experiment, read.root)
     sources.refuse_secrets(place, parts.secrets)
-    if place.in_place and not read.skip_transfer:
-        read = read.model_copy(update={"skip_transfer": True})
-        echo = {**echo, "skipTransfer": True}
+    if place.in_place or read.skip_transfer:
+        read, echo = stored.settle(read, echo, place.source, experiment)
     if read.upload_data_directory_on_exit:
         last = sources.parse(read.upload_data_directory_on_exit, parts.settings, experiment, read.root)
         sources.refuse_secrets(last, parts.secrets)

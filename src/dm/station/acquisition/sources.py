@@ -11,9 +11,9 @@ from urllib.parse import unquote_to_bytes, urlsplit
 
 from dm.common.errors import InvalidArgument
 from dm.common.paths import display, encode
+from dm.station.acquisition import stored
 from dm.station.acquisition.settings import AcquisitionSettings
 from dm.station.acquisition.spec import check_text_bytes
-from dm.station.acquisition.task import root_directory
 from dm.station.acquisition.transports.base import Source, Transport
 from dm.station.acquisition.transports.choice import Choice
 
@@ -32,9 +32,9 @@ class Place:
 def parse(text: str, settings: AcquisitionSettings, experiment: dict[str, Any], root: str) -> Place:
     """Read a data directory text.
 
-    :param text: an absolute path, ``@host:/path``, ``@alias`` or ``@alias:/path`` (see ``storage_aliases``), or a URL
-        such as ``ftp://host:2811/path``.
-    :param experiment: its record, for ``@alias`` alone: the experiment's own directory.
+    :param text: an absolute path, ``@host:/path``, ``@alias`` or ``@alias:/path`` (see :mod:`.stored`), or a URL such
+        as ``ftp://host:2811/path``.
+    :param experiment: its record, for ``@alias``.
     :param root: ``data`` or ``analysis``.
     :raises InvalidArgument: none of these.
     """
@@ -49,20 +49,29 @@ def parse(text: str, settings: AcquisitionSettings, experiment: dict[str, Any], 
 
 
 def _at(text: str, settings: AcquisitionSettings, experiment: dict[str, Any], root: str) -> Place:
-    host, colon, path = text[1:].partition(":")
-    if host in settings.storage_aliases:
-        prefix = settings.storage_aliases[host]
-        place = prefix.rstrip("/") + "/" + path.lstrip("/") if path else root_directory(experiment, root)
-        return Place(_local(text, encode(place), []), in_place=True)
-    if not colon or not path.startswith("/"):
-        known = ", ".join(f"@{name}" for name in settings.storage_aliases) or "none"
+    host, path = _host_and_path(text[1:])
+    found = stored.locate(host, path, settings.storage_aliases, experiment, root)
+    if found is not None:
+        return Place(_local(text, *found), in_place=True)
+    if not path.startswith("/"):
+        known = sorted({*settings.storage_aliases, *stored.names(experiment)} - {""})
         raise InvalidArgument(
-            f"Data directory {text!r} is neither '@host:/path' nor a storage alias of this station (known: {known})."
+            f"Data directory {text!r} is neither '@host:/path' nor data on storage already "
+            f"(known: {', '.join(f'@{name}' for name in known) or 'none'})."
         )
     # The host becomes an argument of the mover's command: nothing that could be read as an option.
-    if not host or host.startswith("-") or any(not (sign.isalnum() or sign in "._-@") for sign in host):
+    if not host or host.startswith("-") or any(not (sign.isalnum() or sign in "._-@[:]") for sign in host):
         raise InvalidArgument(f"Data directory {text!r} names no valid host.")
     return Place(Source(text, _clean(encode(path)), host, "ssh"))
+
+
+def _host_and_path(text: str) -> tuple[str, str]:
+    """Cut ``host:path`` at its first colon, which of an IPv6 address (``user@[::1]:/path``) is the one behind it."""
+    address, bracket, rest = text.partition("]:")
+    if bracket and "[" in address:
+        return address + "]", rest
+    host, _colon, path = text.partition(":")
+    return host, path
 
 
 def _url(text: str) -> Source:
