@@ -12,6 +12,10 @@ class _Several(CompletionRule):
         super().__init__(RuleSettings(), context)
         self.parts = list(parts)
 
+    def wants(self, path: bytes) -> bool:
+        """See :class:`CompletionRule`; a name that one of them ignores, such as a marker's, is ignored."""
+        return all(part.wants(path) for part in self.parts)
+
     def wakes(self, path: bytes) -> Sequence[bytes]:
         """See :class:`CompletionRule`."""
         return [woken for part in self.parts for woken in part.wakes(path)]
@@ -32,10 +36,6 @@ class AllOf(_Several):
 
     name = "all of"
     trusts_writer = False  # a message is one part of the evidence, where ``message`` is among the rules
-
-    def wants(self, path: bytes) -> bool:
-        """See :class:`CompletionRule`."""
-        return all(part.wants(path) for part in self.parts)
 
     def judge(self, seen: Seen, now: float) -> Judgement:
         """See :class:`CompletionRule`; they are asked in their order, the next one when those before it agree."""
@@ -58,16 +58,10 @@ class AnyOf(_Several):
 
     name = "any of"
 
-    def wants(self, path: bytes) -> bool:
-        """See :class:`CompletionRule`."""
-        return any(part.wants(path) for part in self.parts)
-
     def judge(self, seen: Seen, now: float) -> Judgement:
         """See :class:`CompletionRule`."""
         soonest = float("inf")
         for part in self.parts:
-            if not part.wants(seen.path):
-                continue
             fired, seconds = part.judge(seen, now)
             if fired:
                 return Judgement(fired)
@@ -76,4 +70,4 @@ class AnyOf(_Several):
 
     def explain(self, seen: Seen, now: float) -> str:
         """See :class:`CompletionRule`."""
-        return " or ".join(part.explain(seen, now) for part in self.parts if part.wants(seen.path))
+        return " or ".join(part.explain(seen, now) for part in self.parts)
