@@ -241,7 +241,7 @@ def test_read_error_is_one_files_error(root: Path) -> None:
             copying.copy_digesting(descriptor, None, 4096, shown="f", where=b"/")
     finally:
         os.close(descriptor)
-    assert caught.value.transient and caught.value.__cause__.errno == errno.EIO  # type: ignore[union-attr]
+    assert not caught.value.transient and caught.value.__cause__.errno == errno.EIO  # type: ignore[union-attr]
 
 
 def test_stop_ends_a_batch_soon(transport: Local, root: Path) -> None:

@@ -31,6 +31,10 @@ _local = threading.local()
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
+# errors of a source that waiting does not mend: such a file is tried a few times, then told of
+_LASTING = frozenset({errno.EIO, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.EINVAL, errno.EOVERFLOW})
+
+
 class CopyError(Exception):
     """One file could not be moved.
 
@@ -88,7 +92,7 @@ def opened_source(root: bytes, path: bytes) -> Iterator[tuple[int, os.stat_resul
     except InvalidArgument as error:
         cause = error.__cause__
         if isinstance(cause, OSError) and cause.errno not in (errno.ELOOP, errno.ENOTDIR):
-            raise CopyError(f"File {shown!r} cannot be reached: {reason(cause)}.") from error
+            raise _source_problem(f"File {shown!r} cannot be reached", cause) from error
         raise CopyError(error.message, transient=False) from error
     try:
         status = os.fstat(descriptor)
@@ -112,7 +116,7 @@ def _open_regular(parent: int, name: bytes, shown: str) -> int:
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise CopyError(f"Path {shown!r} is a link; only regular files are moved.", transient=False) from error
-        raise CopyError(f"File {shown!r} cannot be opened: {reason(error)}.") from error
+        raise _source_problem(f"File {shown!r} cannot be opened", error) from error
 
 
 def copy_digesting(
@@ -152,7 +156,7 @@ def copy_digesting(
             try:
                 count = os.readv(source, [memoryview(buffer)[: min(CHUNK, size - done)]])
             except OSError as error:
-                raise CopyError(f"File {shown!r} cannot be read: {reason(error)}.") from error
+                raise _source_problem(f"File {shown!r} cannot be read", error) from error
             if not count:
                 break
             chunk = memoryview(buffer)[:count]
@@ -179,6 +183,10 @@ def _buffers(parallel: bool) -> list[bytearray]:
     if not hasattr(_local, "buffer"):
         _local.buffer = bytearray(CHUNK)
     return [_local.buffer]
+
+
+def _source_problem(what: str, error: OSError) -> CopyError:
+    return CopyError(f"{what}: {reason(error)}.", transient=error.errno not in _LASTING)
 
 
 def _write(target: int, chunk: memoryview, shown: str, where: bytes) -> None:
