@@ -224,6 +224,14 @@ class StatFile(FilePath):
     retrieve_md5_sum: bool = Field(default=False, alias="retrieveMd5Sum", description="Compute the md5 if not known.")
 
 
+class CheckFiles(ById):
+    """Files of an experiment to check."""
+
+    root: Literal["data", "analysis"] = Field(default="data", description=_ROOT)
+    paths: list[str] = Field(description="Paths below the root, at most 1,000.")
+    read_again: bool = Field(default=False, description="Read and digest the files, not only look at size and time.")
+
+
 class FileList(ByName):
     """A page of an experiment's published files."""
 

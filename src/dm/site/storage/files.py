@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import RowMapping
 
 from dm.common import digests, paths, timestamps
-from dm.common.errors import InvalidArgument, InvalidObjectState, ObjectNotFound, TransferError
+from dm.common.errors import DmException, InvalidArgument, InvalidObjectState, ObjectNotFound, TransferError
 from dm.common.web.routes import Principal, Stream
 from dm.site.storage import file_store
 from dm.site.storage.directories import ROOTS
@@ -21,6 +21,7 @@ from dm.site.storage.verification import digest
 
 COMPRESSIONS = ("gz", "bz2", "xz", "zst", "lz4")
 MAX_PAGE = 10_000
+MAX_CHECK = 1_000
 CHUNK = 1 << 18
 
 
@@ -94,6 +95,26 @@ class Files:
                 file_store.note_md5(connection, found.row, value)
         return value
 
+    def check(
+        self, principal: Principal, reference: Reference, root: str, wanted: list[str], read_again: bool = False
+    ) -> dict[str, Any]:
+        """Say of many files whether they are on disk as they were verified, e.g. before their sources are removed.
+
+        :param wanted: paths below ``root``, at most 1,000. :param read_again: read and digest each file that looks as
+            it was verified; otherwise its size and time are compared.
+        :returns: ``{"files": [...]}``, in the same order: ``experimentFilePath``, ``verified``, and of verified files
+            ``fileSize``, ``version`` and ``digests``, of others ``reason``.
+        :raises ObjectNotFound: no such experiment. :raises InvalidArgument: too many paths, or one that cannot be.
+        """
+        if len(wanted) > MAX_CHECK:
+            raise InvalidArgument(f"{len(wanted)} paths are more than {MAX_CHECK}; ask in parts.")
+        relative = [paths.relative(path) for path in wanted]
+        with self._store.transaction() as connection:
+            experiment = find_visible(connection, reference, principal)
+            rows = file_store.by_paths(connection, experiment["id"], checked_root(root), relative)
+        directory = f"{experiment['storage_directory']}/{root}"
+        return {"files": [_checked(directory, path, rows.get(path), read_again) for path in relative]}
+
     def download(self, principal: Principal, reference: Reference, path: str, root: str | None = None) -> Stream:
         """Return one file's bytes, verified or not (see its record). :raises ObjectNotFound: no such file."""
         found = self._find(principal, reference, path, root)
@@ -155,6 +176,27 @@ def _status(directory: str, path: bytes) -> os.stat_result | None:
             return os.fstat(descriptor)
     except (ObjectNotFound, FileNotFoundError):
         return None
+
+
+def _checked(directory: str, path: bytes, row: RowMapping | None, read_again: bool) -> dict[str, Any]:
+    """Return what :meth:`Files.check` says of one file."""
+    told: dict[str, Any] = {"experimentFilePath": paths.decode(path), "verified": False}
+    if row is None:
+        return told | {"reason": "It was never published here."}
+    known = bytes(row["digest"]).hex()
+    try:
+        with paths.opened_file(directory, path) as descriptor:
+            status = os.fstat(descriptor)
+            if (status.st_size, status.st_mtime_ns) != (row["size"], row["mtime_ns"]):
+                return told | {"reason": "The file in storage is no longer the one that was verified."}
+            if read_again:
+                size, found = digest(descriptor, {digests.VERIFICATION})
+                if (size, found[digests.VERIFICATION]) != (row["size"], known):
+                    return told | {"reason": "Read again, the file in storage has another digest."}
+    except (DmException, OSError) as error:
+        return told | {"reason": f"The file in storage cannot be read: {error}"}
+    told |= {"verified": True, "fileSize": row["size"], "version": row["version"]}
+    return told | {"digests": {digests.VERIFICATION: known}}
 
 
 def read_range(directory: str, path: bytes, expected: os.stat_result, first: int, length: int) -> Iterator[bytes]:

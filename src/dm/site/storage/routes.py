@@ -265,6 +265,11 @@ def _files(use: UseCases) -> list[Route]:
             arguments.retrieve_md5_sum,
         )
 
+    def check(request: Request, arguments: a.CheckFiles) -> dict[str, Any]:
+        return use.files.check(
+            request.principal, reference(arguments), arguments.root, arguments.paths, arguments.read_again
+        )
+
     def download(request: Request, arguments: a.FilePath) -> Stream:
         return use.files.download(request.principal, reference(arguments), arguments.path, arguments.root)
 
@@ -280,6 +285,9 @@ def _files(use: UseCases) -> list[Route]:
               _EXPERIMENT),
         Route("GET", "/files/stat", stat, MEMBER_BY_NAME, "Give a file's record; says whether it is verified.",
               a.StatFile, path),
+        Route("POST", "/experimentsById/{experimentId}/files/check", check, MEMBER_BY_ID,
+              "Say of many files whether they are on disk as they were verified.", a.CheckFiles,
+              body_limit=_FILE_LIST_LIMIT),
         Route("GET", "/files/download", download, MEMBER_BY_NAME, "Download a file; ranges work.", a.FilePath, path),
         Route("GET", "/files/archive", archive, MEMBER_BY_NAME,
               "Download an experiment's published files as a tar; ranges work.", a.ArchiveByName, _EXPERIMENT),

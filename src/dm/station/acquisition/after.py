@@ -11,11 +11,12 @@ from dm.common.errors import DmException, InvalidRequest
 from dm.common.paths import encode
 from dm.station.acquisition.batch import Batch, Load
 from dm.station.acquisition.gate import Gate
-from dm.station.acquisition.inplace import remove_source
+from dm.station.acquisition.inplace import remove_sources
 from dm.station.acquisition.ledger import Item, State, row_id
 from dm.station.acquisition.pipeline import Pipeline
 from dm.station.acquisition.plugins.base import Plugin, PluginBatch, PluginFile
 from dm.station.acquisition.settings import AcquisitionSettings
+from dm.station.acquisition.site import StorageSite
 from dm.station.acquisition.store import Document, Store
 from dm.station.acquisition.task import Task, source_url
 
@@ -26,8 +27,9 @@ _NO_PLACE = 0.1  # seconds until a batch is looked at again that found a plugin 
 class After:
     """See the module."""
 
-    def __init__(self, store: Store, pipeline: Pipeline, settings: AcquisitionSettings) -> None:
+    def __init__(self, store: Store, pipeline: Pipeline, settings: AcquisitionSettings, site: StorageSite) -> None:
         self.store = store
+        self.site = site
         self.pipeline = pipeline
         self.settings = settings
         self.gate = Gate(settings.workers)
@@ -115,6 +117,10 @@ class After:
         stay: list[Load] = []
         leaving: list[Item] = []
         once = {plugin.name for plugin in task.plugins} - {plugin.name for plugin in self.per_batch(task)}
+        kept: dict[bytes, str] = {}
+        if task.spec.remove_source_files:
+            done = [load for load in batch.loads if id(load) not in failed and not set(load.pending) - once]
+            kept = remove_sources(task, done, self.site)
         for load in batch.loads:
             fields = outcome_fields(load, batch.times)
             left = [name for name in load.pending if name not in once]
@@ -130,7 +136,7 @@ class After:
                 if task.ledger.state(load.item.path) is not State.STORED or id(load) in waiting:
                     outcomes.append((load.item, State.STORED, fields))
             else:
-                if task.spec.remove_source_files and (note := remove_source(task, load)):
+                if note := kept.get(load.item.path):
                     fields["notes"] = [*fields.get("notes", []), note]
                 fields.update(lastError="", pendingPlugins=[])
                 outcomes.append((load.item, State.DONE, fields))

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dm.common.digests import VERIFICATION, digest_stream
 from dm.common.errors import DmException, ObjectNotFound
-from dm.common.paths import display, opened_file, opened_parent
+from dm.common.paths import display, encode, opened_file
 from dm.station.acquisition.batch import Load
-from dm.station.acquisition.task import Task
+from dm.station.acquisition.removal import Fate, Proof, remove
+from dm.station.acquisition.site import StorageSite
+from dm.station.acquisition.task import Task, source_url
 from dm.station.acquisition.transports.base import FileOutcome, FileStamp
+
+_AUDIT = logging.getLogger("dm.audit")
 
 _ALGORITHMS = (VERIFICATION, "md5")
 
@@ -53,35 +59,59 @@ def verdict_in_place(load: Load) -> dict[str, Any]:
     }
 
 
-def remove_source(task: Task, load: Load) -> str:  # noqa: PLR0911
-    """Remove a source file, if it is still what storage verified.
+def remove_sources(task: Task, loads: Sequence[Load], site: StorageSite) -> dict[bytes, str]:
+    """Remove the sources of files that are done, if storage, asked now, has them as it verified them.
 
-    :returns: why it was left, or empty text.
+    :returns: path -> why it was kept, for those that were. Nothing is raised: what is kept can be removed later.
     """
-    item = load.item
-    proof = (load.result or {}).get("digests", {}).get(VERIFICATION)
-    if not proof:
-        return "Source file kept: storage named no digest to compare."
-    if load.outcome is not None and load.outcome.digests.get(VERIFICATION) not in (proof, None):
-        return "Source file kept: its digest is not the stored one."
-    if not task.source.is_local:
-        before = load.outcome.before if load.outcome else FileStamp(item.size, item.mtime_ns)
-        assert before is not None
-        removed = task.transport.remove(task.source, item.path, before)
-        return "" if removed else "Source file kept: it could not be removed, or has changed."
+    kept: dict[bytes, str] = {}
     try:
-        if load.outcome is None:  # after a restart nothing is known of the bytes we read: read them again
-            with opened_file(task.source.root, item.path) as descriptor, open(descriptor, "rb", closefd=False) as file:
-                _size, digests = digest_stream(file, (VERIFICATION,))
-            if digests[VERIFICATION] != proof:
-                return "Source file kept: its digest is not the stored one."
-        with opened_parent(task.source.root, item.path) as (parent, name):
-            status = os.stat(name, dir_fd=parent, follow_symlinks=False)
-            if (status.st_size, status.st_mtime_ns) != (item.size, item.mtime_ns):
-                return "Source file kept: it has changed since it was stored."
-            os.unlink(name, dir_fd=parent)
-    except ObjectNotFound:
-        return ""
-    except (DmException, OSError) as error:
-        return f"Source file kept: {error}."
-    return ""
+        targets = [task.target(load.item.path) for load in loads]
+        checked = site.check_files(int(task.experiment["id"]), task.spec.root, targets)
+    except DmException as error:
+        return {load.item.path: f"Source file kept: storage cannot be asked: {error.message}" for load in loads}
+    for load, target in zip(loads, targets, strict=True):
+        answer = checked.get(target) or {"reason": "Storage said nothing of it."}
+        why = _remove_source(task, load, answer) if answer.get("verified") else str(answer.get("reason"))
+        if why:
+            kept[load.item.path] = f"Source file kept: {why.rstrip('.')}."
+    return kept
+
+
+def _remove_source(task: Task, load: Load, answer: Mapping[str, Any]) -> str:
+    """Remove one source file; return why it was kept, or empty text."""
+    item, outcome, digests = load.item, load.outcome, dict(answer["digests"])
+    read = outcome.digests if outcome is not None else {}
+    same = any(name in read for name in digests) and all(
+        read.get(name, value) == value for name, value in digests.items()
+    )
+    if task.source.is_local:
+        seen = outcome.after if outcome is not None and same else None
+        stored = os.path.join(encode(task.root_directory), task.target(item.path))
+        fate, why = remove(task.source.root, item.path, Proof(int(answer["fileSize"]), digests, seen, stored))
+    elif outcome is None or not same or outcome.after is None:
+        # its bytes cannot be read again here, and nobody remembers in which shape they were read
+        fate, why = Fate.KEPT, "the service was restarted after it was read on another machine"
+    elif task.transport.remove(task.source, item.path, outcome.after):
+        fate, why = Fate.REMOVED, ""
+    else:
+        fate, why = Fate.KEPT, "it could not be removed, or has changed"
+    if fate is Fate.REMOVED:
+        where = source_url(task.source, item.path)
+        audit(where, answer, kind=task.kind, task=task.id, user=str(task.document["owner"]))
+    return why
+
+
+def audit(url: str, proof: Mapping[str, Any], *, kind: str, task: str, user: str) -> None:
+    """Write who removed which source file of which DAQ or upload, and what storage has of it."""
+    digests = ",".join(f"{name}:{value}" for name, value in sorted(dict(proof["digests"]).items()))
+    _AUDIT.info(
+        "source file removed kind=%s id=%s user=%s file=%s size=%s version=%s digests=%s",
+        kind,
+        task,
+        user,
+        ascii(url),
+        proof["fileSize"],
+        proof["version"],
+        digests,
+    )

@@ -84,7 +84,7 @@ class Office:
         self.pipeline = Pipeline(parts.settings)
         self.meters = Meters()
         parts.store.observe = self.meters.asked
-        self.after = After(parts.store, self.pipeline, parts.settings)
+        self.after = After(parts.store, self.pipeline, parts.settings, parts.site)
         self.carry = Carry(parts.store, parts.site, self.pipeline, parts.settings, self.after)
         self.closing = Closing(parts.store, parts.site, self.pipeline, self._follow)
         self.lease = Lease(parts.store, parts.settings.lease_seconds, self._lost)

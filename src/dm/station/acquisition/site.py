@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from dm.common.client import RestClient, segment
 from dm.common.errors import AuthenticationError, InvalidSession, ObjectNotFound
+from dm.common.paths import decode, encode
 
 Record = dict[str, Any]
+_CHECKED = 1000  # files that storage checks with one call
+_READING_SECONDS = 3600.0
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,23 @@ class StorageSite:
             self.client.delete(f"/batches/{segment(batch)}", headers=grant.headers)
         except ObjectNotFound:
             return
+
+    def check_files(
+        self, experiment_id: int, root: str, paths: Sequence[bytes], *, read_again: bool = False
+    ) -> dict[bytes, Record]:
+        """Ask storage whether files are there as they were verified.
+
+        :param read_again: have it read and digest them; takes as long as that does.
+        :returns: path -> ``verified`` and, if so, ``fileSize``, ``version`` and ``digests``, else ``reason``.
+        """
+        answers: dict[bytes, Record] = {}
+        for first in range(0, len(paths), _CHECKED):
+            part = [decode(path) for path in paths[first : first + _CHECKED]]
+            body = {"root": root, "paths": part, "readAgain": read_again}
+            timeout = _READING_SECONDS if read_again else None
+            found = self.client.post(f"/experimentsById/{experiment_id}/files/check", body, timeout=timeout)
+            answers |= {encode(str(record["experimentFilePath"])): dict(record) for record in found["files"]}
+        return answers
 
 
 def lost_login(error: Exception) -> bool:
