@@ -24,8 +24,8 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def tracker(root: Path, times: SettleTimes = TIMES) -> Tracker:
-    context = RuleContext(os.fsencode(root), times)
+def tracker(root: Path, times: SettleTimes = TIMES, local: bool = False) -> Tracker:
+    context = RuleContext(os.fsencode(root), times, local=local)
     return Tracker(os.fsencode(root), Closed(ClosedSettings(), context))
 
 
@@ -252,3 +252,28 @@ def test_what_cannot_be_proven(root: Path) -> None:
     assert unwritten(os.fsencode(root / "link"), stamp) is None
     (root / "a").write_bytes(b"changed since")
     assert unwritten(os.fsencode(root / "a"), stamp) is False
+
+
+def test_a_found_file_without_writers_waits_no_longer_than_a_closed_one(root: Path) -> None:
+    waiting = tracker(root, local=True)
+    waiting.offer(b"a", None, 100)
+    assert waiting.take(100.9) == []
+    assert [(row.verdict, row.rule) for row in waiting.take(101)] == [(Verdict.READY, Rule.SETTLED)]
+
+
+def test_a_found_file_that_is_open_or_changes_waits_long(root: Path) -> None:
+    waiting = tracker(root, local=True)
+    with (root / "a").open("ab") as stream:
+        waiting.offer(b"a", None, 100)
+        assert waiting.take(101) == []
+        assert waiting.take(110) == []  # somebody has it open for writing
+        stream.write(b"more")
+    assert waiting.take(120) == []  # it changed
+    assert [row.verdict for row in waiting.take(121)] == [Verdict.READY]
+
+
+def test_a_found_file_is_whole_soon_only_where_all_writers_are_seen(root: Path) -> None:
+    waiting = tracker(root, local=False)
+    waiting.offer(b"a", None, 100)
+    assert waiting.take(101) == []
+    assert len(waiting.take(110)) == 1

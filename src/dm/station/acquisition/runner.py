@@ -64,14 +64,15 @@ class Runner:
             settings.settle_proven_seconds,
         )
         root = task.source.root if task.source.is_local else None
+        local = root is not None and method_of(root)[0] == "events"
         default = choice.DEFAULT if task.kind == UPLOAD else settings.completion_rule
         self.rule = choice.build(
             task.spec.completion_rule or default,
             task.spec.completion_args,
             settings.completion,
-            RuleContext(root, times),
+            RuleContext(root, times, local=local),
         )
-        self.tracker = Tracker(root, self.rule, remote=root is not None and method_of(root)[0] != "events")
+        self.tracker = Tracker(root, self.rule, remote=root is not None and not local)
         self.tracker.woken = task.wake.set
         self.scout = Scout(task, settings, self.rule)
         task.settling = lambda: list(self.tracker.paths())

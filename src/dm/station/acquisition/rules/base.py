@@ -69,6 +69,7 @@ class RuleContext:
     """What every rule of a DAQ or upload is given.
 
     :param root: the local data directory, or ``None`` when it is on another host.
+    :param local: whatever writes into it does so through this machine's kernel.
     :param times: the settle times that apply. :param poke: asks for a file to be judged again soon; any thread.
     :param ending: the DAQ or upload is over and waits for its last files.
     """
@@ -77,6 +78,7 @@ class RuleContext:
     times: SettleTimes = field(default_factory=SettleTimes)
     poke: Callable[[bytes], None] = lambda _path: None
     ending: bool = False
+    local: bool = False
 
 
 @dataclass(slots=True)

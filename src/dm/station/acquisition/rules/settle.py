@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from math import inf
 from typing import Any, ClassVar
 
 from pydantic import Field
@@ -35,7 +36,8 @@ class ClosedSettings(RuleSettings):
 class Closed(CompletionRule):
     """Its writer closed it or moved it in, and it stayed the same for a moment; without events, for some seconds.
 
-    Next to no time is needed when the kernel confirms that nobody has it open for writing. A file that is closed again
+    Next to no time is needed when the kernel confirms that nobody has it open for writing, and little for a file that
+    is found by looking on a local file system. A file that is closed again
     after it was taken has a writer that comes back: for it, and after three of its kind for all names with the same
     ending, the confirmation shortens nothing. What is still open for writing, and what has a temporary name such as
     ``x.tmp``, waits much longer: its rename or close normally comes first.
@@ -57,7 +59,7 @@ class Closed(CompletionRule):
     def judge(self, seen: Seen, now: float) -> Judgement:
         """See :class:`CompletionRule`."""
         usual = self._usual(seen)
-        soon = min(usual, self.context.times.proven) if self._trusted(seen) else usual
+        soon = min(usual, self._proven(seen)) if self._trusted(seen) else usual
         if (left := seen.since + soon - now) > _GRAIN:
             return wait(left)
         found = self._unwritten(seen)
@@ -94,15 +96,25 @@ class Closed(CompletionRule):
             return self.temporary_seconds
         return self.closed_seconds if seen.closed else self.scanned_seconds
 
+    def _proven(self, seen: Seen) -> float:
+        """Return the seconds after which a file counts that nobody has open for writing."""
+        if seen.closed:
+            return self.context.times.proven
+        # Found by looking: a close that was not heard, if nobody can write to it but through this kernel.
+        return self.closed_seconds if self.context.local else inf
+
     def _trusted(self, seen: Seen) -> bool:
-        if not seen.closed or seen.again or (_temporary(seen.path) and not self.context.ending):
+        if seen.again or (_temporary(seen.path) and not self.context.ending):
             return False
         return len(self._reopened.get(_kind(seen.path), ())) < _LESSON
 
     def _unwritten(self, seen: Seen) -> bool | None:
-        if self.context.root is None or seen.stamp is None or (self.context.ending and not seen.closed):
+        if self.context.root is None or seen.stamp is None:
             return None
-        return unwritten(self.absolute(seen.path), seen.stamp)
+        found = unwritten(self.absolute(seen.path), seen.stamp)
+        if found is False and self.context.ending and not seen.closed:
+            return None  # what is kept open for ever is taken as it is at the end
+        return found
 
 
 class StableSettings(RuleSettings):
