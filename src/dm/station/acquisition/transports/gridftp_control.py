@@ -11,7 +11,6 @@ import calendar
 import re
 import socket
 import ssl
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -28,6 +27,7 @@ _REPLY = 256 << 20  # a directory of a million files
 _SLOWEST = 20e6  # bytes per second a server digests at least
 _ENTRY = re.compile(rb"((?:[A-Za-z][\w.-]*=[^;]*;)+) (.*)", re.DOTALL)
 _NEXT = re.compile(rb"\r\n (?=[A-Za-z][\w.-]*=[^;\r\n]*;)")
+_MOMENT = re.compile(rb"([1-9]\d{3})(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])(\d\d)(\d\d)(\d\d)(?:\.(\d+))?")
 _PLAIN = re.compile(rb"[\x20-\x7e\t]*")
 
 
@@ -267,10 +267,7 @@ def _fact(entry: bytes) -> Fact | None:
     match = _ENTRY.fullmatch(entry)
     if match is None:
         return None
-    facts = {}
-    for one in match[1].split(b";"):
-        name, _, value = one.partition(b"=")
-        facts[name.lower()] = value
+    facts = {name.lower(): value for name, _, value in (one.partition(b"=") for one in match[1].split(b";"))}
     sort = facts.get(b"type", b"").lower()
     if sort in (b"cdir", b"pdir"):
         return None
@@ -297,9 +294,9 @@ def _unique(facts: dict[bytes, bytes]) -> int:
 
 def _moment(text: bytes) -> int:
     """Return a time like ``20261122190604`` in nanoseconds since the epoch; 0 when it is none."""
-    whole, _, fraction = text.partition(b".")
-    try:
-        seconds = calendar.timegm(time.strptime(whole.decode("ascii", "replace"), "%Y%m%d%H%M%S"))
-    except ValueError:
+    match = _MOMENT.fullmatch(text)
+    if match is None:
         return 0
-    return seconds * SECOND + (int(fraction[:9].ljust(9, b"0")) if fraction.isdigit() else 0)
+    year, month, day, hour, minute, second = (int(part) for part in match.groups()[:6])
+    seconds = calendar.timegm((year, month, day, hour, minute, second))
+    return seconds * SECOND + int((match[7] or b"0")[:9].ljust(9, b"0"))

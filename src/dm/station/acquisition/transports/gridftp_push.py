@@ -21,7 +21,7 @@ from dm.station.acquisition.transports.gridftp_copy import Ended, copy, local_ur
 from dm.station.acquisition.transports.gridftp_credentials import Credentials
 from dm.station.acquisition.transports.gridftp_fleet import Fleet
 from dm.station.acquisition.transports.gridftp_settings import GridFtpSettings, Server
-from dm.station.acquisition.transports.offering import Offer, digested, offered, parts
+from dm.station.acquisition.transports.offering import Offer, digested, opened, parts
 
 ROUNDS = 4
 
@@ -100,20 +100,18 @@ def push(tools: Tools, batch: TransferBatch) -> list[FileOutcome]:
 
 def _push(tools: Tools, batch: TransferBatch, staging: Staging, files: Sequence[TransferFile]) -> list[FileOutcome]:
     outcomes = [FileOutcome(file.staged_name) for file in files]
-    with offered(batch, files, outcomes) as (directory, offers):
+    with opened(batch, files, outcomes) as offers:
         if not offers:
             return outcomes
         with digested(tools.workers, batch, offers):
-            unsent = _send(tools, batch, staging, directory, offers)
+            unsent = _send(tools, batch, staging, offers)
         for offer in offers:
             if offer.file.staged_name in unsent and not offer.outcome.error:
                 note(offer.outcome, unsent[offer.file.staged_name], offer.file.path)
     return outcomes
 
 
-def _send(
-    tools: Tools, batch: TransferBatch, staging: Staging, directory: str, offers: Iterable[Offer]
-) -> dict[str, CopyError]:
+def _send(tools: Tools, batch: TransferBatch, staging: Staging, offers: Iterable[Offer]) -> dict[str, CopyError]:
     """Send what is offered, in as many rounds as bring something.
 
     :returns: staged name -> why it did not arrive.
@@ -128,7 +126,7 @@ def _send(
             ended, stuck = None, None
             try:
                 ended = copy(
-                    [(f"file://{directory}/{name}", staging.url(servers, name)) for name in left],
+                    [(f"file://{offer.path}", staging.url(servers, name)) for name, offer in left.items()],
                     private,
                     tools.settings,
                     tools.credentials.environment(),

@@ -1,8 +1,9 @@
 """Offering local files to a program that moves them, under their staged names and without names a user chose.
 
-Every file is opened by us, following no link, and appears in a private directory as a link to the open descriptor. So
-the program never resolves a name of the source and cannot be led out of the data directory by a swap. The digests come
-from the same descriptors, read while the program reads them too, so that both find the bytes in memory.
+Every file is opened by us, following no link, and the program gets the descriptor's name below ``/proc``, or a link to
+that under the staged name. So it never resolves a name of the source and cannot be led out of the data directory by a
+swap. The digests come from the same descriptors, read while the program reads them too, so that both find the bytes in
+memory.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from dm.station.acquisition.transports.base import FileOutcome, TransferBatch, T
 from dm.station.acquisition.transports.copying import CopyError, changed, copy_digesting, note, opened_source, stamp
 
 OPEN_FILES = 256
+GROUP_FILES = 32
+GROUP_BYTES = 8 << 20
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,11 @@ class Offer:
     outcome: FileOutcome
 
     @property
+    def path(self) -> str:
+        """The name under which other programs of this account can open it."""
+        return f"/proc/{os.getpid()}/fd/{self.descriptor}"
+
+    @property
     def steady(self) -> bool:
         """Whether the file is still what it was when it was opened."""
         return stamp(os.fstat(self.descriptor)) == self.outcome.before
@@ -47,15 +55,15 @@ def parts(files: Sequence[TransferFile]) -> Iterator[Sequence[TransferFile]]:
 
 
 @contextmanager
-def offered(
+def opened(
     batch: TransferBatch, files: Sequence[TransferFile], outcomes: Sequence[FileOutcome]
-) -> Iterator[tuple[str, list[Offer]]]:
-    """Open files and offer them.
+) -> Iterator[list[Offer]]:
+    """Open files, to be offered as :attr:`Offer.path`.
 
     :param outcomes: of the files, in their order; those that cannot be opened get their error.
-    :yields: the private directory, and the files that lie in it under their staged names.
+    :yields: the files that could be opened.
     """
-    with ExitStack() as stack, tempfile.TemporaryDirectory(prefix="dm-move-") as directory:
+    with ExitStack() as stack:
         offers: list[Offer] = []
         for file, outcome in zip(files, outcomes, strict=True):
             try:
@@ -64,9 +72,17 @@ def offered(
                 note(outcome, error, file.path)
                 continue
             outcome.mode, outcome.before = status.st_mode & 0o7777, stamp(status)
-            os.symlink(f"/proc/{os.getpid()}/fd/{descriptor}", os.path.join(directory, file.staged_name))
             offers.append(Offer(file, descriptor, status.st_size, outcome))
-        yield directory, offers
+        yield offers
+
+
+@contextmanager
+def linked(offers: Sequence[Offer]) -> Iterator[str]:
+    """Show opened files under their staged names in a private directory, for programs that take names from there."""
+    with tempfile.TemporaryDirectory(prefix="dm-move-") as directory:
+        for offer in offers:
+            os.symlink(offer.path, os.path.join(directory, offer.file.staged_name))
+        yield directory
 
 
 @contextmanager
@@ -76,7 +92,7 @@ def digested(workers: Executor, batch: TransferBatch, offers: Sequence[Offer]) -
     Files that changed get that as their error. When the block fails, the digesting is given up.
     """
     given_up = threading.Event()
-    tasks = [workers.submit(_digest, batch, offer, given_up) for offer in offers]
+    tasks = [workers.submit(_digest, batch, group, given_up) for group in _groups(offers)]
     try:
         yield
     except BaseException:
@@ -92,20 +108,35 @@ def digested(workers: Executor, batch: TransferBatch, offers: Sequence[Offer]) -
             note(outcome, changed(offer.file.path), offer.file.path)
 
 
-def _digest(batch: TransferBatch, offer: Offer, given_up: threading.Event) -> None:
-    """Digest a file through our own descriptor."""
-    outcome = offer.outcome
-    try:
-        copied = copy_digesting(
-            offer.descriptor,
-            None,
-            offer.size,
-            shown=display(offer.file.path),
-            where=batch.staging_directory,
-            stop=lambda: batch.stop.is_set() or given_up.is_set(),
-            moved=batch.moved,
-            checksum=batch.checksum,
-        )
-        outcome.size, outcome.digests, outcome.md5 = copied.size, copied.digests, copied.md5
-    except (CopyError, OSError) as error:
-        note(outcome, error, offer.file.path)
+def _groups(offers: Sequence[Offer]) -> Iterator[list[Offer]]:
+    """Put small files together: handing each to a worker costs more than its digest."""
+    group: list[Offer] = []
+    size = 0
+    for offer in offers:
+        group.append(offer)
+        size += offer.size
+        if size >= GROUP_BYTES or len(group) >= GROUP_FILES:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
+
+
+def _digest(batch: TransferBatch, offers: Sequence[Offer], given_up: threading.Event) -> None:
+    """Digest files through our own descriptors."""
+    for offer in offers:
+        outcome = offer.outcome
+        try:
+            copied = copy_digesting(
+                offer.descriptor,
+                None,
+                offer.size,
+                shown=display(offer.file.path),
+                where=batch.staging_directory,
+                stop=lambda: batch.stop.is_set() or given_up.is_set(),
+                moved=batch.moved,
+                checksum=batch.checksum,
+            )
+            outcome.size, outcome.digests, outcome.md5 = copied.size, copied.digests, copied.md5
+        except (CopyError, OSError) as error:
+            note(outcome, error, offer.file.path)

@@ -30,7 +30,7 @@ from dm.station.acquisition.transports.base import (
 )
 from dm.station.acquisition.transports.copying import CopyError, mount_point, note
 from dm.station.acquisition.transports.local import check_directory, require_root
-from dm.station.acquisition.transports.offering import digested, offered, parts
+from dm.station.acquisition.transports.offering import digested, linked, opened, parts
 from dm.station.acquisition.transports.rsync_command import Caller, RsyncSettings
 from dm.station.acquisition.transports.rsync_process import PARTIAL, require_version, stream
 from dm.station.acquisition.transports.rsync_pull import SECOND, pull
@@ -144,10 +144,10 @@ class Rsync(Transport):
     def _push(self, batch: TransferBatch, files: Sequence[TransferFile]) -> list[FileOutcome]:
         """Send files that are here, digesting them meanwhile."""
         outcomes = [FileOutcome(file.staged_name) for file in files]
-        with offered(batch, files, outcomes) as (directory, offers):
+        with opened(batch, files, outcomes) as offers:
             if not offers:
                 return outcomes
-            with digested(self._workers, batch, offers):
+            with linked(offers) as directory, digested(self._workers, batch, offers):
                 unsent = self._send(batch, directory, [offer.file.staged_name.encode() for offer in offers])
             for offer in offers:
                 why = unsent.get(offer.file.staged_name)
