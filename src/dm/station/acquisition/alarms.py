@@ -195,7 +195,7 @@ class Alarms:
         """Judge what does not run although it should."""
         self._forget_halted()
         found: list[tuple[Level, str]] = [
-            ("critical", f"{kind} {identity} cannot be resumed with these settings; see the log.")
+            ("critical", f"{_called(kind)} {identity} cannot be resumed with these settings; see the log.")
             for identity, kind in list(self.office.unresumed.items())
         ]
         found += [
@@ -256,7 +256,11 @@ def _worst(found: list[tuple[Level, str]]) -> tuple[Level, str] | None:
 
 def _named(task: Task) -> str:
     """Name a task for everybody."""
-    return f"{'DAQ' if task.kind == DAQ else 'Upload'} {task.id}"
+    return f"{_called(task.kind)} {task.id}"
+
+
+def _called(kind: str) -> str:
+    return "DAQ" if kind == DAQ else "Upload"
 
 
 def _full(task: Task) -> str:
