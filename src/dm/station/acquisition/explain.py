@@ -60,7 +60,8 @@ class _Case:
     @property
     def live(self) -> Any:
         """The running task, if it runs."""
-        return self.office.live.get(self.candidate.id)
+        live = self.office.live.get(self.candidate.id)
+        return live if live is not None and live.document.get("open") else None
 
 
 def explain(office: Office, principal: Principal, wanted: Wanted, sees: Sees) -> Record:

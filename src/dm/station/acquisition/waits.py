@@ -18,14 +18,22 @@ class Waits:
     """
 
     def __init__(self, places: int) -> None:
-        self._places = threading.BoundedSemaphore(max(1, places))
+        self._lock = threading.Lock()
+        self._free = max(1, places)
+
+    @property
+    def free(self) -> int:
+        """How many more may wait at this moment."""
+        return self._free
 
     @contextmanager
     def place(self) -> Iterator[bool]:
         """Hold a place for the time of the block; yields whether there was one."""
-        held = self._places.acquire(blocking=False)
+        with self._lock:
+            held = self._free > 0
+            self._free -= held
         try:
             yield held
         finally:
-            if held:
-                self._places.release()
+            with self._lock:
+                self._free += held
