@@ -117,8 +117,11 @@ class Walk:
         if stat.S_ISDIR(status.st_mode):
             if self.enters(path):
                 pending.append(path)
-        elif len(path) > MAX_PATH:
-            self.problems[path] = f"Path {display(path[:80])!r}... is longer than {MAX_PATH} bytes."
+        elif (length := len(self.root) + 1 + len(path)) > MAX_PATH:
+            # beyond that the system opens and looks at nothing by its path, so nobody could tell when it is whole
+            self.problems[path] = (
+                f"Path {display(path[:80])!r}... is too long: {length} bytes with its data directory, of {MAX_PATH}."
+            )
         else:
             stamp = FileStamp(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
             entries.append(SourceEntry(path, stamp, kind_of(status.st_mode)))
