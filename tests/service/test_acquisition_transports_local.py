@@ -20,6 +20,7 @@ from dm.common.errors import InvalidArgument, TransferError
 from dm.station.acquisition.transports import copying
 from dm.station.acquisition.transports.base import FileOutcome, Source, TransferBatch, TransferFile
 from dm.station.acquisition.transports.local import Local, LocalSettings
+from tests.service.acquisition_hosts import small_disk
 
 NAMES = [
     b"plain.h5", b" lead", b"trail ", b"%41", b"#", b"?", b"new\nline", b"'q\"", b"$(id)", b";", b"-rf", b"*", b"[x]",
@@ -207,6 +208,23 @@ def test_full_disk_fails_the_file_and_leaves_nothing(transport: Local, root: Pat
             os.close(descriptor)
             os.close(full)
     assert caught.value.transient and "/dev" in str(caught.value)
+
+
+def test_a_full_file_system_until_there_is_room(transport: Local, root: Path) -> None:
+    """F-06 on a real small file system: refused before the first byte, or in the middle when others take the room."""
+    for name, size in ((b"big", 3 << 20), (b"half", 1 << 20), (b"small", 10)):
+        write(root, name, os.urandom(size))
+    paths = [b"big", b"half", b"half", b"half", b"small"]
+    with small_disk(root / "staging", megabytes=2) as grow:
+        big, *rest, small = transport.move(batch(root, *paths))
+        assert "does not fit" in big.error and str(root / "staging") in big.error and big.transient
+        assert small.ok and any(outcome.ok for outcome in rest) and not all(outcome.ok for outcome in rest)
+        for outcome in rest:
+            assert outcome.ok or (outcome.transient and str(root / "staging") in outcome.error)
+        assert staged(root) == sorted(outcome.staged_name for outcome in [*rest, small] if outcome.ok)
+        grow(16)
+        assert all(outcome.ok for outcome in transport.move(batch(root, *paths)))
+        assert (root / "staging" / "000000").read_bytes() == (root / "data" / "big").read_bytes()
 
 
 def test_failing_write_removes_the_partial_file_and_goes_on(root: Path) -> None:
