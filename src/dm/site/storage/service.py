@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +12,7 @@ from dm.common.health import Health, Level
 from dm.common.web.application import Application
 from dm.common.web.server import Server, serve
 from dm.common.web.throttle import LoginThrottle
-from dm.site.storage import batch_store, registry_store
+from dm.site.storage import batch_store, capacity
 from dm.site.storage.access import SiteAuthorizer
 from dm.site.storage.archive import Archives
 from dm.site.storage.batches import Batches, Signal
@@ -37,7 +34,6 @@ from dm.site.storage.users import Users
 
 NAME = "storage"
 _SLOW_BACKLOG_SECONDS = 60.0
-_GIGABYTE = 1 << 30
 
 
 @dataclass
@@ -136,15 +132,6 @@ def _checks(health: Health, store: Store, publisher: Publisher, settings: Storag
         store.ping()
         return "ok", "answers"
 
-    def storages() -> tuple[Level, str]:
-        with store.transaction() as connection:
-            rows = registry_store.rows(connection, "storage")
-        if not rows:
-            return "warning", "no storage is registered; add one with dm-add-storage"
-        with ThreadPoolExecutor(len(rows)) as pool:
-            found = list(pool.map(lambda row: _storage(row["name"], row["root_directory"], settings), rows))
-        return max(found, key=lambda item: ("ok", "warning", "critical").index(item[0]))
-
     def backlog() -> tuple[Level, str]:
         with store.transaction() as connection:
             count, age = batch_store.backlog(connection)
@@ -154,22 +141,12 @@ def _checks(health: Health, store: Store, publisher: Publisher, settings: Storag
         return "warning" if slow else "ok", f"{count} batches wait, the oldest for {age:.0f} s"
 
     health.check("database", database)
-    health.check("storage", storages)
+    capacity.watch(health, store, settings.minimum_free_gigabytes)
     health.check("publisher", backlog)
     published: Any = health.gauge("files_published", "Files published since the start.")
     published.set_function(lambda: publisher.published_files)
     failed: Any = health.gauge("files_failed", "Files refused since the start.")
     failed.set_function(lambda: publisher.failed_files)
-
-
-def _storage(name: str, directory: str, settings: StorageSettings) -> tuple[Level, str]:
-    if not os.access(directory, os.W_OK | os.X_OK):
-        return "critical", f"{name}: directory {directory} is not writable"
-    free = shutil.disk_usage(directory).free / _GIGABYTE
-    level: Level = "ok"
-    if free < settings.minimum_free_gigabytes:
-        level = "critical" if free < settings.minimum_free_gigabytes / 10 else "warning"
-    return level, f"{name}: {free:.1f} GiB free in {directory}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
