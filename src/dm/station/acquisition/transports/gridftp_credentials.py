@@ -16,6 +16,7 @@ import subprocess
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from cryptography import x509
@@ -33,14 +34,16 @@ class Credentials:
     """The credential of the settings, in the forms that programs and connections need.
 
     :param settings: with ``proxy``, ``certificate`` and ``key``, ``myproxy``, or none of them.
+    :param clock: the time, in seconds since the epoch.
     """
 
-    def __init__(self, settings: GridFtpSettings) -> None:
+    def __init__(self, settings: GridFtpSettings, clock: Callable[[], float] = time.time) -> None:
         self._settings = settings
+        self._clock = clock
         self._lock = threading.Lock()
         self._directory: Path | None = None
         self._ends = 0.0
-        self._again = 0.0
+        self._due = 0.0  # when to fetch the next one
 
     def environment(self) -> dict[str, str]:
         """Return the environment for programs: nothing else than they need.
@@ -84,32 +87,34 @@ class Credentials:
         with self._lock:
             if self._directory is not None:
                 shutil.rmtree(self._directory)
-            self._directory, self._ends = None, 0.0
+            self._directory, self._ends, self._due = None, 0.0, 0.0
 
     def _proxy(self) -> Path | None:
         settings = self._settings
         if settings.myproxy is None:
             return settings.proxy
         with self._lock:
-            now = time.time()
-            if now > self._ends - settings.myproxy.hours * 3600 / 3 and time.monotonic() > self._again:
+            now = self._clock()
+            if now >= self._due:
                 try:
-                    self._fetch(settings.myproxy)
+                    self._fetch(settings.myproxy, now)
                 except DmException as error:
                     if now >= self._ends:
                         raise
-                    self._again = time.monotonic() + _AGAIN_SECONDS
-                    _log.warning("The GridFTP credential is not renewed yet and ends soon: %s", error)
+                    self._due = now + _AGAIN_SECONDS
+                    _log.warning("The GridFTP credential is not renewed yet: %s", error)
             assert self._directory is not None
             return self._directory / "proxy"
 
-    def _fetch(self, myproxy: MyProxySettings) -> None:
+    def _fetch(self, myproxy: MyProxySettings, now: float) -> None:
         """Fetch a credential and put it in place of the last one."""
         if self._directory is None:
             self._directory = Path(tempfile.mkdtemp(prefix="dm-gridftp-"))
         fresh = self._directory / "fresh"
         fetch(myproxy, self._settings.certificates, fresh)
         self._ends = ends(fresh)
+        # measured by its own life: the server may give less than was asked for
+        self._due = self._ends - (self._ends - now) / 3
         fresh.replace(self._directory / "proxy")
 
 
