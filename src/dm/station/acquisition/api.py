@@ -22,6 +22,7 @@ from dm.station.acquisition.api_files import (
     LedgerFile,
     pause_after,
 )
+from dm.station.acquisition.api_prune import PrunedFile, SourcesOfTasks
 
 __all__ = [
     "FILE_PAGE",
@@ -34,6 +35,7 @@ __all__ = [
     "FilesOfTasks",
     "LedgerFile",
     "PluginInfo",
+    "PrunedFile",
     "ServiceMonitorDaqApi",
     "UploadInfo",
 ]
@@ -75,7 +77,7 @@ class PluginInfo(DmObject):
     DEFAULT_KEY_LIST: ClassVar[list[str]] = ["name", "description"]
 
 
-class ExperimentDaqApi(FilesOfTasks):
+class ExperimentDaqApi(FilesOfTasks, SourcesOfTasks):
     """Start, stop and follow DAQs and uploads.
 
     ``daqInfo`` arguments are dictionaries with the published keys (``destDirectory``, ``processExistingFiles``,

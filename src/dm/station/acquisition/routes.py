@@ -42,6 +42,8 @@ from dm.common.web.common import reset_alarms
 from dm.common.web.routes import MANAGER, USER, Arguments, Request, Route
 from dm.station.acquisition.file_routes import IdArguments, file_routes
 from dm.station.acquisition.office import Office
+from dm.station.acquisition.prune import Pruner
+from dm.station.acquisition.prune_routes import prune_routes
 from dm.station.acquisition.store import Document
 from dm.station.acquisition.task import DAQ, UPLOAD
 from dm.station.acquisition.telling import MOST, complete
@@ -278,6 +280,7 @@ def routes(office: Office, health: Health) -> list[Route]:
         Route("GET", "/processingPlugins", desk.plugins, USER, "List the processing plugins of this station."),
         reset_alarms(health, MANAGER),
         *file_routes(office, desk.visible, desk.sees_task),
+        *prune_routes(Pruner(office.store, office.parts.site, office.parts.settings)),
     ]
     table.append(
         Route(
