@@ -52,7 +52,8 @@ def test_numbers_of_an_upload() -> None:
         "1,234 of 5,000+ files", "1.20 GB of 4.50 GB+", "2.0 files/s", "98.3 MB/s",
     ]  # fmt: skip
     assert numbers(DaqInfo(listing))[0] == "1,234 of 5,000 files"
-    assert numbers(UploadInfo({})) == ["0 of 0 files", "0 B"]
+    assert numbers(UploadInfo({"status": "running"})) == ["no files yet"]
+    assert numbers(UploadInfo({"status": "done"})) == ["0 of 0 files", "0 B"]
 
 
 def test_large_files_are_told_in_bytes() -> None:

@@ -228,7 +228,9 @@ class Task:
 
     def moving_bytes(self) -> int:
         """Return the bytes moved of files that are not finished."""
-        return self.motion.bytes(self.batches)
+        # A batch without files is over: its bytes are counted as finished.
+        moved = self.motion.bytes({name for name, batch in list(self.batches.items()) if batch.loads})
+        return max(0, min(moved, self.ledger.bytes_total - self.ledger.bytes_done))
 
     def far(self) -> Progress:
         """Return how far the task is."""

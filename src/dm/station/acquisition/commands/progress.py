@@ -23,6 +23,7 @@ from dm.station.acquisition.commands.task_options import printed_then_judged
 
 INTERVAL = 10.0
 _SHOWN_FAILURES = 10
+_SLOWEST = 0.05  # files per second; what is slower is told in bytes alone
 _SHORTEST_BAR = 15
 _LARGE = 10_000_000  # bytes per file from which on files are too few to tell how far it is
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
@@ -71,13 +72,17 @@ def numbers(info: DaqInfo, since: float = 0.0) -> list[str]:
     """
     done, total = int(info.get("nProcessedFiles") or 0), int(info.get("countFiles") or 0)
     size, whole = moved_bytes(info), int(info.get("countBytes") or 0)
+    if not total and not info.is_over:
+        return ["no files yet"]
     # As long as an upload looks through its directory, what it knows is not all there is.
     more = "+" if isinstance(info, UploadInfo) and info.get("status") in ("pending", "running") else ""
     bytes_text = size_text(size) if size >= whole else f"{size_text(size)} of {size_text(whole)}{more}"
     words = [f"{done:,} of {total:,}{more} files", bytes_text]
     if not info.is_over and (done or size):
         rate = float(info.get("fileRate") or 0)
-        words += [f"{rate:,.{0 if rate >= 9.95 else 1}f} files/s", f"{size_text(float(info.get('byteRate') or 0))}/s"]
+        if rate >= _SLOWEST or not size:
+            words.append(f"{rate:,.{0 if rate >= 9.95 else 1}f} files/s")
+        words.append(f"{size_text(float(info.get('byteRate') or 0))}/s")
         left = info.get("secondsRemaining")
         if left is not None and total > done:
             words.append(f"{time_text(float(left) - since)} left")
