@@ -169,6 +169,7 @@ class Bench:
         self.storage_root = directory / "storage"
         self.mongo = EmbeddedMongo(directory / "mongo", free_port())
         self.ports = {name: free_port() for name in NAMES}
+        self.database = "station"
         self.tracebacks: list[str] = []
         self.clients: dict[tuple[str, str | None], Witness] = {}
         self.last_settings: dict[str, Any] = {}
@@ -218,6 +219,17 @@ class Bench:
                 raise
         self.mongo.stop()
 
+    def sibling(self, directory: Path) -> Bench:
+        """Return a bench with an acquisition service of its own, which is started, on the other services of this."""
+        directory.mkdir()
+        other = Bench(directory, self._postgres_url, self.certificates)
+        other.mongo = self.mongo
+        other.database = "sibling"
+        other.ports = self.ports | {"acquisition": other.ports["acquisition"]}
+        other.configure()
+        other.acquisition.start()
+        return other
+
     def _section(self, name: str) -> dict[str, Any]:
         common = {
             "host": "127.0.0.1",
@@ -236,7 +248,7 @@ class Bench:
                 "minimum_free_gigabytes": 0,
                 "database_connections": 6,
             }  # fmt: skip
-        common["database_url"] = self.mongo.url("station")
+        common["database_url"] = self.mongo.url(self.database)
         if name == "processing":
             return common | {"stop_grace": 1.0} | ({"stage_account": OWNER.pw_name} if ROOT else {})
         return common
@@ -280,7 +292,7 @@ class Bench:
 
     def grant_secrets(self) -> list[bytes]:
         """Return the secrets of all grants the acquisition service holds."""
-        client: MongoClient[dict[str, Any]] = MongoClient(self.mongo.url("station"))
+        client: MongoClient[dict[str, Any]] = MongoClient(self.mongo.url(self.database))
         try:
             tasks = client.get_default_database()["acquisitionTasks"].find({}, ["grant"])
             return [str(task["grant"]["secret"]).encode() for task in tasks if (task.get("grant") or {}).get("secret")]
@@ -330,7 +342,7 @@ class Bench:
     def completed(self, kind: str, task: str) -> int:
         """Return how many files are done, -1 while the service does not answer."""
         try:
-            return int(self.info(kind, task)["nCompletedFiles"])
+            return int(self.rest().get(f"/{kind}s/{task}", timeout=5)["nCompletedFiles"])
         except CommunicationError:
             return -1
 

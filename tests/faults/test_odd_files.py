@@ -45,7 +45,7 @@ def test_f18_every_name_arrives_byte_exact(bench: Bench, source: Path, transport
         for name in NAMES:
             with open(os.path.join(root, directory, name), "wb") as stream:
                 stream.write(b"content of " + directory + name)
-    experiment, task, record = uploaded(bench, source, processHidden=True)
+    experiment, task, record = uploaded(bench, source, processHiddenFiles=True)
     assert record["nCompletedFiles"] == 3 * len(NAMES)
     found = check(bench, experiment, source, task=task)  # storage, catalog and ledger list the exact names
     for path in found.rows:

@@ -1,0 +1,93 @@
+"""F-30: the n-th system call of the copy path fails - in the transport, or while storage verifies and publishes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.faults.bench import Bench, fill
+from tests.faults.injection import hits, injected
+from tests.faults.invariant import Task, check
+from tests.service.acquisition_fixtures import until
+
+# What each service does to files: reading, writing, making, dressing, syncing, putting in place. "read" and "write"
+# are also how it talks TLS, "fsync" how it gets things onto the disk.
+ACQUISITION = ("openat", "readv", "read", "write", "fstat", "close", "newfstatat", "unlinkat")
+STORAGE = (
+    "openat",
+    "read",
+    "write",
+    "fsync",
+    "fchown",
+    "fchmod",
+    "utimensat",
+    "mkdirat",
+    "renameat",
+    "fstat",
+    "unlinkat",
+)
+ERRORS = {
+    "write": ("ENOSPC", "EIO", "EINTR", "EDQUOT"),
+    "openat": ("EMFILE", "EIO", "ENOMEM", "EINTR"),
+    "fsync": ("EIO", "ENOSPC"),
+    "mkdirat": ("ENOSPC", "EIO"),
+    "renameat": ("EIO", "ENOSPC"),
+}
+USUAL = ("EIO", "EINTR", "ENOMEM")
+FEW = [
+    ("acquisition", "write", "ENOSPC", 1),
+    ("acquisition", "openat", "EMFILE", 3),
+    ("storage", "fsync", "EIO", 1),
+    ("storage", "renameat", "ENOSPC", 2),
+    ("storage", "write", "ENOSPC", 2),
+]
+SWEEP = [
+    (name, call, error, number)
+    for name, calls in (("acquisition", ACQUISITION), ("storage", STORAGE))
+    for call in calls
+    for error in ERRORS.get(call, USUAL)
+    for number in (1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144, 200)
+]
+
+
+def survives(bench: Bench, source: Path, log: Path, name: str, call: str, error: str, number: int) -> int:
+    """Let the n-th call in every thread of a service fail while files come in; return how many failed."""
+    service = next(service for service in bench.services if service.name == name)
+    experiment = bench.experiment()
+    daq = bench.begin("daq", experiment, source)
+    with injected(service, f"{call}:error={error}:when={number}", log):
+        for part in range(3):
+            fill(source / f"d{part}", 4, 2000, seed=number)
+        until(lambda: not service.alive() or _settled(bench, daq["id"]) == 12, 100)
+    failed = hits(log)
+    if not service.alive():  # it may give up, but nothing may be lost by that
+        service.start()
+    until(lambda: _settled(bench, daq["id"]) == 12, 100)
+    bench.patiently(lambda: bench.stop_daq(daq["id"]))
+    record = bench.finish("daq", daq["id"])
+    assert (record["status"], record["nCompletedFiles"]) == ("done", 12), record
+    check(bench, experiment, source, task=Task("daq", daq["id"]), resent=2, tolerated=lambda _trace: True)
+    return failed
+
+
+def _settled(bench: Bench, task: str) -> int:
+    """Return how many files are decided, -1 while the service does not answer."""
+    return bench.completed("daq", task)
+
+
+@pytest.mark.parametrize(("name", "call", "error", "number"), FEW)
+def test_f30_a_system_call_fails(
+    bench: Bench, source: Path, tmp_path: Path, name: str, call: str, error: str, number: int
+) -> None:
+    bench.reconfigure(batch_files=4)
+    assert survives(bench, source, tmp_path / "strace", name, call, error, number) > 0
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("name", "call", "error", "number"), SWEEP)
+def test_f30_any_system_call_fails(
+    bench: Bench, source: Path, tmp_path: Path, name: str, call: str, error: str, number: int
+) -> None:
+    bench.reconfigure(batch_files=4)
+    survives(bench, source, tmp_path / "strace", name, call, error, number)
