@@ -124,6 +124,7 @@ def check(wish: Wish, parts: Parts) -> None:
         )
     for plugin in wish.plugins:
         plugin.check(asked)
+    parts.site.warm()
 
 
 def document(wish: Wish, task_id: str, station: str, owner: str, grant: Grant) -> Document:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from dm.common.client import RestClient, segment
-from dm.common.errors import AuthenticationError, InvalidSession, ObjectNotFound
+from dm.common.errors import AuthenticationError, DmException, InvalidSession, ObjectNotFound
 from dm.common.paths import decode, encode
 
 Record = dict[str, Any]
+_log = logging.getLogger(__name__)
+_WARM_SECONDS = 5.0
 _CHECKED = 1000  # files that storage checks with one call
 _READING_SECONDS = 3600.0
 
@@ -47,6 +50,13 @@ class StorageSite:
             record = user.post("/grants", body)
         return Grant(str(record["id"]), str(record["secret"]))
 
+    def warm(self) -> None:
+        """Log in, so that the first files need not wait for it; when that fails, they do."""
+        try:
+            self.client.get("/session", timeout=_WARM_SECONDS)
+        except DmException as error:
+            _log.warning("The storage service does not answer now: %s", error)
+
     def revoke(self, grant: Grant) -> None:
         """Give a grant back; one that is gone already is fine."""
         try:
@@ -70,9 +80,13 @@ class StorageSite:
         }
         return dict(self.client.post("/batches", body, headers=grant.headers))
 
-    def submit(self, batch: str, files: list[Record], grant: Grant) -> None:
-        """Hand the staged files over for publishing; repeating it changes nothing."""
-        self.client.put(f"/batches/{segment(batch)}/files", {"files": files}, headers=grant.headers)
+    def submit(self, batch: str, files: list[Record], grant: Grant, wait: float) -> Record:
+        """Hand the staged files over for publishing; repeating it changes nothing.
+
+        :returns: as :meth:`result`, after waiting up to ``wait`` seconds for the verdict.
+        """
+        body = {"files": files, "waitTime": round(wait, 3)}
+        return dict(self.client.put(f"/batches/{segment(batch)}/files", body, headers=grant.headers, timeout=wait + 60))
 
     def result(self, batch: str, wait: float, grant: Grant) -> Record:
         """Return a batch's state, waiting up to ``wait`` seconds for it to change."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import Any
 from urllib.parse import quote
@@ -9,10 +10,13 @@ from urllib.parse import quote
 from pydantic import BaseModel, ConfigDict, Field
 
 from dm.common.client import segment
-from dm.common.errors import ObjectNotFound
+from dm.common.errors import DmException, ObjectNotFound
 from dm.common.paths import decode, encode
 from dm.station.acquisition.plugins.base import Order, Plugin, PluginBatch, PluginContext, PluginFile
 from dm.station.catalog.api import CatalogServiceApi
+
+_log = logging.getLogger(__name__)
+_WARM_SECONDS = 5.0
 
 
 class CatalogSettings(BaseModel):
@@ -43,6 +47,13 @@ class Catalog(Plugin):
     def applies(self, daq: dict[str, Any]) -> bool:
         """Whether the DAQ does not say ``skipCatalog``."""
         return not daq.get("skipCatalog")
+
+    def check(self, daq: dict[str, Any]) -> None:
+        """Log in at the catalog, so that the first files need not wait for it. One that is down refuses nothing."""
+        try:
+            self._api.client.get("/session", timeout=_WARM_SECONDS)
+        except DmException as error:
+            _log.warning("The catalog does not answer now: %s", error)
 
     def process(self, batch: PluginBatch) -> None:
         """Write all records of the batch; repeating it changes nothing. A catalog that is down repeats the batch."""
