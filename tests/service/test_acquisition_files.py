@@ -21,6 +21,7 @@ from dm.station.acquisition.amends import Choice
 from dm.station.acquisition.explain import explain
 from dm.station.acquisition.exporting import exported
 from dm.station.acquisition.filewait import wait_for_file
+from dm.station.acquisition.keeping import Keeping
 from dm.station.acquisition.listing import Query, listed_files
 from dm.station.acquisition.office import Office
 from dm.station.acquisition.plugins.base import Order, Plugin, PluginBatch, PluginContext
@@ -337,6 +338,7 @@ def test_counts_add_up_while_it_runs(office: Office, experiment: dict[str, Any],
         total = counts.pop("countFiles")
         assert total == sum(counts.values()) - counts["seen"] - counts["settling"]
         assert total <= 600 and min(counts.values()) >= 0
+        time.sleep(0.02)
     assert listing.counts(office, upload)["done"] == 600
     found = list(listing.once_each(office, upload, Query()))
     assert len({row["path"] for row in found}) == len(found) == 600
@@ -459,6 +461,40 @@ def test_explanations_across_tasks(office: Office, experiment: dict[str, Any], c
             Wanted(**wanted)
     with pytest.raises(InvalidArgument, match="leaves the experiment"):
         Wanted(id="a", path="../b")
+
+
+# --- forgetting -----------------------------------------------------------------------------------------------------
+
+
+def test_what_ended_long_ago_is_forgotten_and_nothing_else(
+    office: Office, experiment: dict[str, Any], tmp_path: Path
+) -> None:
+    for name in ("old", "new", "running"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "f").write_bytes(b"1")
+    old = uploaded(office, experiment, tmp_path / "old", destDirectory="old")["id"]
+    new = uploaded(office, experiment, tmp_path / "new", destDirectory="new")["id"]
+    daq = start(office, "daq", experiment, tmp_path / "running", destDirectory="running", processExistingFiles=True)
+    until(lambda: office.info("daq", daq)["nCompletedFiles"] == 1)
+    ages = {"order": f"upload:{1:020d}", "endTime": 10.0}
+    office.store.set_task(old, ages)
+    office.store.set_task(daq, {**ages, "order": f"daq:{1:020d}"})  # it began long ago and still runs
+    keeping = Keeping(office, 30)
+    assert keeping.prune() == 1
+    with pytest.raises(ObjectNotFound, match="does not exist"):
+        office.info("upload", old)
+    assert old not in [record["id"] for record in office.records("upload", cleared=True)]
+    store = office.store
+    assert not store.page(old, 0, 10) and not store.journal_of(old) and store.task(old) is None
+    assert states(office, new) == {"f": "done"} and states(office, daq) == {"f": "done"}
+    assert (Path(experiment["dataDirectory"]) / "old" / "f").exists()
+    assert keeping.prune() == 0 and office.retire(daq) is False
+    office.stop("daq", daq, abort=False)
+    assert finish(office, "daq", daq)["status"] == "done"
+    assert office.retire(new) is True  # half forgotten: nobody sees or reopens it
+    with pytest.raises(ObjectNotFound, match="does not exist"):
+        retried(office, "upload", new)
+    assert told(office, source_path=f"{tmp_path}/new/f")["reason"] == "notWatched"
 
 
 # --- waiting --------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from dm.common.errors import InvalidArgument
 from dm.common.paths import decode, display, encode
 from dm.station.acquisition.completion import Waiting
-from dm.station.acquisition.ledger import Ledger, State, path_key
+from dm.station.acquisition.ledger import Ledger, State, path_key, shown
 from dm.station.acquisition.task import Task
 
 if TYPE_CHECKING:
@@ -102,6 +102,17 @@ def listed_files(  # noqa: PLR0917 - the published order of a page's arguments
 
 def records(office: Office, task_id: str, query: Query, first: int = 0) -> Iterator[Record]:
     """Yield the records that fit, from a position on; a running task may change meanwhile, so a file may come twice."""
+    if query.state not in ("ready", "moving", *_UNTOLD):
+        live = office.live.get(task_id)
+        moving = on_their_way(office, live) if live is not None else {}
+        for row in office.store.scan(task_id, query.state, first):
+            record = joined(shown(row), moving)
+            record["position"] = first
+            first += 1
+            if query.fits(record):
+                yield record
+        if live is None or query.state:
+            return
     while True:
         page = _page(office, task_id, query.state, first, _CHUNK)
         yield from (record for record in page if query.fits(record))

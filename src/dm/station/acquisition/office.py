@@ -27,6 +27,7 @@ from dm.station.acquisition import requests, sources
 from dm.station.acquisition.after import After
 from dm.station.acquisition.carry import Carry
 from dm.station.acquisition.closing import Closing
+from dm.station.acquisition.keeping import Keeping
 from dm.station.acquisition.lease import Lease
 from dm.station.acquisition.metrics import Meters
 from dm.station.acquisition.pipeline import Pipeline
@@ -89,6 +90,7 @@ class Office:
         self.closing = Closing(parts.store, parts.site, self.pipeline, self._follow)
         self.lease = Lease(parts.store, parts.settings.lease_seconds, self._lost)
         self.stopping = self.pipeline.stop_event  # ends waiting requests; the web server's own where there is one
+        self.keeping = Keeping(self, parts.settings.keep_finished_days)
         self.live: dict[str, Task] = {}
         self.waits = Waits(parts.settings.threads)
         self.begun = threading.Condition()  # told of every task that starts or ends
@@ -110,6 +112,7 @@ class Office:
         self.pipeline.start(self.carry)
         for document in self.store.open_tasks():
             self._resume(document)
+        self.keeping.start()
 
     def _resume(self, document: Document) -> None:
         try:
@@ -132,6 +135,7 @@ class Office:
         self.pipeline.stop(8)
         for thread in list(self._threads.values()):
             thread.join(max(0.1, deadline - time.monotonic()))
+        self.keeping.join(max(0.1, deadline - time.monotonic()))
         for plugin in self.parts.plugins:
             plugin.close()
         for transport in self.parts.transports:
@@ -276,7 +280,7 @@ class Office:
         if live is not None and live.kind == kind and live.document.get("open"):
             return live.snapshot()
         found = self.store.task(task_id)
-        if found is None or found["kind"] != kind or found.get("cleared"):
+        if found is None or found["kind"] != kind or found.get("cleared") or found.get("pruned"):
             raise ObjectNotFound(f"{kind.capitalize() if kind != DAQ else 'DAQ'} {task_id[:80]!r} does not exist.")
         return found
 
@@ -292,16 +296,21 @@ class Office:
                     live.wait(wait, self.stopping, revision)
         return info(self.document(kind, task_id))
 
-    def records(self, kind: str, *, cleared: bool = False) -> Iterator[dict[str, Any]]:
-        """Iterate over info records, newest first."""
+    def records(self, kind: str, *, cleared: bool = False, experiment: str = "") -> Iterator[dict[str, Any]]:
+        """Iterate over info records, newest first.
+
+        :param cleared: also those taken off the list. :param experiment: only of the experiment of this name.
+        """
         for document in self.store.list_tasks(kind):
-            if cleared or not document.get("cleared"):
+            if experiment and json.loads(document["experiment"])["name"] != experiment:
+                continue
+            if not document.get("pruned") and (cleared or not document.get("cleared")):
                 live = self.live.get(str(document["_id"]))
                 yield info(live.snapshot() if live is not None else document)
 
-    def list(self, kind: str, *, cleared: bool = False) -> list[dict[str, Any]]:
-        """Return info records, newest last."""
-        return list(self.records(kind, cleared=cleared))[::-1]
+    def list(self, kind: str, *, cleared: bool = False, experiment: str = "") -> list[dict[str, Any]]:
+        """Return info records, newest last; arguments as in :meth:`records`."""
+        return list(self.records(kind, cleared=cleared, experiment=experiment))[::-1]
 
     # --- change -----------------------------------------------------------------------------------------------------
     def stop(self, kind: str, task_id: str, *, abort: bool) -> dict[str, Any]:
@@ -394,3 +403,12 @@ class Office:
         runner = self._run(self._task({**document, **fields}), decision)
         assert isinstance(runner, Reopened)
         return runner
+
+    def retire(self, task_id: str) -> bool:
+        """Let nobody see or reopen a task that has ended; return whether that could be."""
+        with self._starting[hash(task_id) % _STRIPES]:
+            document = self.store.task(task_id)
+            if document is None or document.get("open") or task_id in self.live:
+                return False
+            self.store.set_task(task_id, {"pruned": True})
+        return True

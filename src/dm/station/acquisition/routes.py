@@ -139,10 +139,8 @@ class Desk:
         known: dict[str, int | None] = {}
         return [
             record
-            for record in self.office.list(kind)
-            if arguments.experiment_name in (None, "", record["experimentName"])
-            and arguments.status in (None, "", record["status"])
-            and self._sees(request, record, known)
+            for record in self.office.list(kind, experiment=arguments.experiment_name or "")
+            if arguments.status in (None, "", record["status"]) and self._sees(request, record, known)
         ]
 
     # --- handlers ---------------------------------------------------------------------------------------------------
@@ -186,10 +184,11 @@ class Desk:
             if key.startswith("$") or isinstance(value, dict):
                 raise InvalidArgument(f"queryDict key {key!r}: upload records are found by plain equality only.")
         known: dict[str, int | None] = {}
+        experiment = arguments.query_dict.get("experimentName")
         found = (
             record
-            for record in self.office.records(UPLOAD, cleared=True)
-            if all(record.get(key) == value for key, value in arguments.query_dict.items())
+            for record in self.office.records(UPLOAD, cleared=True, experiment=str(experiment or ""))
+            if all(_equal(record.get(key), value) for key, value in arguments.query_dict.items())
             and self._sees(request, record, known)
         )
         return list(itertools.islice(found, arguments.skip, arguments.skip + arguments.limit))[::-1]
@@ -232,6 +231,11 @@ class Desk:
         with self.office.waits.place() as held:
             seconds = arguments.wait_time if held else 0.0
             return complete(self.office, arguments.id, arguments.paths, seconds)
+
+
+def _equal(found: Any, wanted: Any) -> bool:
+    """Whether a value is the wanted one; commands know texts only."""
+    return bool(found == wanted) or (isinstance(wanted, str) and isinstance(found, int) and str(found) == wanted)
 
 
 def routes(office: Office, health: Health) -> list[Route]:

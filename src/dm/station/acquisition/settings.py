@@ -76,10 +76,12 @@ class AcquisitionSettings(StationServiceSettings):
         default=60, ge=0, description="When a DAQ is stopped, files that keep changing are waited for so long."
     )
 
-    batch_files: int = Field(default=200, ge=1, le=10_000, description="Most files moved as one batch.")
+    batch_files: int = Field(default=500, ge=1, le=10_000, description="Most files moved as one batch.")
     batch_megabytes: int = Field(default=1024, ge=1, description="A batch is closed when it has so many megabytes.")
     batch_linger_milliseconds: float = Field(
-        default=20, ge=0, description="A batch that is not full waits so long for more files."
+        default=20,
+        ge=0,
+        description="A batch that is not full waits so long for more files while another is on its way.",
     )
     workers: int = Field(default=8, ge=1, le=64, description="Batches on their way at the same time.")
     moves: int = Field(
@@ -113,6 +115,13 @@ class AcquisitionSettings(StationServiceSettings):
         default=20, ge=2, description="A process that was silent for so long on another host lost its database."
     )
 
+    keep_finished_days: float = Field(
+        default=400,
+        ge=0,
+        description="DAQs and uploads that ended more days ago are forgotten, with the ledger of their files and their "
+        "upload records; the files themselves stay. 0 keeps them for ever.",
+    )
+
     plugins: dict[str, dict[str, Any]] = Field(
         default={},
         description="Processing plugins and their settings, e.g. [acquisition.plugins.catalog]; the key class names a "
@@ -132,7 +141,9 @@ class AcquisitionSettings(StationServiceSettings):
     )
     growth_minutes: float = Field(default=10, gt=0, le=55, description="See growth_files.")
     failing_files: int = Field(
-        default=10, ge=1, description="Health warns when so many files of a DAQ or upload failed within failing_minutes."
+        default=10,
+        ge=1,
+        description="Health warns when so many files of a DAQ or upload failed within failing_minutes.",
     )
     failing_minutes: float = Field(default=10, gt=0, le=55, description="See failing_files.")
     source_free_percent: float = Field(

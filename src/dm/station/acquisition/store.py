@@ -207,6 +207,28 @@ class Store:
         self.tasks.delete_one({"_id": task})
 
     @_guarded
+    def ended_before(self, moment: float) -> list[str]:
+        """Return the ids of the tasks that ended before a time (epoch seconds)."""
+        found: list[str] = []
+        for kind in ("daq", "upload"):
+            began = {"order": {"$gte": f"{kind}:", "$lt": f"{kind}:{max(0, int(moment * 1e9)):020d}"}}
+            for document in self.tasks.find(began, ["open", "endTime", "pruned"]).batch_size(500):
+                ended = document.get("endTime")
+                if document.get("pruned") or (not document.get("open") and ended and float(ended) < moment):
+                    found.append(str(document["_id"]))
+        return found
+
+    @_guarded
+    def forget_some(self, task: str, limit: int) -> bool:
+        """Delete some of what belongs to a task; return whether there may be more. Not flushed: it can be repeated."""
+        for collection in self._by_task():
+            ids = [document["_id"] for document in collection.find({"task": task}, ["_id"]).limit(limit)]
+            if ids:
+                self._bulk.of(collection).delete_many({"_id": {"$in": ids}})
+                return True
+        return False
+
+    @_guarded
     def open_tasks(self) -> list[Document]:
         """Return the tasks that are not finished, oldest first."""
         return sorted(self.tasks.find({"open": True}), key=lambda document: str(document["order"]))
@@ -295,6 +317,12 @@ class Store:
             if number not in kept:
                 self._bulk.of(self.journal).delete_one({"_id": _numbered(task, number)})
 
+    @_guarded_rows
+    def scan(self, task: str, state: str, skip: int = 0) -> Iterator[Document]:
+        """Iterate over the rows of a task, in the order of :meth:`page` or, with a state, of :meth:`rows_in`."""
+        wanted = {"slot": f"{task}:{state}"} if state else {"task": task}
+        yield from self.files.find(wanted).skip(skip).batch_size(1000)
+
     @_guarded
     def rows_in(self, task: str, state: str, skip: int = 0, limit: int = 0) -> list[Document]:
         """Return rows of a task in one state."""
@@ -313,8 +341,11 @@ class Store:
     # --- batches and baselines ---------------------------------------------------------------------------------------
     @_guarded
     def add_batch(self, document: Document) -> None:
-        """Store a batch, replacing an earlier copy of itself."""
-        self.batches.update_one({"_id": document["_id"]}, {"$set": _without_id(document)}, upsert=True)
+        """Store a batch, replacing an earlier copy of itself.
+
+        Not flushed: it outlives us, not a crash of the database, after which its files, not decided, travel once more.
+        """
+        self._bulk.of(self.batches).update_one({"_id": document["_id"]}, {"$set": _without_id(document)}, upsert=True)
 
     @_guarded
     def drop_batch(self, batch: str) -> None:

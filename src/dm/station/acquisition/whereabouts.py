@@ -101,7 +101,7 @@ def candidates(office: Office, wanted: Wanted, sees: Sees) -> Iterator[Candidate
     """
     if wanted.id:
         document = office.store.task(wanted.id)
-        if document is not None and sees(document):
+        if document is not None and not document.get("pruned") and sees(document):
             found = _understood(office, document, lambda *_: relative(wanted.path))
             yield from [found] if found else []
         return
@@ -149,7 +149,7 @@ def _documents(office: Office) -> Iterator[Document]:
     past = list(itertools.islice(office.store.list_tasks(DAQ), _SEARCHED))
     past += itertools.islice(office.store.list_tasks(UPLOAD), _SEARCHED)
     past.sort(key=lambda document: float(document["startTime"]), reverse=True)
-    yield from (document for document in past if str(document["_id"]) not in seen)
+    yield from (document for document in past if str(document["_id"]) not in seen and not document.get("pruned"))
 
 
 def _understood(office: Office, document: Document, fits: Callable[..., bytes | None]) -> Candidate | None:
