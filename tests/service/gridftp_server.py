@@ -20,11 +20,13 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+import psutil
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -116,6 +118,7 @@ class GridFtpServer:
 
     :param directory: made, for its configuration. :param account: it works for; default: that of the tests.
     :param users: names of :meth:`GridAuthority.issue` that may log in. :param options: more of the server's own.
+    :param prefix: a command that starts it, e.g. in another mount namespace.
     """
 
     def __init__(
@@ -126,6 +129,7 @@ class GridFtpServer:
         account: str = "",
         users: Sequence[str] = ("station",),
         options: Sequence[str] = (),
+        prefix: Sequence[str] = (),
     ) -> None:
         directory.mkdir(parents=True)
         (directory / "conf.d").mkdir()
@@ -135,7 +139,8 @@ class GridFtpServer:
         self._account = account or getpass.getuser()
         self._environment = {"PATH": _PATH}
         self._command = [
-            program("globus-gridftp-server"), "-p", str(self.port), "-c", "/dev/null", "-C", str(directory / "conf.d"),
+            *prefix, program("globus-gridftp-server"), "-p", str(self.port),
+            "-c", "/dev/null", "-C", str(directory / "conf.d"),
             "-control-interface", "127.0.0.1", "-data-interface", "127.0.0.1", "-log-level", "ERROR,WARN,INFO",
             "-l", str(self.log), *options,
         ]  # fmt: skip
@@ -194,20 +199,23 @@ class MyProxyServer:
             "X509_USER_KEY": str(key),
         }
         self._command = [
-            program("myproxy-server"), "-d", "-p", str(self.port), "-l", "localhost", "-c", str(config),
+            program("myproxy-server"), "-p", str(self.port), "-l", "localhost", "-c", str(config),
             "-s", str(store), "-P", str(directory / "pid"),
         ]  # fmt: skip
-        self._process: subprocess.Popen[bytes] | None = None
+        self._pid = directory / "pid"
 
     def start(self) -> None:
-        """Start it."""
-        self._process = _started(self._command, self._environment, self.port)
+        """Start it: it goes into the background by itself (kept in front, it ends after one connection)."""
+        subprocess.run(self._command, env=self._environment, check=True, timeout=30, capture_output=True)
+        wait_until(lambda: self._pid.exists() and bool(self._pid.read_text().strip()), "no MyProxy server runs")
 
     def stop(self) -> None:
         """End it."""
-        if self._process is not None:
-            _ended(self._process)
-        self._process = None
+        if self._pid.exists():
+            process = psutil.Process(int(self._pid.read_text()))
+            process.kill()
+            process.wait(20)
+            self._pid.unlink()
 
     def keep(self, user: str, password: str, certificate: Path, key: Path, hours: int = 20) -> None:
         """Have it keep a credential under a name and a pass phrase."""
@@ -247,6 +255,14 @@ def running(server: Server) -> Iterator[Server]:
 def subject(name: str) -> str:
     """Return how Globus writes the subject of a certificate."""
     return f"/O={ORGANIZATION}/CN={name}"
+
+
+def wait_until(condition: Callable[[], bool], otherwise: str) -> None:
+    """Wait until something is so."""
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline, otherwise
+        time.sleep(0.02)
 
 
 def _started(command: Sequence[str], environment: dict[str, str], port: int) -> subprocess.Popen[bytes]:

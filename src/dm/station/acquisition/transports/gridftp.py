@@ -55,6 +55,12 @@ class GridFtp(Transport):
         self._fleet.close()
         self._credentials.close()
 
+    @property
+    def secrets(self) -> list[Path]:
+        """The credential files."""
+        own = self._settings
+        return [file for file in (own.proxy, own.key, own.myproxy and own.myproxy.password_file) if file is not None]
+
     def serves(self, source: Source, staging_host: str | None) -> bool:
         """Whether the settings name servers of the staging host; see :meth:`Transport.serves`."""
         return super().serves(source, staging_host) and (staging_host is None or staging_host in self._settings.servers)

@@ -66,6 +66,11 @@ class Ended:
     said: bytes
 
     @property
+    def killed(self) -> bool:
+        """Whether somebody ended it: that says nothing of the files."""
+        return self.code < 0
+
+    @property
     def full(self) -> bool:
         """Whether the target's file system takes no more."""
         return _TELLING.search(self.said) is not None

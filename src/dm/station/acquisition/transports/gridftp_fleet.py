@@ -9,8 +9,9 @@ import itertools
 import logging
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TypeVar
 
 from dm.common.errors import CommunicationError, InvalidArgument
 from dm.common.paths import display
@@ -22,6 +23,7 @@ from dm.station.acquisition.transports.gridftp_settings import GridFtpSettings, 
 _log = logging.getLogger(__name__)
 _IDLE_SECONDS = 30.0
 _IDLE_MOST = 8
+T = TypeVar("T")
 
 
 class Fleet:
@@ -61,8 +63,8 @@ class Fleet:
         except ValueError as error:
             raise InvalidArgument(f"Data directory {source.text!r} names no GridFTP server: {error}.") from error
 
-    def first(self, servers: Sequence[Server]) -> Server:
-        """Return a server that answers, another one each time.
+    def ask(self, servers: Sequence[Server], question: Callable[[Control], T]) -> T:
+        """Ask a server something, another one each time, and the next one when it does not answer.
 
         :raises CommunicationError: none does; the text says why the last one did not.
         """
@@ -70,14 +72,24 @@ class Fleet:
         for one in self._turned(servers):
             try:
                 with self.control(one) as control:
-                    control.alive()
+                    return question(control)
             except CommunicationError as error:
                 problem = error
                 self.rest(one, error)
-            else:
-                return one
         assert problem is not None
         raise problem
+
+    def first(self, servers: Sequence[Server]) -> Server:
+        """Return a server that answers, another one each time.
+
+        :raises CommunicationError: none does; the text says why the last one did not.
+        """
+
+        def alive(control: Control) -> Server:
+            control.alive()
+            return control.server
+
+        return self.ask(servers, alive)
 
     def answering(self, servers: Sequence[Server], directory: bytes) -> list[Server]:
         """Return the servers that answer and see a directory, beginning with another one each time.

@@ -12,7 +12,7 @@ import binascii
 import ssl
 from collections.abc import Callable
 
-from dm.common.errors import AuthenticationError, CommunicationError
+from dm.common.errors import CommunicationError
 
 _NO_DELEGATION = b"0"
 _LONGEST = 1 << 20
@@ -34,11 +34,11 @@ class Seal:
         """Prove to each other who we are.
 
         :param exchange: sends one command and returns the lines of its reply.
-        :raises AuthenticationError: one side does not trust the other.
+        :raises CommunicationError: one side does not trust the other.
         """
         answer = exchange(b"AUTH GSSAPI")
         if not answer[0].startswith(b"334"):
-            raise AuthenticationError(f"Server {server} offers no GSI: {_shown(answer)}.")
+            raise CommunicationError(f"Server {server} offers no GSI: {_shown(answer)}.")
         shaken = told = False
         while True:
             if not shaken:
@@ -48,7 +48,7 @@ class Seal:
                 except ssl.SSLWantReadError:
                     pass
                 except ssl.SSLError as error:
-                    raise AuthenticationError(
+                    raise CommunicationError(
                         f"The certificate of server {server} is not accepted: {_reason(error)}."
                     ) from error
             token = self._outgoing.read()
@@ -57,7 +57,7 @@ class Seal:
                 token, told = self._outgoing.read(), True
             answer = exchange(b"ADAT " + base64.b64encode(token))
             if not answer[0].startswith((b"235", b"335")):
-                raise AuthenticationError(f"Server {server} does not accept our credential: {_shown(answer)}.")
+                raise CommunicationError(f"Server {server} does not accept our credential: {_shown(answer)}.")
             _, found, more = answer[0].partition(b"ADAT=")
             if found:
                 self._incoming.write(_decoded(more, server))

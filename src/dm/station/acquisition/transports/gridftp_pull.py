@@ -27,7 +27,7 @@ from dm.station.acquisition.transports.copying import (
 )
 from dm.station.acquisition.transports.gridftp_control import Fact, require_speakable
 from dm.station.acquisition.transports.gridftp_copy import Ended, copy, place, url
-from dm.station.acquisition.transports.gridftp_push import ROUNDS, Staging, Tools
+from dm.station.acquisition.transports.gridftp_push import ROUNDS, Staging, Tools, not_arrived, require_reason
 from dm.station.acquisition.transports.gridftp_settings import Server
 from dm.station.acquisition.transports.local import open_staging
 
@@ -171,21 +171,16 @@ class _Pull:
                 if not missing:
                     return {}
                 every = [*sources, *targets]
-                if len(missing) == len(left) and len(self.tools.fleet.weed(every)) == len(every):
+                good = self.tools.fleet.weed(every)
+                if len(missing) == len(left) and len(good) == len(every) and not (ended and ended.killed):
                     break
                 left = missing
-        return {name: self._why(one, ended, stuck) for name, one in missing.items()}
-
-    def _why(self, one: _Wanted, ended: Ended | None, stuck: str) -> CopyError:
-        said = stuck
-        if ended is not None:
-            said = ended.complaint(os.fsdecode(os.path.basename(one.there))) or ended.complaint(one.file.staged_name)
-            said = said or ended.sentence()
-        where = f" on {self.staging.where}" if ended is not None and ended.full else ""
-        return CopyError(
-            f"File {display(one.file.path)!r} did not arrive{where}: {said}.",
-            transient="Permission denied" not in said,
-        )
+        names = {name: [os.path.basename(one.there).decode("utf-8", "replace"), name] for name, one in missing.items()}
+        if len(missing) == len(wanted):
+            require_reason(ended, stuck, (name for both in names.values() for name in both), self.staging.where)
+        return {
+            name: not_arrived(one.file, names[name], ended, stuck, self.staging.where) for name, one in missing.items()
+        }
 
     # --- after ----------------------------------------------------------------------------------------------
     def _take(self, one: _Wanted) -> None:
@@ -282,5 +277,6 @@ def _regular(path: bytes, fact: Fact | None, linked: Sequence[bytes]) -> Fact:
 def _discard(directory: bytes, name: str) -> None:
     try:
         os.unlink(os.path.join(directory, name.encode()))
-    except FileNotFoundError:
+    except OSError:
+        # not there, or no file at all: storage sweeps the directory
         return

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
-from dm.common.errors import TransferError
+from dm.common.errors import CommunicationError, TransferError
 from dm.common.paths import display
 from dm.station.acquisition.transports.base import FileOutcome, TransferBatch, TransferFile
 from dm.station.acquisition.transports.copying import CopyError, mount_point, note
@@ -81,12 +81,8 @@ class Staging:
         if not servers:
             with os.scandir(self._here) as entries:
                 return {os.fsdecode(one.name): one.stat(follow_symlinks=False).st_size for one in entries}
-        with self._fleet.control(servers[0]) as control:
-            return {
-                fact.name.decode("utf-8", "replace"): fact.stamp.size
-                for fact in control.listing(self._there)
-                if fact.kind == "file"
-            }
+        listed = self._fleet.ask(servers, lambda control: control.listing(self._there))
+        return {fact.name.decode("utf-8", "replace"): fact.stamp.size for fact in listed if fact.kind == "file"}
 
 
 def push(tools: Tools, batch: TransferBatch) -> list[FileOutcome]:
@@ -119,11 +115,11 @@ def _send(tools: Tools, batch: TransferBatch, staging: Staging, offers: Iterable
     left = {offer.file.staged_name: offer for offer in offers}
     before = {name: offer.size for name, offer in left.items()}
     ended: Ended | None = None
-    stuck: TransferError | None = None
+    stuck = ""
     with tempfile.TemporaryDirectory(prefix="dm-gridftp-") as private:
         for _round in range(ROUNDS):
             servers = staging.servers()
-            ended, stuck = None, None
+            ended, stuck = None, ""
             try:
                 ended = copy(
                     [(f"file://{offer.path}", staging.url(servers, name)) for name, offer in left.items()],
@@ -135,28 +131,43 @@ def _send(tools: Tools, batch: TransferBatch, staging: Staging, offers: Iterable
                     stop=batch.stop,
                 )
             except TransferError as error:
-                stuck = error
+                stuck = error.message
             arrived = staging.arrived(servers)
             missing = {
                 name: offer for name, offer in left.items() if arrived.get(name) != before[name] and offer.steady
             }
             if not missing:
                 return {}
-            known = len(tools.fleet.weed(servers))
-            if len(missing) == len(left) and known == len(servers):
+            good = tools.fleet.weed(servers)
+            if len(missing) == len(left) and len(good) == len(servers) and not (ended and ended.killed):
                 break
             left = missing
-    return {name: _why(offer, staging, ended, stuck) for name, offer in missing.items()}
+    if len(missing) == len(before):
+        require_reason(ended, stuck, missing, staging.where)
+    return {name: not_arrived(offer.file, [name], ended, stuck, staging.where) for name, offer in missing.items()}
 
 
-def _why(offer: Offer, staging: Staging, ended: Ended | None, stuck: TransferError | None) -> CopyError:
-    """Return why a file did not arrive."""
-    name = offer.file.staged_name
+def require_reason(ended: Ended | None, stuck: str, names: Iterable[str], where: str) -> None:
+    """Tell a way that is blocked from files that are refused, when not one arrived.
+
+    :param ended: the last run; ``None`` when it was given up, and ``stuck`` says why. :param names: see
+        :func:`not_arrived`.
+    :raises CommunicationError: nothing was said of any of the files: another transport may have a way.
+    """
+    if ended is None:
+        raise CommunicationError(f"No file arrived on {where}: {stuck}")
+    if not ended.full and not any(ended.complaint(name) for name in names):
+        raise CommunicationError(f"No file arrived on {where}: {ended.sentence()}.")
+
+
+def not_arrived(file: TransferFile, names: Iterable[str], ended: Ended | None, stuck: str, where: str) -> CopyError:
+    """Return why a file did not arrive.
+
+    :param names: of the file, as servers and globus-url-copy say them; for the others see :func:`require_reason`.
+    """
+    said = stuck.rstrip(".")
     if ended is not None:
-        said = ended.complaint(name) or ended.sentence()
-    else:
-        said = stuck.message if stuck else "no reason known"
+        said = next((text for name in names if (text := ended.complaint(name))), "") or ended.sentence()
     return CopyError(
-        f"File {display(offer.file.path)!r} did not arrive on {staging.where}: {said}.",
-        transient="Permission denied" not in said,
+        f"File {display(file.path)!r} did not arrive on {where}: {said}.", transient="Permission denied" not in said
     )
