@@ -56,6 +56,17 @@ def test_numbers_of_an_upload() -> None:
     assert numbers(UploadInfo({"status": "done"})) == ["0 of 0 files", "0 B"]
 
 
+def test_an_idle_daq() -> None:
+    info = {
+        "countFiles": 5, "nProcessedFiles": 5, "completedBytes": 5, "status": "running", "startTime": 1000.0,
+        "runTime": 100.0, "lastProgressTime": 1040.0, "fileRate": 3.0,
+    }  # fmt: skip
+    assert numbers(DaqInfo(info), 12.0) == ["5 of 5 files", "5 B", "nothing new for 1:12 min"]
+    assert numbers(UploadInfo(info))[2] == "3.0 files/s"
+    assert "nothing new" not in str(numbers(DaqInfo({**info, "nWaitingFiles": 1, "countFiles": 6})))
+    assert "nothing new" not in str(numbers(DaqInfo({**info, "lastProgressTime": 1098.0})))
+
+
 def test_large_files_are_told_in_bytes() -> None:
     small = {"countFiles": 100, "nProcessedFiles": 50, "countBytes": 10**8, "completedBytes": 10**7}
     assert fraction(UploadInfo(small)) == 0.5

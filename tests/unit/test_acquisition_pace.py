@@ -64,13 +64,13 @@ def test_an_idle_task_does_not_stand_still() -> None:
     pace = Pace(0.0)
     for second in range(3600):
         pace.note(float(second), Progress(files=5))
-    assert pace.still_for(3600.0) == 0
+    assert pace.still_for(3600.0) == 0 and pace.finished() == 0
     pace.note(3600.0, Progress(files=5, waiting=1))  # the first file after an hour
     assert pace.still_for(3600.5) == pytest.approx(0.5)
     pace.note(3700.0, Progress(files=5, waiting=9))
     assert pace.still_for(3700.0) == pytest.approx(100.0)
     pace.note(3701.0, Progress(files=6, waiting=8))
-    assert pace.still_for(3701.0) == 0
+    assert pace.still_for(3701.0) == 0 and pace.finished() == 3701.0
 
 
 def test_the_trend_of_what_waits_and_of_what_failed() -> None:

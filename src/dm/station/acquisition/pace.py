@@ -41,7 +41,8 @@ class Pace:
         self._first_files = 0
         self._trend: deque[tuple[float, int, int]] = deque()
         self._last = Progress()
-        self._moved = now
+        self._moved = now  # since when it may be called standing still
+        self._finished = now
 
     def note(self, now: float, progress: Progress) -> None:
         """Remember how far a task is; to be called about once a second while it runs."""
@@ -52,7 +53,10 @@ class Pace:
             if not self._recent:
                 self._first_files = progress.files
             # A task that had nothing to do begins to wait when it gets something, not at its last file hours ago.
-            if not self._recent or not last.waiting or (progress.files, progress.bytes) != (last.files, last.bytes):
+            moved = bool(self._recent) and (progress.files, progress.bytes) != (last.files, last.bytes)
+            if moved:
+                self._finished = now
+            if moved or not self._recent or not last.waiting:
                 self._moved = now
             self._last = progress
             if not self._recent or now - self._recent[-1][0] >= _APART:
@@ -88,10 +92,10 @@ class Pace:
         with self._lock:
             return max(0.0, now - self._moved) if self._last.waiting else 0.0
 
-    def moved(self) -> float:
-        """Return when something was finished last, or began to wait."""
+    def finished(self) -> float:
+        """Return when something was finished last; the beginning when nothing was."""
         with self._lock:
-            return self._moved
+            return self._finished
 
     def waiting_before(self, now: float, seconds: float) -> list[int]:
         """Return how many files waited at moments of the last so many seconds, oldest first; empty when the task is

@@ -267,7 +267,7 @@ class Task:
             "fileRate": round(files, 3),
             "byteRate": round(size, 1),
             "movingBytes": self.moving_bytes(),
-            "lastProgressTime": timestamps.now() - (now - self.pace.moved()),
+            "lastProgressTime": timestamps.now() - (now - self.pace.finished()),
             "revision": self.revision(),
             "alarms": list(self.alarms.values()),
         }

@@ -24,6 +24,7 @@ from dm.station.acquisition.commands.task_options import printed_then_judged
 INTERVAL = 10.0
 _SHOWN_FAILURES = 10
 _SLOWEST = 0.05  # files per second; what is slower is told in bytes alone
+_IDLE = 5.0
 _SHORTEST_BAR = 15
 _LARGE = 10_000_000  # bytes per file from which on files are too few to tell how far it is
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
@@ -78,7 +79,9 @@ def numbers(info: DaqInfo, since: float = 0.0) -> list[str]:
     more = "+" if isinstance(info, UploadInfo) and info.get("status") in ("pending", "running") else ""
     bytes_text = size_text(size) if size >= whole else f"{size_text(size)} of {size_text(whole)}{more}"
     words = [f"{done:,} of {total:,}{more} files", bytes_text]
-    if not info.is_over and (done or size):
+    if (idle := idle_for(info, since)) > _IDLE:
+        words.append(f"nothing new for {time_text(idle)}")
+    elif not info.is_over and (done or size):
         rate = float(info.get("fileRate") or 0)
         if rate >= _SLOWEST or not size:
             words.append(f"{rate:,.{0 if rate >= 9.95 else 1}f} files/s")
@@ -89,6 +92,17 @@ def numbers(info: DaqInfo, since: float = 0.0) -> list[str]:
     if errors := int(info.get("nProcessingErrors") or 0):
         words.append(f"{errors:,} failed")
     return words
+
+
+def idle_for(info: DaqInfo, since: float = 0.0) -> float:
+    """Return for how many seconds a DAQ has had nothing to do; 0 when it has, or for an upload.
+
+    :param since: seconds since the record was fetched.
+    """
+    if isinstance(info, UploadInfo) or info.is_over or info.get("nWaitingFiles") or "lastProgressTime" not in info:
+        return 0.0
+    now = float(info.get("startTime") or 0) + float(info.get("runTime") or 0)  # by the clock of the service
+    return max(0.0, now - float(info["lastProgressTime"]) + since)
 
 
 def moved_bytes(info: DaqInfo) -> int:
@@ -203,13 +217,15 @@ class Bar:
         bar = ProgressBar(total=1.0, completed=fraction(info), pulse=unknown, animation_time=time.time())
         text = "  ".join(numbers(info, time.monotonic() - self._seen))
         self._width = max(self._width, len(text))  # so that the bar keeps its length while numbers grow
-        lines: list[Any] = [bar, Text(text)]
+        row = Table.grid(padding=(0, 1), expand=True)
+        row.add_column(ratio=1)
         if self._width + _SHORTEST_BAR < self._live.console.width:
-            row = Table.grid(padding=(0, 1), expand=True)
-            row.add_column(ratio=1)
             row.add_column(no_wrap=True, width=self._width)
             row.add_row(bar, Text(text))
-            lines = [row]
+        else:
+            row.add_row(bar)
+            row.add_row(Text(text))
+        lines: list[Any] = [row]
         if obstacle := trouble(info):
             lines.append(Text(obstacle, style="yellow", no_wrap=True, overflow="ellipsis"))
         return Group(*lines)
