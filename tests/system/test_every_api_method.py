@@ -585,6 +585,7 @@ def test_uploads(opened: Callable[[Any], Any], experiment: str, source: Path) ->
     )
     assert again["countFiles"] == 0 and "no new files" in again["errorMessage"].lower()
     assert daq.stopUpload(begun["id"])["status"] == "done"  # as it was
+    assert {record["fate"] for record in daq.pruneUploadSource(begun["id"])} == {"removable"}
     assert daq.clearUpload(begun["id"])["id"] == begun["id"]
     assert [record["id"] for record in daq.listUploads(experiment)] == [again["id"]]
     known = daq.listUploadRecords({"experimentName": experiment})
@@ -629,6 +630,8 @@ def test_daqs(opened: Callable[[Any], Any], taken: str, source: Path) -> None:
     assert daq.getDaqInfo(begun["id"])["status"] == daq.getDaqInfo(begun["id"], 0.01)["status"] == ended["status"]
     states = {record["path"]: record["state"] for record in daq.listDaqFiles(begun["id"])}
     assert states == dict.fromkeys(CONTENTS, "done") | {"a.dat": "failed"}
+    pruned = {record["path"]: record["fate"] for record in daq.pruneDaqSource(begun["id"], readAgain=True)}
+    assert pruned == dict.fromkeys(set(CONTENTS) - {"a.dat"}, "removable")
     assert daq.clearDaq(begun["id"])["id"] == begun["id"]
     assert daq.listDaqs(taken) == []
 
@@ -879,6 +882,9 @@ def test_jobs(opened: Callable[[Any], Any], suite: Suite) -> None:
         workflowOwner=owner, workflowName="api-say", argsDict={"filePath": "/dev/null"}, idempotencyKey=key
     )
     assert again["id"] == begun["id"]
+    wishes = [{"argsDict": {}, "idempotencyKey": key}, {"argsDict": {"id": "reserved"}}]
+    first, refused = api.startProcessingJobs(owner, "api-say", wishes)
+    assert first["id"] == begun["id"] and refused["errorClass"] == "InvalidArgument"
     job = api.waitProcessingJob(owner, begun["id"], SECONDS)
     assert (job["status"], job["stage"], job["countFiles"], job["said"], job["n"]) == ("done", "2", 1, "two words", 7)
     assert isinstance(job.getDictRep()["runTime"], float) and job["workflow"]["description"] == "says"
