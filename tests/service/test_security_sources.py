@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from dm.common.client import RestClient, segment
 from dm.common.errors import InvalidArgument, ObjectNotFound
 from dm.station.acquisition.service import build_from_settings
 from tests.service.acquisition_fixtures import ADMIN, MANAGER, STATION, Site, running_site, until
+
+CREDENTIALS = ["of ssh", "of a daemon", "of Globus", "of GridFTP"]  # directories of the transports' credentials
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +30,23 @@ def manager(site: Site, new_mongo_database: Callable[[], str]) -> Iterator[RestC
     settings_file = site.directory / "etc" / "dm.toml"
     settings_file.parent.mkdir()
     settings_file.write_text("# holds the password of a database")
-    service = build_from_settings(site.acquisition_settings(new_mongo_database()), station, settings_file)
+    for name in CREDENTIALS:
+        (site.directory / name).mkdir()
+    ssh, daemon, globus, gridftp = (site.directory / name / "secret" for name in CREDENTIALS)
+    transports = {
+        "local": {},
+        "rsync": {
+            "ssh": ["ssh", "-i", str(ssh)],
+            "daemons": {"s": {"url": "rsync://s/m", "directory": "/", "password_file": daemon}},
+        },
+        "globus": {
+            "client_id": str(uuid.uuid4()), "source_collection": str(uuid.uuid4()), "refresh_token_file": globus,
+            "destination_collection": str(uuid.uuid4()), "state_directory": site.directory / "var",
+        },
+        "gridftp": {"proxy": gridftp},
+    }  # fmt: skip
+    settings = site.acquisition_settings(new_mongo_database(), transports=transports)
+    service = build_from_settings(settings, station, settings_file)
     service.start()
     service.server.start()
     client = RestClient(service.server.url, *MANAGER, ca_file=site.certificates / "ca.pem")
@@ -64,6 +83,7 @@ def test_keys_login_files_and_settings_are_no_data(
         site.directory,
         site.directory / "etc",
         logs,
+        *(site.directory / name for name in CREDENTIALS),
         "/",
     ]
     for place in places:

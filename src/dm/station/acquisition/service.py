@@ -60,10 +60,11 @@ def build_office(
     secrets = [acquisition.key, station.service_password_file, station.var_dir]
     if isinstance(file, Path):  # it may hold the password of a database
         secrets.append(file)
-    parts = Parts(store, site, identity, user_client, station.name, acquisition, [], [], tuple(secrets))
+    transports = make_transports(acquisition.transports, file)
+    secrets += [secret for transport in transports for secret in transport.secrets]
+    parts = Parts(store, site, identity, user_client, station.name, acquisition, transports, [], tuple(secrets))
     office = Office(parts)
     context = PluginContext(station.name, username, password, ca_file, office.pipeline.stop_event)
-    parts.transports.extend(make_transports(acquisition.transports, file))
     choice.check(acquisition.completion_rule, acquisition.completion, file)
     parts.plugins.extend(make_plugins(acquisition.plugins, context, file))
     return office

@@ -14,6 +14,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict
@@ -176,6 +177,11 @@ class Transport(ABC):
         self.settings = settings
         #: kept by the choice between transports
         self.rests = Rests()
+
+    @property
+    def secrets(self) -> list[Path]:
+        """Files and directories of this transport that are never to be read as data: credentials, say."""
+        return []
 
     def serves(self, source: Source, staging_host: str | None) -> bool:
         """Whether this transport can be asked to move from a source to a staging host.

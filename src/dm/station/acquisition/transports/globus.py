@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from pydantic import BaseModel
 
@@ -49,6 +50,12 @@ class Globus(Transport):
     def close(self) -> None:
         """End the digesting threads."""
         self._workers.shutdown()
+
+    @property
+    def secrets(self) -> list[Path]:
+        """The credential files, and what is kept of tasks."""
+        files = [self._own.client_secret_file, self._own.refresh_token_file, self._own.state_directory]
+        return [file for file in files if file is not None]
 
     def serves(self, source: Source, staging_host: str | None) -> bool:
         """Whether the source collection shows the data directory; see :meth:`Transport.serves`."""
