@@ -96,8 +96,9 @@ def running_rsync_daemon(directory: Path) -> Iterator[tuple[int, Path, Path]]:
 def small_disk(directory: Path, megabytes: int) -> Iterator[Callable[[int], None]]:
     """A small file system of its own on a directory; yields what gives it another size in megabytes.
 
-    It needs the right to mount: tests of full disks are run as root, as the tests of storage's accounts are.
+    It needs the right to mount.
     """
+    assert os.geteuid() == 0, "a full disk needs a small file system of its own: run this test as root"
     size = f"size={megabytes}m,mode=700"
     subprocess.run(["mount", "-t", "tmpfs", "-o", size, "tmpfs", directory], check=True)
     try:

@@ -15,7 +15,11 @@ from dm.station.acquisition.service import build_from_settings
 from tests.service.acquisition_fixtures import MANAGER, Site, running_site, tree, until
 from tests.service.acquisition_hosts import running_rsync_daemon, running_sshd
 
-NAMES = [b"scan.dat", b"new\nline", b"$(id) ;*", b"\xff\xfe", b"run 1/a", b"run 1/-b", "日本.h5".encode()]
+NAMES = [
+    b"scan.dat", b" lead", b"trail ", b"%41", b"#", b"?", b"new\nline", b"'q\"", b"$(id) ;", b"-rf", b"--delete", b"*",
+    b"[x]", b"back\\slash", b"c\\#012", b"a:b", b"\xff\xfe", "é".encode(), "e\u0301".encode(), "日本😀.h5".encode(),
+    b"n" * 250, b"run 1/a", b"run 1/-b", b"run 1/ \n/[y]\xfe",
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
