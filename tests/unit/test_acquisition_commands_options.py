@@ -17,13 +17,12 @@ from dm.station.acquisition import commands
 from dm.station.acquisition.api import UploadInfo
 from dm.station.acquisition.commands.task_options import (
     Duration,
-    counted,
     printed_then_judged,
     task_info,
 )
 from dm.station.acquisition.commands.upload import main as upload
 
-_SHARED = ("progress", "task_options")
+_SHARED = ("file_options", "progress", "task_options")
 COMMANDS = [name for _finder, name, _package in pkgutil.iter_modules(commands.__path__) if name not in _SHARED]
 
 
@@ -35,7 +34,8 @@ def test_every_command_is_installed_under_its_name_and_helps(name: str) -> None:
     main = importlib.import_module(f"dm.station.acquisition.commands.{name}").main
     assert main.name == command
     result = CliRunner().invoke(main, ["--help"])
-    assert result.exit_code == 0 and command in result.output and "--display-format" in result.output
+    assert result.exit_code == 0 and command in result.output
+    assert ("--display-format" in result.output) is (name != "export_daq_files")  # that has formats of its own
 
 
 @pytest.mark.parametrize(
@@ -81,11 +81,6 @@ def test_final_record_is_printed_before_the_verdict() -> None:
         assert next(seen)["id"] == "u"
         with pytest.raises(ProcessingError, match=text):
             next(seen)
-
-
-def test_progress_counts() -> None:
-    assert counted(UploadInfo({"nProcessedFiles": 3, "nProcessingErrors": 1, "countFiles": 10})) == (3, 10)
-    assert counted(UploadInfo({"countFiles": 0})) == (0, None)
 
 
 def test_required_options_are_named() -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from dm.common.command import command, option, progress
+from dm.common.command import command, option
 from dm.common.records import DmObject
 from dm.station.acquisition.api import DaqInfo, ExperimentDaqApi
-from dm.station.acquisition.commands.task_options import counted, printed_then_judged
+from dm.station.acquisition.commands.progress import followed
 
 
 @command("dm-stop-daq", api="dm.station.acquisition.api:ExperimentDaqApi")
@@ -19,6 +19,4 @@ def main(api: ExperimentDaqApi, experiment: str, data_directory: str, wait: bool
     info = api.stopDaq(experiment, data_directory)
     if not wait:
         return info
-    with progress("Finishing") as update:
-        info = api.waitDaq(info["id"], progress=lambda seen: update(*counted(seen)))
-    return printed_then_judged(info)
+    return followed(api, info, interval=None)

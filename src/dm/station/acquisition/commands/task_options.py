@@ -53,6 +53,10 @@ def task_options(function: F) -> F:
                help="Take files again that were taken before."),
         option("--workflow-args", multiple=True, metavar="KEY:VALUE...",
                help="Arguments of the jobs; several in one text or several times."),
+        option("--completion-rule", metavar="RULE",
+               help="When a file is whole: closed, stable, marker, renamed, hdf5 or message; a+b: both, a,b: either."),
+        option("--completion-args", multiple=True, metavar="KEY:VALUE...",
+               help="Settings of that rule, e.g. marker:{stem}.done; several in one text or several times."),
         option("--processing-mode", type=click.Choice(["files", "directory"], case_sensitive=False),
                help="A job per file, or one for the whole directory."),
         option("--on-conflict", type=click.Choice(["fail", "replace", "version"]),
@@ -108,8 +112,3 @@ def printed_then_judged(info: DaqInfo) -> Iterator[DmObject]:
     if info.get("status") != "done" or errors:
         reason = info.get("errorMessage") or f"{errors} files failed; see dm-list-daq-files --id {info['id']}"
         raise ProcessingError(f"{info['id']} ended as {info.get('status')}: {str(reason).rstrip('.')}.")
-
-
-def counted(info: DaqInfo) -> tuple[int, int | None]:
-    """Return how many files of a record are finished, and of how many."""
-    return int(info.get("nProcessedFiles") or 0), int(info.get("countFiles") or 0) or None

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from dm.common.command import command, option, progress
+from dm.common.command import command, option
 from dm.common.records import DmObject
 from dm.station.acquisition.api import ExperimentDaqApi
-from dm.station.acquisition.commands.task_options import Duration, counted, printed_then_judged
+from dm.station.acquisition.commands.progress import followed
+from dm.station.acquisition.commands.task_options import Duration
 
 
 @command("dm-wait-daq", api="dm.station.acquisition.api:ExperimentDaqApi")
@@ -16,6 +17,4 @@ from dm.station.acquisition.commands.task_options import Duration, counted, prin
 def main(api: ExperimentDaqApi, id: str, timeout: float | None) -> Iterator[DmObject]:
     """Wait for the end of a DAQ that was stopped, or that stops by itself; fail when a file failed."""
     seconds = None if timeout is None else timeout * 3600
-    with progress("Finishing") as update:
-        info = api.waitDaq(id, seconds, progress=lambda seen: update(*counted(seen)))
-    return printed_then_judged(info)
+    return followed(api, api.getDaqInfo(id), timeout=seconds, interval=None)
