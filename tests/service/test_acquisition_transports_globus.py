@@ -357,6 +357,25 @@ def test_what_a_task_waits_for_is_told_and_it_goes_on(
     assert service.count(SUBMIT) == 1
 
 
+def test_progress_and_no_checksums_where_they_are_not_wanted(
+    service: GlobusStandIn, make: Callable[..., Globus], root: Path
+) -> None:
+    service.hold = True
+    write(root, b"a")
+    told: list[int] = []
+    result = in_thread(lambda: make().move(batch(root, b"a", checksum=False, moved=told.append)))
+    until(lambda: service.tasks)
+    task = service.only_task()
+    for count in (4, 4, 10):
+        task.state = {"status": "ACTIVE", "bytes_transferred": count}
+        seen = len(service.asked)
+        until(lambda seen=seen: len(service.asked) > seen + 1)
+    service.finish(task)
+    (outcome,) = result()
+    assert outcome.ok and outcome.md5 == "" and outcome.digests
+    assert sum(told) == 10 and min(told) == 0
+
+
 def test_queued_is_no_trouble(service: GlobusStandIn, make: Callable[..., Globus], root: Path) -> None:
     service.hold = True
     write(root, b"a")

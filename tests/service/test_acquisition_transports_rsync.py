@@ -131,6 +131,17 @@ def test_pull_from_daemon(transport: Rsync, root: Path, daemon: tuple[int, Path,
     assert_moved(transport.move(batch(source, root / "staging", *paths)), root / "staging", paths)
 
 
+def test_progress_and_no_checksums_where_they_are_not_wanted(transport: Rsync, root: Path) -> None:
+    write(root, b"f", b"content")
+    for source in (local(root), remote(root)):
+        told: list[int] = []
+        files = [TransferFile(b"f", 7, 0, "000000")]
+        place = os.fsencode(root / "staging")
+        (outcome,) = transport.move(TransferBatch("b1", source, files, place, checksum=False, moved=told.append))
+        assert outcome.ok and outcome.md5 == "" and outcome.digests["xxh3_128"]
+        assert sum(told) == 7
+
+
 def test_more_files_than_descriptors(transport: Rsync, root: Path) -> None:
     paths = [f"f{number}".encode() for number in range(2 * OPEN_FILES + 10)]
     for path in paths:

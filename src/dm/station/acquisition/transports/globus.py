@@ -223,7 +223,13 @@ class _Work:
                 if stamp(status) != sent.stamp:
                     raise changed(file.path)
                 copied = copy_digesting(
-                    descriptor, None, status.st_size, shown=display(file.path), where=b"/", stop=self._is_over
+                    descriptor,
+                    None,
+                    status.st_size,
+                    shown=display(file.path),
+                    where=b"/",
+                    stop=self._is_over,
+                    checksum=self.batch.checksum,
                 )
             sent.size, sent.digests, sent.md5 = copied.size, copied.digests, copied.md5
         except (CopyError, OSError, DmException) as error:

@@ -101,12 +101,16 @@ class TaskAtGlobus:
         :raises ServiceUnavailable: it makes no progress at the moment (the text says why), or we are to stop.
         :raises TransferError: Globus does not know it any more; it is submitted anew next time.
         """
+        told = 0
         while True:
             try:
                 task = dict(self.session.call(self.client.get_task, self.record.task).data)
             except UnknownToGlobus as error:
                 self.records.drop(self.record.batch)
                 raise TransferError(f"{error.message} Task {self.record.task} is submitted anew.") from None
+            moved = int(task.get("bytes_transferred") or 0)
+            batch.moved(max(0, moved - told))
+            told = max(told, moved)
             if task["status"] in ("SUCCEEDED", "FAILED"):
                 return task
             if batch.aborted():

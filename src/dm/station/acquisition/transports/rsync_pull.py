@@ -121,6 +121,8 @@ class _Pull:
                 shown=display(file.path),
                 where=batch.staging_directory,
                 stop=batch.stop.is_set,
+                moved=batch.moved,
+                checksum=batch.checksum,
             )
         outcome.mode = stat.S_IMODE(status.st_mode)
         outcome.size, outcome.digests, outcome.md5 = copied.size, copied.digests, copied.md5
