@@ -48,7 +48,7 @@ class Served(Far):
 
     name = "served"
 
-    def through_host(self, staging_host: str) -> bool:
+    def through_host(self, source: Source, staging_host: str) -> bool:
         return staging_host == "storage.example.org"
 
 

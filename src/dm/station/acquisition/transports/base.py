@@ -190,7 +190,7 @@ class Transport(ABC):
         """
         return source.scheme in self.schemes and (staging_host is None or self.remote_staging)
 
-    def through_host(self, staging_host: str) -> bool:
+    def through_host(self, source: Source, staging_host: str) -> bool:
         """Whether it wants to write through services of a staging host even where its directory is reachable here."""
         return False
 

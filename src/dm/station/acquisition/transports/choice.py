@@ -85,7 +85,7 @@ class Choice(Transport):
         here = reachable(batch.staging_directory) if host is not None else True
         direct = dataclasses.replace(batch, staging_host=None) if here else batch
         found = [
-            (transport, batch if host is not None and transport.through_host(host) else direct)
+            (transport, batch if host is not None and transport.through_host(batch.source, host) else direct)
             for transport in self._transports
         ]
         holding = [(transport, seen) for transport, seen in found if transport.holds(batch.batch_id)]

@@ -60,15 +60,19 @@ class GridFtp(Transport):
     def secrets(self) -> list[Path]:
         """The credential files."""
         own = self._settings
-        return [file for file in (own.proxy, own.key, own.myproxy and own.myproxy.password_file) if file is not None]
+        password = own.myproxy.password_file if own.myproxy else None
+        return [file for file in (own.proxy, own.key, password) if file is not None]
 
     def serves(self, source: Source, staging_host: str | None) -> bool:
         """Whether the settings name servers of the staging host; see :meth:`Transport.serves`."""
         return super().serves(source, staging_host) and (staging_host is None or staging_host in self._settings.servers)
 
-    def through_host(self, staging_host: str) -> bool:
-        """Whether the settings name servers of the staging host; see :meth:`Transport.through_host`."""
-        return staging_host in self._settings.servers
+    def through_host(self, source: Source, staging_host: str) -> bool:
+        """Whether the settings name servers of the staging host; see :meth:`Transport.through_host`.
+
+        What comes from other servers is fetched directly where that is possible: then it can be digested here.
+        """
+        return source.is_local and staging_host in self._settings.servers
 
     # --- the source -----------------------------------------------------------------------------------------
     def check(self, source: Source) -> None:
