@@ -32,7 +32,7 @@ from dm.station.acquisition.watch.scan import Walk, kind_of
 _log = logging.getLogger(__name__)
 _STEP = 2000  # entries of a walk looked at before events get their turn
 _STEP_SECONDS = 0.1
-_REST = 80  # a walk is repeated at the earliest after so many times the processor time it took: 1.25 % of a core
+_REST = 120  # a walk is repeated at the earliest after so many times the processor time it took: 0.8 % of a core
 _REST_BUSY = 10  # the same when it found something: files are coming, and are waited for
 _REST_WALL = 2  # the same with the time it took, which on another host or file server is mostly waiting
 _FINAL_REMOTE_SECONDS = 1.0  # between the last walks of a source on another host

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import click
+
 from dm.common.command import command, option
 from dm.common.records import DmObject
 from dm.station.acquisition.api import DaqInfo, ExperimentDaqApi
@@ -28,6 +30,11 @@ from dm.station.acquisition.commands.task_options import Duration, task_info, ta
     "max_run_time_in_hours",
     type=Duration(),
     help="Stop by itself after this time: 1d, 12h, 90m; a bare number is hours.",
+)
+@option(
+    "--watch-method",
+    type=click.Choice(["auto", "events", "polling", "both"]),
+    help="How new files are seen; auto: as the file system needs.",
 )
 @option("--upload-data-directory-on-exit", help="Upload this directory when the DAQ ends.")
 @option("--upload-dest-directory-on-exit", help="Sub-folder of the experiment for that upload.")
