@@ -617,6 +617,8 @@ def test_daqs(opened: Callable[[Any], Any], taken: str, source: Path) -> None:
     (failed,) = until(lambda: daq.listDaqFiles(begun["id"], "failed"))
     assert failed["path"] == "a.dat" and failed["lastError"]
     assert daq.retryDaqFiles(begun["id"], "a.dat") == {"count": 1}
+    told = daq.completeDaqFiles(begun["id"], ["run1/b.dat", "none"], 20)
+    assert (told["count"], told["missing"]) == (1, ["none"])
     until(lambda: daq.listDaqFiles(begun["id"], "failed"))
     assert daq.listDaqs()[-1]["id"] == daq.listDaqs(taken, "running")[0]["id"] == begun["id"]
     with pytest.raises(InvalidObjectState):
