@@ -80,6 +80,15 @@ def test_files_on_storage_are_cataloged_where_they_are(
     ended = info(suite, "dm-get-daq-info", daq)
     assert ended["destDirectory"] == "derived"
     assert cataloged(suite, name)["derived/fit 2.h5"]["md5Sum"] == hashlib.md5(b"second fit").hexdigest()
+
+    # what changes there is a new version, however many versions came by transfer
+    (open_directory / "moved.h5").write_bytes(b"corrected")
+    suite.dm("dm-upload", *words, open_directory, "--wait")
+    assert cataloged(suite, name)["moved.h5"]["version"] == 2
+    (own / "moved.h5").write_bytes(b"edited on storage")
+    assert "status=done" in suite.dm("dm-upload", *words, f"@{storage}", "--wait")
+    edited = cataloged(suite, name)["moved.h5"]
+    assert (edited["md5Sum"], edited["version"]) == (hashlib.md5(b"edited on storage").hexdigest(), 3)
     # nothing was written to storage, nothing moved
     assert sorted(os.listdir(own)) == ["derived", "moved.h5"]
     assert sorted(os.listdir(own / "derived")) == ["fit 2.h5", "fit ü.h5"]

@@ -75,8 +75,11 @@ class Catalog(Plugin):
 
 
 def _record(batch: PluginBatch, file: PluginFile) -> dict[str, Any]:
-    """Return a file as the catalog's bulk route takes it; of one that was not moved, where it lies."""
-    place = {"localFilePath": decode(file.storage_path)} if file.in_place else {}
+    """Return a file as the catalog's bulk route takes it; of one that was not moved, where it lies.
+
+    Nobody else counts the versions of such a file, so the catalog does, by its time and contents.
+    """
+    place = {"localFilePath": decode(file.storage_path), "version": None} if file.in_place else {}
     return {**record(batch, file, _replicas(batch, file)), **place, "metadata": file.metadata}
 
 
