@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,13 +11,15 @@ from typing import Any
 
 import pytest
 
+from dm.common.client import RestClient
 from dm.common.health import Health
 from dm.station.acquisition import metrics
 from dm.station.acquisition.alarms import Alarms
 from dm.station.acquisition.office import Office
 from dm.station.acquisition.pace import Pace, Progress
+from dm.station.acquisition.service import build_from_settings
 from dm.station.acquisition.task import Task
-from tests.service.acquisition_fixtures import PRINCIPAL, Site, finish, running_office, running_site, until
+from tests.service.acquisition_fixtures import MANAGER, PRINCIPAL, Site, finish, running_office, running_site, until
 
 
 @pytest.fixture(scope="module")
@@ -247,3 +250,40 @@ def test_metrics_are_of_the_whole_station(health: Health, office: Office, daq: T
                  "dm_retries_total", "dm_file_rate", "dm_transport_seconds_sum"):  # fmt: skip
         assert name in text, name
     assert daq.id not in text and daq.experiment["name"] not in text and "secret-source" not in text
+
+
+def test_nagios_hears_of_them(site: Site, new_mongo_database: Callable[[], str], tmp_path: Path) -> None:
+    settings = site.acquisition_settings(new_mongo_database(), source_free_percent=100, alarm_seconds=0.1)
+    service = build_from_settings(settings, site.station_settings())
+    plugin = Path(__file__).parents[2] / "etc" / "nagios" / "check_dm"
+    source = tmp_path / "secret-source"
+    source.mkdir()
+    site.experiment("nagios")
+
+    def asked() -> tuple[int, str]:
+        words = ["sh", str(plugin), f"https://localhost:{service.server.port}", str(site.certificates / "ca.pem")]
+        done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
+        return done.returncode, done.stdout
+
+    try:
+        service.start()
+        service.server.start()
+        assert asked() == (0, f"OK - https://localhost:{service.server.port}\n")
+        client = RestClient(f"https://localhost:{service.server.port}", *MANAGER, ca_file=site.certificates / "ca.pem")
+        with client:
+            daq = client.post("/daqs", {"experimentName": "nagios", "dataDirectory": str(source)})
+            until(lambda: asked()[0] == 1)
+            text = asked()[1]
+            assert text.startswith(
+                f"WARNING - https://localhost:{service.server.port}: DAQ {daq['id']} reads from a disk"
+            )
+            assert text.count("\n") == 1 and "{" not in text
+            [alarm] = client.get(f"/daqs/{daq['id']}")["alarms"]
+            assert str(source) in alarm
+            client.post(f"/daqs/{daq['id']}/stop")
+            until(lambda: asked()[0] == 0)
+    finally:
+        service.server.stop()
+        service.stop()
+    code, text = asked()
+    assert code == 2 and text.startswith("CRITICAL - ") and "does not answer" in text

@@ -112,6 +112,10 @@ def test_metrics():
     health.check("disk", lambda: (health.gauge("free_bytes").set(5), ("warning", "almost full"))[1])
     text = health.metrics().decode()
     assert 'dm_check_level{check="disk"} 1.0' in text
+    assert 'dm_check_level{check="problems"} 0.0' in text
+    health.problem("halted 4711", "It could not go on.", "critical")
+    problems = health.metrics().decode()
+    assert 'dm_check_level{check="problems"} 2.0' in problems and "4711" not in problems
     assert "dm_free_bytes 5.0" in text
     assert 'dm_files_total{station="25IDC"} 3.0' in text
     assert "dm_queue_length 7.0" in text

@@ -147,8 +147,13 @@ class Health:
         results = self._results()
         levels = self.gauge("check_level", "Results of the checks: 0 ok, 1 warning, 2 critical.", ("check",))
         levels.clear()
+        worst = 0
         for name, level, _ in results:
-            levels.labels(name).set(LEVELS.index(level))
+            if name in self._checks:
+                levels.labels(name).set(LEVELS.index(level))
+            else:  # names of problems are many, and not for everybody's series
+                worst = max(worst, LEVELS.index(level))
+        levels.labels("problems").set(worst)
         return generate_latest(self.registry)
 
     def _metric(self, kind: type[_Metric], name: str, help: str, labels: Sequence[str], **options: Any) -> _Metric:

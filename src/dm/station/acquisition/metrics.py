@@ -1,7 +1,7 @@
 """What the service measures for Prometheus. Labels are few and fixed: kinds, states, and names from the settings -
 never ids of DAQs, experiments or directories, which would be without end, and which strangers must not read here.
 
-Counters and histograms belong to an office, whether or not somebody shows them; :func:`publish` shows them.
+Counters, histograms and summaries belong to an office, whether or not somebody shows them; :func:`publish` shows them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter, Histogram, Summary
 
 from dm.common.health import Health
 from dm.station.acquisition.ledger import Item, State
@@ -50,12 +50,20 @@ class Meters:
         self.transport_bytes = counter("transport_bytes", "Bytes moved into staging.", "transport")
         self.storage = histogram("storage_seconds", "From a batch in staging to storage's verdict on it.")
         self.plugin = histogram("plugin_seconds", "One call of a plugin, for one batch.", "plugin")
-        self.database = histogram("database_seconds", "One call of the database.", "operation")
+        self.database = Summary("dm_database_seconds", "Calls of the database.", ("operation",), registry=None)
         self.watch_events = counter("watch_events", "Files that the kernel told of.")
         self.watch_overflows = counter("watch_overflows", "Times the kernel lost events; a walk makes up for them.")
         self.walks = counter("walks", "Complete walks through data directories.")
 
-    def collectors(self) -> Iterable[Counter | Histogram]:
+        for kind in KINDS:  # so that there is a zero to count from
+            self.stored_bytes.labels(kind)
+            self.lag.labels(kind)
+            for state in ("done", "failed"):
+                self.finished.labels(kind, state)
+        for what in ("file", "batch"):
+            self.retries.labels(what)
+
+    def collectors(self) -> Iterable[Counter | Histogram | Summary]:
         """Return all of them."""
         return list(vars(self).values())
 
