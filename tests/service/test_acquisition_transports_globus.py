@@ -26,9 +26,11 @@ from dm.common.errors import (
     TransferError,
 )
 from dm.station.acquisition.transports.base import FileOutcome, Source, TransferBatch, TransferFile
+from dm.station.acquisition.transports.choice import Choice
 from dm.station.acquisition.transports.globus import Globus
 from dm.station.acquisition.transports.globus_record import Record, Records
 from dm.station.acquisition.transports.globus_session import GlobusSettings
+from dm.station.acquisition.transports.local import Local, LocalSettings
 from tests.service.globus_stand_in import CLIENT, DESTINATION, SOURCE, GlobusStandIn, error, event, inside
 
 SUBMIT = r"POST /v0\.10/transfer"
@@ -461,6 +463,34 @@ def test_no_network(service: GlobusStandIn, make: Callable[..., Globus], root: P
     with responses.RequestsMock(), pytest.raises(CommunicationError, match="Globus cannot be reached"):
         transport.move(batch(root, b"a"))
     assert_moved(root, transport.move(batch(root, b"a")), [b"a"])
+
+
+def test_another_transport_stands_in_only_for_what_was_not_submitted(
+    service: GlobusStandIn, make: Callable[..., Globus], root: Path
+) -> None:
+    service.hold = True
+    write(root, b"a")
+    globus, local = make(), Local(LocalSettings())
+    choice = Choice([globus, local])
+    try:
+        with responses.RequestsMock():  # Globus cannot be reached
+            (outcome,) = choice.move(batch(root, b"a"))
+        assert outcome.ok and outcome.transport == "local"
+        # it rests now, but a batch of which a task may be moving files is its own
+        begun = batch(root, b"a")
+        result = in_thread(lambda: globus.move(begun))
+        until(lambda: service.tasks)
+        begun.stop.set()
+        result()
+        with responses.RequestsMock(), pytest.raises(CommunicationError, match="Globus cannot be reached"):
+            choice.move(batch(root, b"a"))
+        service.finish(service.only_task())
+        (outcome,) = choice.move(batch(root, b"a"))
+        assert outcome.ok and outcome.transport == "globus"
+        choice.forget("b1")
+        assert not globus.holds("b1")
+    finally:
+        local.close()
 
 
 def test_a_task_globus_forgot_is_submitted_anew(

@@ -21,8 +21,8 @@ class AcquisitionSettings(StationServiceSettings):
     )
     storage_aliases: dict[str, str] = Field(
         default={},
-        description="Names written as @name or @name:/path for data that lies on storage already, and the local prefix "
-        "under which this machine sees it; such data is cataloged, not moved.",
+        description="Names written as @name:/path for data that lies on storage already, and the directory of this "
+        "machine each stands for; such data is cataloged, not moved. An experiment's own storage needs none.",
         examples=[{"voyager": "/gdata"}],
     )
 
