@@ -231,7 +231,8 @@ class _Work:
                     stop=self._is_over,
                     checksum=self.batch.checksum,
                 )
-            sent.size, sent.digests, sent.md5 = copied.size, copied.digests, copied.md5
+            sent.size, sent.md5 = copied.size, copied.md5
+            sent.digests = copied.digests  # last: a record saved at this moment has all of it or is digested again
         except (CopyError, OSError, DmException) as error:
             note(self.outcomes[file.staged_name], error, file.path)
 
