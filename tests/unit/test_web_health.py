@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from dm.common import health as module
-from dm.common.health import Health
+from dm.common.health import Health, Latch
 
 
 @pytest.fixture(autouse=True)
@@ -45,6 +45,21 @@ def test_an_exception_is_critical_short_and_without_secrets():
     assert "hunter2" not in message
     assert "\n" not in message
     assert len(message) <= 300
+
+
+def test_a_file_that_is_missing_is_told_without_its_path():
+    def check():
+        open("/no/such/secret")  # noqa: SIM115
+
+    health = Health("storage")
+    health.check("file", check)
+    assert by_name(health.status())["file"] == ("critical", "FileNotFoundError: No such file or directory")
+
+
+def test_a_latch_has_two_thresholds():
+    latch = Latch()
+    for value, raised in ((5, False), (11, True), (9, True), (7, False), (9, False), (11, True)):
+        assert latch.update(value > 10, value < 8) is raised
 
 
 def test_a_check_that_answers_nonsense_is_critical():

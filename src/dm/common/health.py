@@ -205,7 +205,8 @@ class Health:
                 level, message = "critical", f"check answered with the unknown level {level!r}"
         except Exception as error:  # whatever a dependency throws is a finding, not a failure of the status page
             _log.warning("check %s failed: %r", state.name, error)
-            level, message = "critical", f"{type(error).__name__}: {error}"
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else error  # no path of a file
+            level, message = "critical", f"{type(error).__name__}: {reason}"
         state.level, state.message = level, message
         state.finished = time.monotonic()
         state.started = None
