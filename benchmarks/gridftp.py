@@ -4,9 +4,9 @@
     python benchmarks/gridftp.py --files 10000      # the published figure
     python benchmarks/gridftp.py --suite            # beside it, the whole suite through the same server
 
-A real ``globus-gridftp-server`` on loopback, anonymous, takes what ``globus-url-copy -fast -cc 4 -f list`` sends it; that
-verifies nothing. The transport sends the same files in batches, as many at a time as the pipeline has on their way for
-one DAQ, digests them (xxh3-128 and MD5) and looks at what arrived. The way of a whole DAQ is described in
+A real ``globus-gridftp-server`` on loopback, anonymous, takes what ``globus-url-copy -fast -cc 4 -f list`` sends it;
+that verifies nothing. The transport sends the same files in batches, as many at a time as the pipeline has on their way
+for one DAQ, digests them (xxh3-128 and MD5) and looks at what arrived. The way of a whole DAQ is described in
 ``benchmarks/ingest.py``. The exit status is 1 when the transport takes more than ``--limit`` times as long as the bare
 program.
 """

@@ -24,7 +24,7 @@ from dm.station.acquisition.transports.base import (
     Transport,
 )
 from dm.station.acquisition.transports.gridftp_control import Control, Fact, speakable
-from dm.station.acquisition.transports.gridftp_copy import place
+from dm.station.acquisition.transports.gridftp_copy import Connections, place
 from dm.station.acquisition.transports.gridftp_credentials import Credentials
 from dm.station.acquisition.transports.gridftp_fleet import Fleet
 from dm.station.acquisition.transports.gridftp_pull import pull
@@ -48,7 +48,7 @@ class GridFtp(Transport):
         self._credentials = Credentials(settings)
         self._fleet = Fleet(settings, self._credentials)
         self._workers = ThreadPoolExecutor(settings.workers, "digest")
-        self._tools = Tools(settings, self._credentials, self._fleet, self._workers)
+        self._tools = Tools(settings, self._credentials, self._fleet, Connections(settings.concurrency), self._workers)
 
     def close(self) -> None:
         """Hang up, and remove fetched credentials."""

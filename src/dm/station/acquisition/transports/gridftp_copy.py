@@ -7,7 +7,8 @@ import re
 import subprocess
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from dm.common.errors import ConfigurationError, ServiceUnavailable, TransferError
@@ -87,12 +88,37 @@ class Ended:
         return f"globus-url-copy {how}: {_sentence(parts[0]) if parts else 'no reason given'}"
 
 
+class Connections:
+    """Shares connections out among the runs that go on at the same time: more of them only get in each other's way.
+
+    :param most: for a run that is alone; each of several gets fewer, but two if there are two.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._running = 0
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def share(self) -> Iterator[int]:
+        """Lend connections for a run; yields how many."""
+        with self._lock:
+            self._running += 1
+            mine = max(min(2, self._most), self._most // self._running)
+        try:
+            yield mine
+        finally:
+            with self._lock:
+                self._running -= 1
+
+
 def copy(
     pairs: Sequence[tuple[str, str]],
     directory: str,
     settings: GridFtpSettings,
     environment: Mapping[str, str],
     *,
+    connections: int,
     sizes: Iterable[int],
     hosts: Mapping[str, Sequence[Server]],
     stop: threading.Event,
@@ -100,7 +126,8 @@ def copy(
     """Let globus-url-copy carry a list.
 
     :param pairs: from where to where, URLs.
-    :param directory: a private one for the list. :param sizes: of the files, bytes.
+    :param directory: a private one for the list. :param connections: to use at the same time.
+    :param sizes: of the files, bytes.
     :param hosts: ``source`` and ``destination`` -> the servers to use in turn.
     :param stop: when set, the run is ended.
     :raises ConfigurationError: it is not installed. :raises TransferError: nothing moved for too long.
@@ -109,7 +136,16 @@ def copy(
     listed = os.path.join(directory, "list")
     with open(listed, "w", encoding="ascii") as stream:
         stream.writelines(f"{here} {there}\n" for here, there in pairs)
-    command = [settings.program, "-fast", "-c", "-f", listed, *_options(settings, len(pairs), max(sizes), hosts)]
+    command = [
+        settings.program,
+        "-fast",
+        "-c",
+        "-f",
+        listed,
+        "-cc",
+        str(min(connections, len(pairs))),
+        *_options(settings, max(sizes), hosts),
+    ]
     if any(len(servers) > 1 for servers in hosts.values()):
         command += ["-af", _aliases(os.path.join(directory, "hosts"), hosts)]
     try:
@@ -131,9 +167,9 @@ def _aliases(path: str, hosts: Mapping[str, Sequence[Server]]) -> str:
     return path
 
 
-def _options(settings: GridFtpSettings, count: int, largest: int, hosts: Mapping[str, Sequence[Server]]) -> list[str]:
+def _options(settings: GridFtpSettings, largest: int, hosts: Mapping[str, Sequence[Server]]) -> list[str]:
     """Return the options that depend on settings and on what is moved."""
-    options = ["-cc", str(min(settings.concurrency, count)), "-st", str(settings.io_timeout)]
+    options = ["-st", str(settings.io_timeout)]
     if settings.parallel:
         options += ["-p", str(settings.parallel)]
     if settings.tcp_buffer:

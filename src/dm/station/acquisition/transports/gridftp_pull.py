@@ -146,7 +146,10 @@ class _Pull:
         left = {one.file.staged_name: one for one in wanted}
         ended: Ended | None = None
         stuck = ""
-        with tempfile.TemporaryDirectory(prefix="dm-gridftp-") as private:
+        with (
+            tempfile.TemporaryDirectory(prefix="dm-gridftp-") as private,
+            self.tools.connections.share() as connections,
+        ):
             for _round in range(ROUNDS):
                 sources, targets = self._servers(), self.staging.servers()
                 hosts = {"source": sources} | ({"destination": targets} if targets else {})
@@ -160,6 +163,7 @@ class _Pull:
                         private,
                         self.tools.settings,
                         self.tools.credentials.environment(),
+                        connections=connections,
                         sizes=(one.known.stamp.size for one in left.values()),
                         hosts=hosts,
                         stop=self.batch.stop,

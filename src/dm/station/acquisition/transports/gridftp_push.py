@@ -17,7 +17,7 @@ from dm.common.errors import CommunicationError, TransferError
 from dm.common.paths import display
 from dm.station.acquisition.transports.base import FileOutcome, TransferBatch, TransferFile
 from dm.station.acquisition.transports.copying import CopyError, mount_point, note
-from dm.station.acquisition.transports.gridftp_copy import Ended, copy, local_url, place, url
+from dm.station.acquisition.transports.gridftp_copy import Connections, Ended, copy, local_url, place, url
 from dm.station.acquisition.transports.gridftp_credentials import Credentials
 from dm.station.acquisition.transports.gridftp_fleet import Fleet
 from dm.station.acquisition.transports.gridftp_settings import GridFtpSettings, Server
@@ -30,12 +30,13 @@ ROUNDS = 4
 class Tools:
     """What moving needs.
 
-    :param workers: digest files.
+    :param connections: shared by all batches. :param workers: digest files.
     """
 
     settings: GridFtpSettings
     credentials: Credentials
     fleet: Fleet
+    connections: Connections
     workers: Executor
 
 
@@ -116,7 +117,10 @@ def _send(tools: Tools, batch: TransferBatch, staging: Staging, offers: Iterable
     before = {name: offer.size for name, offer in left.items()}
     ended: Ended | None = None
     stuck = ""
-    with tempfile.TemporaryDirectory(prefix="dm-gridftp-") as private:
+    with (
+        tempfile.TemporaryDirectory(prefix="dm-gridftp-") as private,
+        tools.connections.share() as connections,
+    ):
         for _round in range(ROUNDS):
             servers = staging.servers()
             ended, stuck = None, ""
@@ -126,6 +130,7 @@ def _send(tools: Tools, batch: TransferBatch, staging: Staging, offers: Iterable
                     private,
                     tools.settings,
                     tools.credentials.environment(),
+                    connections=connections,
                     sizes=(before[name] for name in left),
                     hosts={"destination": servers} if servers else {},
                     stop=batch.stop,

@@ -104,7 +104,8 @@ class GridFtpSettings(BaseModel):
         At most one of the three; ``gsiftp`` servers need one.
     :param certificates: directory of trusted certificate authorities, as ``/etc/grid-security/certificates``.
     :param program: of the package ``globus-gass-copy-progs``.
-    :param concurrency: connections per batch (``-cc``), over all servers that answer.
+    :param concurrency: connections (``-cc``) of a batch, over all servers that answer; batches that are on their way
+        at the same time share them, with at least two each.
     :param parallel: streams per file (``-p``); 0 is the program's own choice, more help over long distances.
     :param tcp_buffer: bytes (``-tcp-bs``); 0 is the system's own choice. :param pipelining: ``-pp`` where both ends
         are servers. :param restarts: how often a broken transfer of a large file goes on where it stopped.

@@ -9,6 +9,7 @@ memory.
 from __future__ import annotations
 
 import os
+import resource
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
@@ -20,7 +21,8 @@ from dm.common.paths import display
 from dm.station.acquisition.transports.base import FileOutcome, TransferBatch, TransferFile
 from dm.station.acquisition.transports.copying import CopyError, changed, copy_digesting, note, opened_source, stamp
 
-OPEN_FILES = 256
+# An account usually has 1,024 descriptors, and several batches are moved at the same time.
+OPEN_FILES = 256 if resource.getrlimit(resource.RLIMIT_NOFILE)[0] < 8192 else 512
 GROUP_FILES = 32
 GROUP_BYTES = 8 << 20
 
