@@ -50,6 +50,7 @@ from dm import (
     ServiceMonitorCatApi,
     ServiceMonitorDaqApi,
     ServiceMonitorDsApi,
+    TaskTimeout,
     UserDsApi,
     WorkflowProcApi,
 )
@@ -605,8 +606,55 @@ def test_failed_files_of_an_upload(opened: Callable[[Any], Any], taken: str, sou
         assert daq.retryUploadFiles(upload, "none") == {"count": 0}
         assert daq.stopUpload(upload)["id"] == upload
         assert daq.waitUpload(upload, SECONDS)["status"] == "aborted"
-    with pytest.raises(InvalidObjectState):
-        daq.retryUploadFiles(upload)
+    assert set(daq.retryUploadFiles(upload)) == {"count"}  # it has ended, and goes on for them
+    assert daq.waitUpload(upload, SECONDS)["status"] in ("done", "failed", "aborted")
+
+
+def test_single_files(opened: Callable[[Any], Any], taken: str, source: Path) -> None:
+    """What became of each file of a DAQ and of an upload, and what a person can have done about it."""
+    daq = opened(ExperimentDaqApi())
+    begun = daq.startDaq(taken, str(source), {"processExistingFiles": True})["id"]
+    until(lambda: daq.listDaqFiles(begun, "failed"))
+    reached = daq.waitFile("run1/b.dat", begun, until="cataloged", timeout=SECONDS)
+    assert (reached["reached"], reached["daqId"], reached["experimentFilePath"]) == (True, begun, "run1/b.dat")
+    assert daq.waitFile(experimentName=taken, path="run1/b.dat")["state"] == "done"
+    with pytest.raises(TaskTimeout, match="its state is 'unknown'"):
+        daq.waitFile("not/yet", begun, timeout=0.3)
+    daq.stopDaq(taken, str(source))
+    assert daq.waitDaq(begun, SECONDS)["nProcessingErrors"] == 1
+    upload = daq.upload(taken, str(source), {"reprocessFiles": True})["id"]
+    assert daq.waitUpload(upload, SECONDS)["nProcessingErrors"] == 1
+    for kind, task in (("Daq", begun), ("Upload", upload)):
+
+        def call(name: str, *args: Any, _kind: str = kind, _task: str = task, **options: Any) -> Any:
+            return getattr(daq, name.format(_kind))(_task, *args, **options)
+
+        wait = daq.waitDaq if kind == "Daq" else daq.waitUpload
+        counts = call("count{}Files")
+        assert (counts["countFiles"], counts["done"], counts["failed"]) == (len(CONTENTS), len(CONTENTS) - 1, 1)
+        record = call("get{}File", "run1/b.dat")
+        assert [event["event"] for event in record["timeline"]] == ["ready", "moved", "stored", "done"]
+        with pytest.raises(ObjectNotFound, match="dm-explain-file"):
+            call("get{}File", "nothing")
+        assert [found["path"] for found in call("list{}Files", pattern="*.h5")] == ["run1/deep er/c.h5"]
+        first = call("list{}Files", limit=2)
+        rest = call("list{}Files", after=first[-1]["position"])
+        assert {found["path"] for found in [*first, *rest]} == set(CONTENTS) and len(rest) == len(CONTENTS) - 2
+        assert call("list{}Files", since=time.time() + 60) == []
+        table = b"".join(call("export{}Files", "csv")).decode().splitlines()
+        assert len(table) == len(CONTENTS) + 1 and table[0].startswith("path,state,size,")
+        lines = b"".join(call("export{}Files", "jsonl", state="failed")).splitlines()
+        assert [json.loads(line)["path"] for line in lines] == ["a.dat"]
+        told = daq.explainFile("a.dat", task)
+        assert told["reason"] == "refusedByStorage" and "already exists" in told["explanation"]
+        assert call("retry{}Files", pattern="a.*") == {"count": 1}
+        assert wait(task, SECONDS)["nProcessingErrors"] == 1
+        assert call("skip{}Files", "a.dat", reason="the other is right") == {"count": 1}
+        assert wait(task, SECONDS)["status"] == "done"
+        assert call("reprocess{}Files", ["catalog"], pattern="*.dat") == {"count": 1}
+        assert wait(task, SECONDS)["nCompletedFiles"] == len(CONTENTS) - 1
+        assert daq.explainFile(id=task, path="a.dat")["reason"] == "skippedByPerson"
+    assert daq.explainFile(sourcePath=f"{source}/run1/b.dat")["reason"] == "done"
 
 
 def test_daqs(opened: Callable[[Any], Any], taken: str, source: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from dm.common.client import ApiClient
 from dm.common.records import DmObject
+from dm.common.wire import literal
 from dm.site.storage.api_base import DsApi, FileMetadata, given, station_of
 
 COMPRESSIONS = ("", "gz", "bz2", "xz", "zst", "lz4")
@@ -49,7 +50,7 @@ class FileDsApi(DsApi):
         if fourth is True:
             query["retrieveMd5Sum"] = True
         return FileMetadata(
-            self.client.get("/files/stat", path=experimentFilePath, experimentName=experimentName, **query)
+            self.client.get("/files/stat", path=literal(experimentFilePath), experimentName=experimentName, **query)
         )
 
     def getFiles(
@@ -110,7 +111,9 @@ def download(  # noqa: PLR0917
     progress: Progress | None,
 ) -> FileMetadata:
     """Download one file into a directory; see :meth:`FileDsApi.downloadFile`."""
-    query: dict[str, Any] = {"path": path, "experimentName": experiment} | given(stationName=station, root=root)
+    query: dict[str, Any] = {"path": literal(path), "experimentName": experiment} | given(
+        stationName=station, root=root
+    )
     record = FileMetadata(api.client.get("/files/stat", **query))
     target = Path(directory) / record["fileName"]
     known = dict(record.get("digests") or {})

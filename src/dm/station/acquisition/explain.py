@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from dm.common import statuses, timestamps
 from dm.common.errors import DmException, ObjectNotFound
 from dm.common.paths import decode, display, opened_parent
+from dm.common.wire import literal
 from dm.station.acquisition.ledger import Ledger, State
 from dm.station.acquisition.selection import Selection
 from dm.station.acquisition.timeline import timeline
@@ -354,7 +355,11 @@ def _stat(office: Office, principal: Principal, experiment: str, path: bytes, ro
     try:
         with office.parts.user_client(principal) as client:
             found = client.get(
-                "/files/stat", experimentName=experiment, stationName=office.parts.station, path=path, root=root
+                "/files/stat",
+                experimentName=experiment,
+                stationName=office.parts.station,
+                path=literal(path),
+                root=root,
             )
     except ObjectNotFound as error:
         if "xperiment" in error.message and "file" not in error.message.lower():

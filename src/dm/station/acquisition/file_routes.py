@@ -1,22 +1,23 @@
-"""The part of the routes table that is about single files. ``*`` marks arguments that may come as double base64.
+"""The part of the routes table that is about single files. No argument is understood as double
+base64: a file may have a name that looks so.
 
-``GET /daqs/{id}/files``, ``state``, ``pattern*``, ``since``, ``skip``, ``limit``, ``after``: list of ledger records
+``GET /daqs/{id}/files``, ``state``, ``pattern``, ``since``, ``skip``, ``limit``, ``after``: list of ledger records
 
 ``GET /daqs/{id}/fileCounts``: exact counts by state
 
-``GET /daqs/{id}/file``, ``path*``: one ledger record with its ``timeline``
+``GET /daqs/{id}/file``, ``path``: one ledger record with its ``timeline``
 
-``GET /daqs/{id}/files/export``, ``format``, ``state``, ``pattern*``, ``since``: all records as CSV or JSON lines
+``GET /daqs/{id}/files/export``, ``format``, ``state``, ``pattern``, ``since``: all records as CSV or JSON lines
 
-``POST /daqs/{id}/retry``, ``path*``, ``pattern*``, ``state``: ``{"count": n}``, files made ready again
+``POST /daqs/{id}/retry``, ``path``, ``pattern``, ``state``: ``{"count": n}``, files made ready again
 
-``POST /daqs/{id}/skip``, ``path*``, ``pattern*``, ``state``, ``reason*``: ``{"count": n}``, files left out
+``POST /daqs/{id}/skip``, ``path``, ``pattern``, ``state``, ``reason``: ``{"count": n}``, files left out
 
-``POST /daqs/{id}/reprocess``, ``path*``, ``pattern*``, ``plugins``: ``{"count": n}``, files the plugins see once more
+``POST /daqs/{id}/reprocess``, ``path``, ``pattern``, ``plugins``: ``{"count": n}``, files the plugins see once more
 
 The same below ``/uploads/{id}``.
 
-``GET /fileExplanation``, ``id``, ``path*``, ``experimentName*``, ``root``, ``sourcePath*``: why a file is not there
+``GET /fileExplanation``, ``id``, ``path``, ``experimentName``, ``root``, ``sourcePath``: why a file is not there
 
 ``GET /fileWait``, the same, ``until``, ``waitTime`` (seconds, at most 30): the file's record as soon as it is so far
 """
@@ -284,30 +285,27 @@ class FileDesk:
 def file_routes(office: Office, visible: Visible, sees: SeesTask) -> list[Route]:
     """Return the rows."""
     desk = FileDesk(office, visible, sees)
-    wanted = frozenset({"path", "experimentName", "sourcePath"})
-    query, choice = frozenset({"pattern"}), frozenset({"path", "pattern"})
     table = [
         Route("GET", "/fileExplanation", desk.explain, USER,
-              "Say why a file is where it is, or is not: in a sentence, with the facts.", WantedArguments, wanted),
+              "Say why a file is where it is, or is not: in a sentence, with the facts.", WantedArguments),
         Route("GET", "/fileWait", desk.wait, USER,
-              "Wait until a file is stored, cataloged or done, or never will be.", FileWaitArguments, wanted),
+              "Wait until a file is stored, cataloged or done, or never will be.", FileWaitArguments),
     ]  # fmt: skip
     for kind, plural, what in ((DAQ, "daqs", "DAQ"), (UPLOAD, "uploads", "upload")):
         one = f"/{plural}/{{id}}"
         table += [
-            Route("GET", f"{one}/files", desk.listed(kind), USER, f"List the files of one {what}.", FilesArguments,
-                  query),
+            Route("GET", f"{one}/files", desk.listed(kind), USER, f"List the files of one {what}.", FilesArguments),
             Route("GET", f"{one}/fileCounts", desk.counted(kind), USER, f"Count the files of one {what} by state.",
                   IdArguments),
             Route("GET", f"{one}/file", desk.one(kind), USER, f"Show one file of one {what} with its timeline.",
-                  FileArguments, frozenset({"path"})),
+                  FileArguments),
             Route("GET", f"{one}/files/export", desk.exported(kind), USER,
-                  f"Give the files of one {what} as CSV or JSON lines.", ExportArguments, query),
+                  f"Give the files of one {what} as CSV or JSON lines.", ExportArguments),
             Route("POST", f"{one}/retry", desk.retry(kind), MANAGER,
-                  f"Try failed files of one {what} again, running or not.", RetryArguments, choice),
+                  f"Try failed files of one {what} again, running or not.", RetryArguments),
             Route("POST", f"{one}/skip", desk.skip(kind), MANAGER,
-                  f"Leave files of one {what} out.", SkipArguments, choice | {"reason"}),
+                  f"Leave files of one {what} out.", SkipArguments),
             Route("POST", f"{one}/reprocess", desk.reprocess(kind), MANAGER,
-                  f"Run plugins once more for files of one {what} that are done.", ReprocessArguments, choice),
+                  f"Run plugins once more for files of one {what} that are done.", ReprocessArguments),
         ]  # fmt: skip
     return table
