@@ -86,9 +86,9 @@ def burst(bench: Bench, source: Path, files: int, seconds: float) -> None:
     """Write files, more than the kernel's queue takes, while the service is stopped."""
     bench.reconfigure(scan_seconds=3600)
     experiment = bench.experiment()
-    (source / "churn").write_bytes(b"")
     daq = str(bench.begin("daq", experiment, source)["id"])
     until(lambda: "lastReconcileTime" in bench.info("daq", daq))
+    (source / "churn").write_bytes(b"")  # what lay there before the start would not be taken
     with bench.acquisition.frozen():
         frozen_at = time.monotonic()
         fill(source, files, 40)
