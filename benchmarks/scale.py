@@ -43,6 +43,7 @@ for number in range(count):
 """
 _PARTS = ("acquisition", "storage", "catalog", "station-database", "site-database")
 _PATIENCE = 1800.0
+_REST = 20.0
 
 
 def wait_for(suite: Suite, count: int) -> dict[str, Any]:
@@ -108,6 +109,7 @@ def grow(suite: Suite, given: argparse.Namespace) -> float:
 
 def idle(suite: Suite, seconds: float) -> None:
     """Print what every part uses while nothing happens."""
+    time.sleep(_REST)  # what the last files left to do
     before, begun = suite.usage(), time.perf_counter()
     time.sleep(seconds)
     after, passed = suite.usage(), time.perf_counter() - begun
@@ -159,7 +161,7 @@ def main() -> None:
     parser.add_argument("--files", type=int, default=100_000)
     parser.add_argument("--size", type=int, default=0, help="bytes per file; default 1 to 4 KiB")
     parser.add_argument("--per-directory", type=int, default=1000, help="files per directory")
-    parser.add_argument("--idle", type=float, default=70.0, help="seconds to watch it idle")
+    parser.add_argument("--idle", type=float, default=120.0, help="seconds to watch it idle")
     parser.add_argument("--restarts", type=int, default=2, help="restarts of each kind")
     parser.add_argument("--growth", type=float, default=1.2, help="CPU of the last slice by that of the first, at most")
     parser.add_argument("--again", type=float, default=10.0, help="seconds a restart may take, at most")
