@@ -21,7 +21,9 @@ from dm.station.acquisition.store import Document, Store
 from dm.station.acquisition.task import Task, source_url
 
 _log = logging.getLogger(__name__)
-_NO_PLACE = 0.1  # seconds until a batch is looked at again that found a plugin occupied
+_CARRIED = 3  # times that a batch in memory is tried before its files wait in the database
+_NO_PLACE = 0.02  # seconds until a batch is looked at again that found a plugin occupied; each time half as much more
+_TURNED_AWAY = 10  # times, about 3 s, that it is kept in memory for that
 
 
 class After:
@@ -32,7 +34,7 @@ class After:
         self.site = site
         self.pipeline = pipeline
         self.settings = settings
-        self.gate = Gate(settings.workers)
+        self.gate = Gate(settings.workers, settings.batches_per_task)
 
     def run(self, batch: Batch) -> float | None:
         """Run the plugins that a batch's files still need and write what is final.
@@ -42,7 +44,6 @@ class After:
         :returns: seconds until then, when nothing failed but a plugin had no place; else ``None``.
         """
         task = batch.task
-        now = time.monotonic()
         waiting: dict[int, str] = {}
         failed: dict[int, str] = {}
         undone: defaultdict[int, list[Plugin]] = defaultdict(list)
@@ -55,7 +56,12 @@ class After:
             ]
             if not todo or self.pipeline.stop_event.is_set():
                 continue
-            with self.gate.entered(plugin) as free:
+            if why := self.gate.away(plugin):
+                for load in todo:
+                    undone[id(load)].append(plugin)
+                    waiting[id(load)] = f"Plugin {plugin.name}: {why}"
+                continue
+            with self.gate.entered(plugin, task.id) as free:
                 pairs = self._call(batch, plugin, todo) if free else []
             busy = busy or not free
             for load in todo if not free else ():
@@ -63,7 +69,7 @@ class After:
             for load, file in pairs:
                 load.metadata = file.metadata
                 load.notes += file.notes
-                young = now - (batch.first_failure or now) < self.settings.retry_hours * 3600
+                young = load.waits() < self.settings.retry_hours * 3600
                 if file.error and ((file.transient and young) or plugin.required):
                     undone[id(load)].append(plugin)
                     said = waiting if file.transient and young else failed
@@ -73,10 +79,27 @@ class After:
                     if file.error:
                         load.notes.append(f"Plugin {plugin.name}: {file.error}")
         if waiting:
-            batch.first_failure = batch.first_failure or now
             task.trouble = next(iter(waiting.values()))
         self._write(batch, waiting, failed)
-        return _NO_PLACE if busy and not waiting else None
+        batch.turned_away += busy and not waiting
+        stuck = waiting and (batch.attempt >= _CARRIED or any(self.gate.away(plugin) for plugin in task.plugins))
+        if stuck or batch.turned_away > _TURNED_AWAY:
+            self._park(batch)
+        return _NO_PLACE * 1.5**batch.turned_away if busy and not waiting else None
+
+    def _park(self, batch: Batch) -> None:
+        """Let go of files that wait for a plugin: their rows say for which, and :func:`.amends.feed` brings them back.
+
+        So a service that is away for days costs no memory, storing goes on, and a file that changes is taken again.
+        """
+        task = batch.task
+        with self.pipeline.condition:
+            task.parkings += 1
+            task.feed_at = time.monotonic() + self.pipeline.pause_for(task.parkings)
+            task.unfed = True
+            for load in batch.loads:
+                task.leave(load.item)
+            batch.loads = []
 
     @staticmethod
     def per_batch(task: Task) -> list[Plugin]:
@@ -100,7 +123,10 @@ class After:
         try:
             with task.meters.plugin_call(plugin.name):
                 plugin.process(call)
+            self.gate.answered(plugin, "", self.pipeline.pause_for)
         except DmException as error:
+            if not isinstance(error, InvalidRequest):
+                self.gate.answered(plugin, error.message, self.pipeline.pause_for)
             _log.warning("Plugin %s of %s %s: %s", plugin.name, task.kind, task.id, error)
             for _load, file in pairs:
                 file.fail(error.message, transient=not isinstance(error, InvalidRequest))
@@ -127,18 +153,22 @@ class After:
             if problem := failed.get(id(load)) or waiting.get(id(load)):
                 load.item.happened("failed" if id(load) in failed else "waiting", problem)
             if id(load) in failed:
-                fields.update(lastError=failed[id(load)], pendingPlugins=left)
+                fields.update(lastError=failed[id(load)], pendingPlugins=left, waitingSince=None)
                 outcomes.append((load.item, State.FAILED, fields))
                 leaving.append(load.item)
             elif left:
                 stay.append(load)
-                fields.update(lastError=waiting.get(id(load), ""), pendingPlugins=left)
+                since = load.waiting_since or (time.time() if id(load) in waiting else None)
+                load.waiting_since = since or 0.0
+                fields.update(lastError=waiting.get(id(load), ""), pendingPlugins=left, waitingSince=since)
                 if task.ledger.state(load.item.path) is not State.STORED or id(load) in waiting:
                     outcomes.append((load.item, State.STORED, fields))
             else:
                 if note := kept.get(load.item.path):
                     fields["notes"] = [*fields.get("notes", []), note]
                 fields.update(lastError="", pendingPlugins=[])
+                if load.waiting_since:
+                    fields["waitingSince"] = None
                 outcomes.append((load.item, State.DONE, fields))
                 leaving.append(load.item)
         task.ledger.finish(outcomes)

@@ -20,9 +20,10 @@ from dm.station.acquisition.batch import Batch
 from dm.station.acquisition.completion import look
 from dm.station.acquisition.ledger import Item, State, item_of, path_key, row_id
 from dm.station.acquisition.listing import Query
-from dm.station.acquisition.plugins.base import Order
+from dm.station.acquisition.plugins.base import Order, still_needed
 from dm.station.acquisition.resume import load_of
 from dm.station.acquisition.store import Document
+from dm.station.acquisition.transports.base import FileStamp
 from dm.station.acquisition.watch.scan import kind_of
 
 if TYPE_CHECKING:
@@ -230,18 +231,22 @@ def feed(task: Task, pipeline: Pipeline) -> None:
         busy = set(task.busy)
     if room <= 0:
         return
-    limit = size * room + len(busy)
-    rows = task.store.rows_in(task.id, "stored", limit=limit)
+    limit, skip = size * room + len(busy), task.feed_skip
+    rows = task.store.rows_in(task.id, "stored", skip, limit)
     groups: dict[str, list[Document]] = {}
     for row in rows:
-        if path_key(bytes(row["pathBytes"])) not in busy:
+        path = bytes(row["pathBytes"])
+        same = task.ledger.knows(path, FileStamp(int(row["size"]), int(row["mtimeNs"])))
+        if path_key(path) not in busy and same is State.STORED:  # else it changed, and is on its way again
             groups.setdefault(repr((row.get("pendingPlugins"), row.get("run"), _times(row))), []).append(row)
     for group in groups.values():
         for first in range(0, len(group), size):
             batch = _batch(task, group[first : first + size])
             task.store.add_batch(batch.document())
             pipeline.adopt(batch)
-    if len(rows) < limit:
+    # the next ones next time, so that files for which a plugin fails again and again hide nobody
+    task.feed_skip = skip + len(rows) if len(rows) == limit else 0
+    if len(rows) < limit and not skip:
         task.unfed = False
     task.wake.set()
 
@@ -253,7 +258,7 @@ def _batch(task: Task, rows: list[Document]) -> Batch:
     batch.names, batch.run = rows[0].get("pendingPlugins") or None, int(rows[0].get("run") or 0)
     for row in rows:
         load = load_of(row)
-        load.pending = [name for name in row.get("pendingPlugins") or names if name in names]
+        load.pending = still_needed(task.plugins, [n for n in row.get("pendingPlugins") or names if n in names])
         load.run = batch.run
         batch.loads.append(load)
     batch.phase, batch.recorded, batch.times = phases.PLUGINS, True, _times(rows[0])

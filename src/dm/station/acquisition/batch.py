@@ -28,6 +28,7 @@ class Load:
     :param result: storage's verdict, once known (``size``, ``digests``, ``md5Sum``, ``version``, ``status``).
     :param pending: names of the plugins that still have to see it. :param metadata: kept between plugins.
     :param run: counts the decisions to have it processed again.
+    :param waiting_since: epoch seconds when a plugin could not do it for the first time; 0 if none.
     """
 
     item: Item
@@ -38,6 +39,11 @@ class Load:
     metadata: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     run: int = 0
+    waiting_since: float = 0.0
+
+    def waits(self) -> float:
+        """Return for how many seconds it has waited for a plugin, restarts included."""
+        return time.time() - self.waiting_since if self.waiting_since else 0.0
 
 
 @dataclass
@@ -45,7 +51,8 @@ class Batch:
     """See the module.
 
     :param attempt: how often in a row its present phase failed. :param due: monotonic seconds of the next try.
-    :param times: epoch seconds when it was ``moved`` and ``stored``.
+    :param times: epoch seconds when it was ``moved`` and ``stored``. :param turned_away: how often it found a plugin
+        that it needs occupied.
     :param names: plugins that stored files are to see once more; ``None``: all of the task. :param run: see
         :class:`Load`.
     """
@@ -58,6 +65,7 @@ class Batch:
     due: float = 0.0
     recorded: bool = False
     first_failure: float = 0.0
+    turned_away: int = 0
     times: dict[str, float] = field(default_factory=dict)
     names: list[str] | None = None
     run: int = 0

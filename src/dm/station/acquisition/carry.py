@@ -90,7 +90,8 @@ class Carry:
             self.store.drop_batch(batch.id)
         except DmException as error:
             return self._obstacle(batch, error)
-        task.trouble = ""
+        if not task.unfed:  # else it is what stored files wait for
+            task.trouble, task.parkings = "", 0
         return None
 
     @staticmethod

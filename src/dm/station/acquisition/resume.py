@@ -6,6 +6,7 @@ from dm.station.acquisition import batch as phases
 from dm.station.acquisition.batch import Batch, Load
 from dm.station.acquisition.ledger import State, item_of, path_key
 from dm.station.acquisition.pipeline import Pipeline
+from dm.station.acquisition.plugins.base import still_needed
 from dm.station.acquisition.store import Document, Store
 from dm.station.acquisition.task import Task
 from dm.station.acquisition.transports.base import FileStamp
@@ -54,7 +55,7 @@ def keep(batch: Batch, names: list[str]) -> None:
     ]
     for load in batch.loads:
         wanted = names if batch.names is None else [name for name in batch.names if name in names]
-        load.pending = list(wanted) if stored else []
+        load.pending = still_needed(batch.task.plugins, wanted) if stored else []
 
 
 def load_of(row: Document) -> Load:
@@ -66,7 +67,7 @@ def load_of(row: Document) -> Load:
         "md5Sum": row.get("md5Sum"),
         "version": int(row.get("version") or 1),
     }
-    return Load(item_of(row), "", result=result)
+    return Load(item_of(row), "", result=result, waiting_since=float(row.get("waitingSince") or 0))
 
 
 def drop_unborn(store: Store) -> None:

@@ -176,7 +176,7 @@ class Runner:
         self._write(now)
         if task.spilled and now >= self._not_before:
             self._try(lambda: self.pipeline.refill(task))
-        if task.unfed and now >= self._not_before:
+        if task.unfed and now >= max(self._not_before, task.feed_at):
             self._try(lambda: feed(task, self.pipeline))
         if not self._finalizing and self._over(now):
             self._finalize(now)

@@ -110,6 +110,9 @@ class Task:
         self.told: deque[Telling] = deque()  # messages of writers
         self.spilled = False
         self.unfed = False  # whether stored files may wait that no batch carries
+        self.feed_at = 0.0  # monotonic seconds before which they are left waiting
+        self.feed_skip = 0
+        self.parkings = 0  # times in a row that files had to be left waiting
         self.orders = 0  # decisions of people that are being carried out
         self.ending = False  # nothing is taken any more
         self.declined = declined_of(document)  # numbers of the paths that people have left out for good
@@ -230,7 +233,7 @@ class Task:
         """Return the bytes moved of files that are not finished."""
         # A batch without files is over: its bytes are counted as finished.
         moved = self.motion.bytes({name for name, batch in list(self.batches.items()) if batch.loads})
-        return max(0, min(moved, self.ledger.bytes_total - self.ledger.bytes_done))
+        return max(0, min(moved, self.ledger.bytes_waiting))
 
     def far(self) -> Progress:
         """Return how far the task is."""
@@ -273,7 +276,7 @@ class Task:
         }
         # An upload that still looks through its directory knows only a part of what there is.
         if self.kind == DAQ or self.status != statuses.RUNNING:
-            left = max(0, self.ledger.bytes_total - far.bytes)
+            left = max(0, self.ledger.bytes_waiting - self.moving_bytes())
             seconds = remaining(far.waiting, left, files, size)
             if seconds is not None:
                 result["secondsRemaining"] = round(seconds, 1)

@@ -14,6 +14,7 @@ import enum
 import os
 import threading
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
 
@@ -180,6 +181,9 @@ class Plugin(ABC):
     settings_model: ClassVar[type[BaseModel]] = NoSettings
     #: whether a permanent failure keeps the file from the plugins after it (else it is noted and the file goes on)
     required: bool = True
+    #: whether later plugins need what it adds to the files' metadata, which is kept in memory only: it then sees
+    #: files again whenever a later plugin does
+    prepares: ClassVar[bool] = False
     #: set by the service from the table
     placing: PluginOptions = PluginOptions()
     #: whether a directory-mode upload calls it once for all files at the end instead of batch by batch
@@ -226,3 +230,13 @@ class Plugin(ABC):
 
     def close(self) -> None:  # noqa: B027 - most plugins hold nothing
         """Release what the plugin holds."""
+
+
+def still_needed(plugins: Sequence[Plugin], pending: Sequence[str]) -> list[str]:
+    """Return the plugins that have to see a file when those named are not done with it, in their order.
+
+    :param plugins: of the task.
+    """
+    left = [plugin for plugin in plugins if plugin.name in pending]
+    before = {plugin.name for plugin in plugins if plugin.prepares and any(one.waits_for(plugin) for one in left)}
+    return [plugin.name for plugin in plugins if plugin in left or plugin.name in before]

@@ -44,6 +44,7 @@ class Metadata(Plugin):
     order: ClassVar[Order] = Order.METADATA
     settings_model: ClassVar[type[BaseModel]] = MetadataSettings
     required = False
+    prepares: ClassVar[bool] = True
 
     def __init__(self, settings: BaseModel, context: PluginContext) -> None:
         super().__init__(settings, context)

@@ -87,7 +87,10 @@ class Workflow(Plugin):
             _log.warning("Workflow %s cannot be checked now: %s", daq["workflowName"], error)
 
     def process(self, batch: PluginBatch) -> None:
-        """Start the jobs. The service knows each by its key, so repeating starts none twice."""
+        """Start the jobs. The service knows each by its key, so repeating starts none twice.
+
+        :raises DmException: the processing service is away.
+        """
         if batch.directory_mode:
             if batch.files:
                 self._start_one(batch, _directory_arguments(batch), _directory_key(batch))
@@ -116,8 +119,10 @@ class Workflow(Plugin):
         owner, name = str(batch.daq["workflowOwner"]), str(batch.daq["workflowName"])
         try:
             answers = self._api.startProcessingJobs(owner, name, jobs)
+        except _PASSING:
+            raise
         except DmException as error:
-            _fail(batch, batch.files, error.message, isinstance(error, _PASSING))
+            _fail(batch, batch.files, error.message, transient=False)
             return
         for file, answer in zip(batch.files, answers, strict=True):
             if message := answer.get("errorMessage"):
@@ -148,9 +153,13 @@ class Workflow(Plugin):
         owner, name = str(batch.daq["workflowOwner"]), str(batch.daq["workflowName"])
         try:
             return self._api.startProcessingJob(owner, name, arguments, idempotencyKey=key, jobOwner=_owner(batch))
+        except ServiceLimit as error:
+            _fail(batch, batch.files if files is None else files, error.message, transient=True)
+        except _PASSING:
+            raise
         except DmException as error:
-            _fail(batch, batch.files if files is None else files, error.message, isinstance(error, _PASSING))
-            return None
+            _fail(batch, batch.files if files is None else files, error.message, transient=False)
+        return None
 
 
 def _fail(batch: PluginBatch, files: Sequence[PluginFile], message: str, transient: bool) -> None:
