@@ -61,6 +61,15 @@ class Task(Far):
         return bool(self.moved)
 
 
+class Picky(Far):
+    """Serves no data directory."""
+
+    name = "picky"
+
+    def serves(self, source: Source, staging_host: str | None) -> bool:
+        return False
+
+
 LOCAL = Source("/data", b"/data")
 REMOTE = Source("@h:/data", b"/data", "h", "ssh")
 
@@ -73,6 +82,15 @@ def test_reachable_staging_is_written_directly_whatever_storage_calls_its_host(t
     here, far = Here(), Far()
     Choice([here, far]).move(batch(LOCAL, str(tmp_path), "storage.example.org"))
     assert [moved.staging_host for moved in here.moved] == [None] and not far.moved
+
+
+def test_what_one_does_not_serve_is_left_to_the_next(tmp_path: Path) -> None:
+    picky, here = Picky(), Here()
+    choice = Choice([picky, here])
+    assert choice.reader(LOCAL) is here
+    assert choice.reader(REMOTE) is picky, "which then says why it cannot"
+    choice.move(batch(LOCAL, str(tmp_path), None))
+    assert here.moved and not picky.moved
 
 
 def test_staging_elsewhere_falls_back(tmp_path: Path) -> None:

@@ -66,9 +66,9 @@ class Choice(Transport):
 
         :raises InvalidArgument: none does.
         """
-        for transport in self._transports:
-            if source.scheme in transport.schemes:
-                return transport
+        able = [transport for transport in self._transports if source.scheme in transport.schemes]
+        if able:
+            return next((transport for transport in able if transport.serves(source, None)), able[0])
         known = ", ".join(sorted(self.schemes)) or "none"
         raise InvalidArgument(
             f"No transport of this station reads {source.scheme!r} sources such as {source.text!r} (known: {known})."
