@@ -90,7 +90,7 @@ def test_markers(site: Site, database: str, tmp_path: Path) -> None:
         assert (found["a.h5"]["rule"], found["a.h5"]["state"]) == ("marker", "done")
         assert (found["b.h5"]["state"], found["b.h5"]["size"]) == ("failed", 4)
         assert found["b.h5"]["lastError"] == (
-            "Not taken: 1 s after the end of the daq the file was not whole by the rule 'marker'; "
+            "Not taken: 1 s after the end of the DAQ the file was not whole by the rule 'marker'; "
             "it waits for its marker 'b.h5.done'."
         )
         # Nothing is lost for good: the marker comes, and an upload brings what is missing.

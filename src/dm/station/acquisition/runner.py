@@ -389,6 +389,7 @@ class Runner:
             self.tracker.recheck(now)
         if now < self._final_deadline:
             return
+        what = "upload" if self.task.kind == UPLOAD else "DAQ"
         for path in self.tracker.paths():
             waited = self.tracker.waiting_for(path)
             seen = self.tracker.drop(path)
@@ -398,7 +399,7 @@ class Runner:
                 self._skipped.append((Item(path, 0, 0, ""), State.VANISHED, ""))
                 continue
             why = (
-                f"Not taken: {self.settings.finalize_seconds:g} s after the end of the {self.task.kind} the file was "
+                f"Not taken: {self.settings.finalize_seconds:g} s after the end of the {what} the file was "
                 f"not whole by the rule {waited.rule!r}; {waited.why}."
             )
             self._skipped.append((Item(path, seen.stamp.size, seen.stamp.mtime_ns, ""), State.FAILED, why))
