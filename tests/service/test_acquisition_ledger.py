@@ -74,6 +74,31 @@ def test_outcomes_counts_and_a_new_version(store: Store) -> None:
     assert fresh.count(State.STORED) == 1
 
 
+def test_bytes_add_up_whatever_becomes_of_files(store: Store) -> None:
+    ledger = Ledger(store, "t")
+    stamps = [FileStamp(1000 * number, number) for number in range(1, 6)]
+    items = ledger.ready([(NAMES[number], stamp, Rule.SETTLED) for number, stamp in enumerate(stamps)])
+
+    def sizes(of: Ledger = ledger) -> tuple[int, int, int, int]:
+        return of.bytes_done, of.bytes_waiting, of.bytes_failed, of.bytes_total
+
+    assert sizes() == (0, 15_000, 0, 15_000)
+    ledger.finish([(items[0], State.DONE, {}), (items[1], State.FAILED, {"lastError": "No space."})])
+    ledger.finish([(items[2], State.STORED, {}), (Item(NAMES[3], 0, 0, ""), State.VANISHED, {})])
+    assert sizes() == (1000, 8000, 2000, 11_000)
+    ledger.forget(NAMES[4])  # it changed on its way
+    items[4:] = ledger.ready([(NAMES[4], FileStamp(7000, 9), Rule.SETTLED)])
+    assert sizes() == (1000, 10_000, 2000, 13_000)
+    retried = [(item, State.READY, {"lastError": ""}) for item in items[1:2]]
+    ledger.finish(list(retried))
+    assert sizes() == (1000, 12_000, 0, 13_000)
+    fresh = Ledger(store, "t")
+    fresh.load()
+    assert sizes(fresh) == sizes()
+    ledger.finish([(item, State.DONE, {}) for item in (items[1], items[2], items[4])])
+    assert sizes() == (13_000, 0, 0, 13_000)
+
+
 def test_what_is_written_twice_counts_once(store: Store) -> None:
     ledger = Ledger(store, "t")
     Ledger(store, "t").ready(found(NAMES))

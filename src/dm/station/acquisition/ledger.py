@@ -54,6 +54,7 @@ class State(enum.IntEnum):
 
 
 FINAL = frozenset({State.DONE, State.FAILED, State.SKIPPED, State.VANISHED})
+_WAITING = frozenset({State.READY, State.STORED})
 _WITHOUT_ROW = frozenset({State.BASELINE, State.PRIOR})
 _RECORD_BYTES = len(journal.pack_records([(0, 0, 0)]))
 
@@ -120,8 +121,10 @@ class Ledger:
         self._small: list[int] = []  # journal entries that are to be merged
         self._fresh: dict[int, int] = {}  # files without a row -> number of their intake
         self._left: dict[int, int] = {}  # intakes -> files in them that have no row
-        self.bytes_done = 0
-        self.bytes_total = 0
+        self._sizes: dict[int, int] = {}  # of files that wait or failed
+        self.bytes_done = 0  # of every version of a file that was brought
+        self.bytes_waiting = 0
+        self.bytes_failed = 0
         self.errors: dict[int, str] = {}
         self.changed = threading.Condition()  # told of every write
         self.writes = 0
@@ -129,6 +132,11 @@ class Ledger:
     # --- memory ------------------------------------------------------------------------------------------------------
     def __len__(self) -> int:
         return len(self._known)
+
+    @property
+    def bytes_total(self) -> int:
+        """Bytes of all that was taken: brought, waiting, and failed."""
+        return self.bytes_done + self.bytes_waiting + self.bytes_failed
 
     def state(self, path: bytes) -> State | None:
         """Return what is known of a path."""
@@ -154,13 +162,22 @@ class Ledger:
         self.errors.pop(key, None)
         if error and state == State.FAILED and len(self.errors) < _SHOWN_ERRORS:
             self.errors[key] = error
-        new = old is None or old & _STATE_BITS in _WITHOUT_ROW or (old ^ value) & ~_STATE_BITS
-        if new and state == State.READY:
-            self.bytes_total += size
-        elif state == State.DONE and (new or old is None or old & _STATE_BITS != State.DONE):
-            self.bytes_done += size
-        elif not new and old is not None and old & _STATE_BITS == State.DONE != state:
+        before = None if old is None else old & _STATE_BITS
+        held = self._sizes.pop(key, 0)
+        if before in _WAITING:
+            self.bytes_waiting -= held
+        elif before == State.FAILED:
+            self.bytes_failed -= held
+        elif before == State.DONE != state and not ((old or 0) ^ value) & ~_STATE_BITS:
             self.bytes_done -= size  # it is processed again
+        if state in _WAITING:
+            self.bytes_waiting += size
+            self._sizes[key] = size
+        elif state == State.FAILED:
+            self.bytes_failed += size
+            self._sizes[key] = size
+        elif state == State.DONE and (before != State.DONE or ((old or 0) ^ value) & ~_STATE_BITS):
+            self.bytes_done += size
 
     def forget(self, path: bytes) -> None:
         """Let the next look at a path count as new, whatever its stamp. Its row stays as it is."""
@@ -177,11 +194,11 @@ class Ledger:
     def clear(self) -> None:
         """Forget everything, to load it anew."""
         with self._lock:
-            for memory in (self._known, self._fresh, self._left, self.errors, self._small):
+            for memory in (self._known, self._sizes, self._fresh, self._left, self.errors, self._small):
                 memory.clear()
             self._counts = [0] * len(State)
             self._number = 0
-            self.bytes_done = self.bytes_total = 0
+            self.bytes_done = self.bytes_waiting = self.bytes_failed = 0
 
     # --- after a restart ---------------------------------------------------------------------------------------------
     def load(self) -> list[Item]:
@@ -202,8 +219,6 @@ class Ledger:
         with self._lock:
             for key, value, size in last.values():
                 self._mark(key, value, size)
-                if value & _STATE_BITS != State.READY:
-                    self.bytes_total += size if value & _STATE_BITS in (State.DONE, State.STORED, State.FAILED) else 0
         items = {path_key(item.path): item for item in self._untold(decided)}
         for row in self.store.rows_in(self.task, "ready"):
             item = item_of(row)

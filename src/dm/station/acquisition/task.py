@@ -127,10 +127,7 @@ class Task:
         self.wake = Wake()  # for the watching thread
         self.stopping = bool(document.get("stopRequested"))
         self.aborting = bool(document.get("abortRequested"))
-        self.deadline: float | None = None  # monotonic end of maxRunTimeInHours
-        if self.spec.max_run_time_in_hours:
-            gone = max(0.0, timestamps.now() - float(document["startTime"]))
-            self.deadline = time.monotonic() + self.spec.max_run_time_in_hours * 3600 - gone
+        self.deadline = self._deadline()
         # Set by the watching thread, to be called by any: files that are not whole yet, what one of them waits for,
         # and keys of the info record about the watch.
         self.settling: Callable[[], list[bytes]] = list
@@ -312,6 +309,13 @@ class Task:
         with self.changed:
             self.status = str(self.document["status"])
             self.changed.notify_all()
+
+    def _deadline(self) -> float | None:
+        """Return the end of ``maxRunTimeInHours`` in monotonic seconds, if there is one."""
+        if not self.spec.max_run_time_in_hours:
+            return None
+        gone = max(0.0, timestamps.now() - float(self.document["startTime"]))
+        return time.monotonic() + self.spec.max_run_time_in_hours * 3600 - gone
 
     @property
     def out_of_time(self) -> bool:
