@@ -7,6 +7,7 @@ and both ends compute it, so it guards against corruption, not against forgery.
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Callable, Iterable
 from typing import Any, BinaryIO
 
@@ -22,6 +23,7 @@ _MAKERS: dict[str, Callable[[], Any]] = {
     "sha256": hashlib.sha256,
     "xxh3_128": xxhash.xxh3_128,
 }
+_local = threading.local()
 ALGORITHMS = tuple(_MAKERS)
 
 
@@ -37,7 +39,9 @@ def digest_stream(stream: BinaryIO, algorithms: Iterable[str]) -> tuple[int, dic
     except KeyError as error:
         raise InvalidArgument(f"Unknown digest {error.args[0]!r}; choose one of {', '.join(ALGORITHMS)}.") from None
     size = 0
-    buffer = memoryview(bytearray(CHUNK))
+    if not hasattr(_local, "buffer"):  # fresh memory for every small file would cost as much as digesting it
+        _local.buffer = memoryview(bytearray(CHUNK))
+    buffer = _local.buffer
     while count := stream.readinto(buffer):  # type: ignore[attr-defined]
         size += count
         for maker in makers.values():

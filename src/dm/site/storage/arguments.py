@@ -196,6 +196,7 @@ class BatchFiles(Arguments):
     files: list[dict[str, Any]] = Field(
         description="Each with path, stagedName, size, mtimeNs, and optionally mode, digests, md5Sum, sourceUrl."
     )
+    wait_time: float = Field(default=0.0, ge=0, description="Seconds to wait for its outcome; 30 at most.")
 
 
 class BatchId(Arguments):

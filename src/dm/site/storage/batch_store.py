@@ -10,26 +10,56 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 
 from dm.site.storage.tables import batches, experiments, stations, storages
 
+# Statements of the way every batch takes are made once: making them costs more than the database needs to answer.
+_THIS = batches.c.id == bindparam("batch")
+_GET = (
+    select(
+        batches,
+        stations.c.name.label("station_name"),
+        experiments.c.storage_directory,
+        experiments.c.auth_group_name,
+        experiments.c.state.label("experiment_state"),
+        storages.c.host.label("storage_host"),
+    )
+    .join(experiments, experiments.c.id == batches.c.experiment_id)
+    .join(stations, stations.c.id == experiments.c.station_id)
+    .join(storages, storages.c.id == experiments.c.storage_id)
+    .where(_THIS)
+)
+_GET_LOCKED = _GET.with_for_update(of=batches)
+_STATE = select(batches.c.state).where(_THIS)
+_QUEUE = (
+    update(batches)
+    .where(_THIS)
+    .values(
+        request=bindparam("text"),
+        request_hash=bindparam("hash"),
+        state="queued",
+        queued=func.clock_timestamp(),
+    )
+)
+_CLAIM = text(
+    "UPDATE batches SET state = 'publishing', lease_owner = :owner, fence = fence + 1,"
+    " attempts = attempts + 1, lease_until = clock_timestamp() + make_interval(secs => :seconds)"
+    " WHERE id = (SELECT id FROM batches WHERE state = 'queued'"
+    "              OR (state = 'publishing' AND lease_until < clock_timestamp())"
+    "             ORDER BY queued LIMIT 1 FOR UPDATE SKIP LOCKED) RETURNING id::text"
+)
+_HOLD = (
+    select(batches.c.id)
+    .where(_THIS, batches.c.fence == bindparam("number"), batches.c.state == "publishing")
+    .with_for_update()
+)
+_FINISH = (
+    update(batches)
+    .where(_THIS)
+    .values(state="committed", result=bindparam("text"), ended=func.clock_timestamp(), lease_owner=None)
+)
+
 
 def get(connection: Connection, batch_id: str, lock: bool = False) -> RowMapping | None:
     """Return a batch with its experiment's ``station_name`` and ``storage_directory``."""
-    statement = (
-        select(
-            batches,
-            stations.c.name.label("station_name"),
-            experiments.c.storage_directory,
-            experiments.c.auth_group_name,
-            experiments.c.state.label("experiment_state"),
-            storages.c.host.label("storage_host"),
-        )
-        .join(experiments, experiments.c.id == batches.c.experiment_id)
-        .join(stations, stations.c.id == experiments.c.station_id)
-        .join(storages, storages.c.id == experiments.c.storage_id)
-        .where(batches.c.id == batch_id)
-    )
-    if lock:
-        statement = statement.with_for_update(of=batches)
-    return connection.execute(statement).mappings().one_or_none()
+    return connection.execute(_GET_LOCKED if lock else _GET, {"batch": batch_id}).mappings().one_or_none()
 
 
 def add(connection: Connection, values: dict[str, Any]) -> bool:
@@ -39,16 +69,12 @@ def add(connection: Connection, values: dict[str, Any]) -> bool:
 
 def state(connection: Connection, batch_id: str) -> str | None:
     """Return only the state of a batch (cheap: the documents stay where they are)."""
-    return connection.execute(select(batches.c.state).where(batches.c.id == batch_id)).scalar_one_or_none()
+    return connection.execute(_STATE, {"batch": batch_id}).scalar_one_or_none()
 
 
 def queue(connection: Connection, batch_id: str, request: str, request_hash: bytes) -> None:
     """Hand an open batch over to the publishers."""
-    connection.execute(
-        update(batches)
-        .where(batches.c.id == batch_id)
-        .values(request=request, request_hash=request_hash, state="queued", queued=func.clock_timestamp())
-    )
+    connection.execute(_QUEUE, {"batch": batch_id, "text": request, "hash": request_hash})
 
 
 def abandon(connection: Connection, batch_id: str) -> None:
@@ -60,16 +86,7 @@ def abandon(connection: Connection, batch_id: str) -> None:
 
 def claim(connection: Connection, owner: str, lease_seconds: float) -> str | None:
     """Take the batch that waits longest, or one whose publisher went silent, and return its id."""
-    return connection.execute(
-        text(
-            "UPDATE batches SET state = 'publishing', lease_owner = :owner, fence = fence + 1,"
-            " attempts = attempts + 1, lease_until = clock_timestamp() + make_interval(secs => :seconds)"
-            " WHERE id = (SELECT id FROM batches WHERE state = 'queued'"
-            "              OR (state = 'publishing' AND lease_until < clock_timestamp())"
-            "             ORDER BY queued LIMIT 1 FOR UPDATE SKIP LOCKED) RETURNING id::text"
-        ),
-        {"owner": owner, "seconds": lease_seconds},
-    ).scalar_one_or_none()
+    return connection.execute(_CLAIM, {"owner": owner, "seconds": lease_seconds}).scalar_one_or_none()
 
 
 def renew(connection: Connection, claims: Sequence[tuple[str, int]], lease_seconds: float) -> None:
@@ -123,26 +140,12 @@ def expire(connection: Connection, owners: list[str]) -> int:
 
 def hold(connection: Connection, batch_id: str, fence: int) -> bool:
     """Lock the row of our claim until the commit; ``False`` if it is not ours any more."""
-    statement = select(batches.c.id).where(
-        batches.c.id == batch_id, batches.c.fence == fence, batches.c.state == "publishing"
-    )
-    return connection.execute(statement.with_for_update()).first() is not None
-
-
-def note_verified(connection: Connection, batch_id: str, fence: int, verified: str) -> None:
-    """Keep what was found in staging, so that a later attempt recognises files that are already in place."""
-    connection.execute(
-        update(batches).where(batches.c.id == batch_id, batches.c.fence == fence).values(verified=verified)
-    )
+    return connection.execute(_HOLD, {"batch": batch_id, "number": fence}).first() is not None
 
 
 def finish(connection: Connection, batch_id: str, result: str) -> None:
     """Mark a batch committed, with the outcome of every file."""
-    connection.execute(
-        update(batches)
-        .where(batches.c.id == batch_id)
-        .values(state="committed", result=result, ended=func.clock_timestamp(), verified=None, lease_owner=None)
-    )
+    connection.execute(_FINISH, {"batch": batch_id, "text": result})
 
 
 def backlog(connection: Connection) -> tuple[int, float]:

@@ -50,11 +50,14 @@ class Signal:
         self._condition = threading.Condition()
         self._count = 0
 
-    def ring(self) -> None:
-        """Wake everybody."""
+    def ring(self, everybody: bool = True) -> None:
+        """Wake everybody, or one of those who all do the same."""
         with self._condition:
             self._count += 1
-            self._condition.notify_all()
+            if everybody:
+                self._condition.notify_all()
+            else:
+                self._condition.notify()
 
     def count(self) -> int:
         """Return the number of rings so far; hand it to :meth:`wait` to miss none."""
@@ -116,7 +119,8 @@ class Batches:
             raise InvalidArgument(f"onConflict {on_conflict[:80]!a} is unknown; choose {', '.join(ON_CONFLICT)}.")
         if not 1 <= len(source) <= 200 or not source.isprintable():
             raise InvalidArgument(f"Source {source[:80]!a} is no id of 1 to 200 printable characters.")
-        with self._store.transaction() as connection:
+        # Not durable, as handing over and claiming: a station whose batch is unknown, or open once more, begins again.
+        with self._store.transaction(durable=False) as connection:
             grant = grants.check(connection, principal, grant_header)
             if grant.experiment_id != experiment_id:
                 raise AuthorizationError(f"Grant {grant.id} is for another experiment than {experiment_id}.")
@@ -158,12 +162,17 @@ class Batches:
             ) from error
 
     def submit(
-        self, principal: Principal, grant_header: str | None, batch_id: str, files: list[dict[str, Any]]
+        self,
+        principal: Principal,
+        grant_header: str | None,
+        batch_id: str,
+        files: list[dict[str, Any]],
+        wait_seconds: float = 0.0,
     ) -> dict[str, Any]:
         """Hand over the list of files; the same list again is fine.
 
-        :param files: see :func:`checked_file`.
-        :returns: batchId, state, and the outcome if there is one already.
+        :param files: see :func:`checked_file`. :param wait_seconds: wait up to so long (at most 30 s) for the commit.
+        :returns: as :meth:`get`: the outcome if there is one by then.
         :raises InvalidObjectState: abandoned, or handed over before with another list.
         """
         if len(files) > self._max_files:
@@ -173,7 +182,7 @@ class Batches:
             _refuse_doubles(checked, key)
         request = json.dumps(checked, separators=(",", ":"))
         request_hash = hashlib.sha256(request.encode()).digest()
-        with self._store.transaction() as connection:
+        with self._store.transaction(durable=False) as connection:
             grant = grants.check(connection, principal, grant_header)
             row = batch_store.get(connection, grants.uuid_text(batch_id, "Batch id"), lock=True)
             if row is None or row["experiment_id"] != grant.experiment_id:
@@ -185,9 +194,8 @@ class Batches:
             elif row["request_hash"] != request_hash:
                 raise InvalidObjectState(f"Batch {batch_id} was handed over before with another list of files.")
         if row["state"] == "open":
-            self._queued.ring()
-            return {"batchId": row["id"], "state": "queued"}
-        return _outcome(row)
+            self._queued.ring(everybody=False)
+        return self.get(principal, row["id"], wait_seconds)
 
     def get(self, principal: Principal, batch_id: str, wait_seconds: float = 0.0) -> dict[str, Any]:
         """Return a batch's state and, once committed, the outcome of each of its files.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, Select, func, insert, select, text, update
+from sqlalchemy import Connection, RowMapping, Select, bindparam, func, insert, select, text, update
 
 from dm.site.storage.tables import (
     experiment_roles,
@@ -39,15 +39,16 @@ def _joined() -> Select[Any]:
     )
 
 
+_BY_ID = _joined().where(experiments.c.id == bindparam("experiment"), _LIVE)  # made once: every batch asks
+_BY_ID_LOCKED = _BY_ID.with_for_update(of=experiments)
+
+
 def by_id(connection: Connection, experiment_id: int, lock: bool = False) -> RowMapping | None:
     """Return an experiment that is not deleted, joined with station, type and storage.
 
     :param lock: nobody else changes it until the commit.
     """
-    statement = _joined().where(experiments.c.id == experiment_id, _LIVE)
-    if lock:
-        statement = statement.with_for_update(of=experiments)
-    return connection.execute(statement).mappings().one_or_none()
+    return connection.execute(_BY_ID_LOCKED if lock else _BY_ID, {"experiment": experiment_id}).mappings().one_or_none()
 
 
 def by_name(connection: Connection, name: str, station: str, lock: bool = False) -> RowMapping | None:

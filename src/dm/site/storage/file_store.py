@@ -7,11 +7,30 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, delete, func, select, text, update
+from sqlalchemy import Connection, RowMapping, bindparam, delete, func, select, text, update
 
 from dm.site.storage.tables import published_files
 
 _CHUNK = 5000
+
+
+_UPSERT = text(
+    "INSERT INTO published_files"
+    " (experiment_id, root, path_key, path, size, mtime_ns, digest, md5, version, source, batch_id, published)"
+    " SELECT :experiment, :root, t.key, t.path, t.size, t.mtime, t.digest, t.md5, t.version, :source,"
+    "  CAST(:batch AS uuid), clock_timestamp()"
+    " FROM unnest(CAST(:keys AS bytea[]), CAST(:paths AS bytea[]), CAST(:sizes AS bigint[]),"
+    "  CAST(:mtimes AS bigint[]), CAST(:digests AS bytea[]), CAST(:md5s AS bytea[]), CAST(:versions AS int[]))"
+    "  AS t(key, path, size, mtime, digest, md5, version)"
+    " ON CONFLICT (experiment_id, root, path_key) DO UPDATE SET size = excluded.size,"
+    "  mtime_ns = excluded.mtime_ns, digest = excluded.digest, md5 = excluded.md5, version = excluded.version,"
+    "  source = excluded.source, batch_id = excluded.batch_id, published = excluded.published"
+)
+_BY_PATHS = select(published_files).where(
+    published_files.c.experiment_id == bindparam("experiment"),
+    published_files.c.root == bindparam("below"),
+    published_files.c.path_key == func.any(text("CAST(:keys AS bytea[])")),
+)
 
 
 @dataclass(frozen=True)
@@ -39,12 +58,7 @@ def by_paths(connection: Connection, experiment_id: int, root: str, wanted: Sequ
     found: dict[bytes, RowMapping] = {}
     for start in range(0, len(wanted), _CHUNK):
         keys = [path_key(path) for path in wanted[start : start + _CHUNK]]
-        statement = select(published_files).where(
-            published_files.c.experiment_id == experiment_id,
-            published_files.c.root == root,
-            published_files.c.path_key == func.any(text("CAST(:keys AS bytea[])")),
-        )
-        for row in connection.execute(statement, {"keys": keys}).mappings():
+        for row in connection.execute(_BY_PATHS, {"experiment": experiment_id, "below": root, "keys": keys}).mappings():
             found[bytes(row["path"])] = row
     return found
 
@@ -53,22 +67,10 @@ def upsert(
     connection: Connection, experiment_id: int, root: str, files: Sequence[Published], *, source: str, batch_id: str
 ) -> None:
     """Record files as published by a batch. A file keeps its number, so lists paged by number stay in order."""
-    statement = text(
-        "INSERT INTO published_files"
-        " (experiment_id, root, path_key, path, size, mtime_ns, digest, md5, version, source, batch_id, published)"
-        " SELECT :experiment, :root, t.key, t.path, t.size, t.mtime, t.digest, t.md5, t.version, :source,"
-        "  CAST(:batch AS uuid), clock_timestamp()"
-        " FROM unnest(CAST(:keys AS bytea[]), CAST(:paths AS bytea[]), CAST(:sizes AS bigint[]),"
-        "  CAST(:mtimes AS bigint[]), CAST(:digests AS bytea[]), CAST(:md5s AS bytea[]), CAST(:versions AS int[]))"
-        "  AS t(key, path, size, mtime, digest, md5, version)"
-        " ON CONFLICT (experiment_id, root, path_key) DO UPDATE SET size = excluded.size,"
-        "  mtime_ns = excluded.mtime_ns, digest = excluded.digest, md5 = excluded.md5, version = excluded.version,"
-        "  source = excluded.source, batch_id = excluded.batch_id, published = excluded.published"
-    )
     for start in range(0, len(files), _CHUNK):
         part = files[start : start + _CHUNK]
         connection.execute(
-            statement,
+            _UPSERT,
             {
                 "experiment": experiment_id,
                 "root": root,

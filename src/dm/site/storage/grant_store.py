@@ -9,6 +9,15 @@ from sqlalchemy import func as sql
 
 from dm.site.storage.tables import grants
 
+_VALID = text(  # made once: every batch asks twice
+    "SELECT g.experiment_id, s.name AS station_name, u.username FROM grants g"
+    " JOIN experiments e ON e.id = g.experiment_id AND e.state = 'active'"
+    " JOIN stations s ON s.id = e.station_id JOIN users u ON u.id = g.user_id"
+    " WHERE g.id = :id AND g.secret_hash = :secret AND g.revoked IS NULL"
+    " AND (EXISTS (SELECT 1 FROM station_roles r WHERE r.user_id = u.id AND r.station_id = e.station_id)"
+    "      OR EXISTS (SELECT 1 FROM system_roles r WHERE r.user_id = u.id))"
+)
+
 
 def add(connection: Connection, values: dict[str, Any]) -> None:
     """Insert a grant."""
@@ -22,14 +31,7 @@ def valid(connection: Connection, grant_id: str, secret_hash: bytes) -> Any:
     experiment's station or is an administrator.
     """
     return connection.execute(
-        text(
-            "SELECT g.experiment_id, s.name AS station_name, u.username FROM grants g"
-            " JOIN experiments e ON e.id = g.experiment_id AND e.state = 'active'"
-            " JOIN stations s ON s.id = e.station_id JOIN users u ON u.id = g.user_id"
-            " WHERE g.id = :id AND g.secret_hash = :secret AND g.revoked IS NULL"
-            " AND (EXISTS (SELECT 1 FROM station_roles r WHERE r.user_id = u.id AND r.station_id = e.station_id)"
-            "      OR EXISTS (SELECT 1 FROM system_roles r WHERE r.user_id = u.id))"
-        ),
+        _VALID,
         {"id": grant_id, "secret": secret_hash},
     ).one_or_none()
 

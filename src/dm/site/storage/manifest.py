@@ -64,6 +64,24 @@ class Manifest:
             os.close(descriptor)
 
 
+def lines_of(storage_directory: str, batch_id: str) -> dict[str, dict[str, Any]]:
+    """Return the ``file`` lines of a batch, committed or not, by path: its last try counts."""
+    found: dict[str, dict[str, Any]] = {}
+    mark = json.dumps(batch_id).encode("ascii")
+    for file in sorted(Path(storage_directory, "system", "manifest").glob("*.jsonl")):
+        with file.open("rb") as stream:
+            for line in stream:
+                if mark not in line:
+                    continue
+                try:
+                    entry = json.loads(line)
+                except ValueError:
+                    continue
+                if entry.get("event") == "file" and entry.get("batch") == batch_id:
+                    found[entry["path"]] = entry
+    return found
+
+
 def read(storage_directory: str) -> Iterator[dict[str, Any]]:
     """Yield the ``file`` entries of committed batches in order of commit, each file of a batch once.
 

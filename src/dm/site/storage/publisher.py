@@ -110,7 +110,7 @@ class Publisher:
                 self._publish(batch)
 
     def _claim(self) -> Batch | None:
-        with self._store.transaction() as connection:
+        with self._store.transaction(durable=False) as connection:
             batch_id = batch_store.claim(connection, self._owner, self._settings.lease_seconds)
             row = batch_store.get(connection, batch_id) if batch_id else None
             return Batch.of(row) if row else None

@@ -6,7 +6,7 @@
    rename, sync directories, write the manifest's ``committed`` line, record the files, finish the batch.
 
 A crash at any instant is followed by doing it all again: a file that is no longer staged but in place with the digest
-found before counts as stored, because nothing was recorded before the end of step 3.
+its station named, or the manifest does, counts as stored, because nothing was recorded before the end of step 3.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from dm.common.errors import DmException, InvalidObjectState, ObjectAlreadyExist
 from dm.site.storage import batch_store, experiment_store, file_store
 from dm.site.storage.batches import TAKEN
 from dm.site.storage.directories import DIRECTORY_MODE, STAGING, Owner, Owners, enter, opened_directory
-from dm.site.storage.manifest import Manifest
+from dm.site.storage.manifest import Manifest, lines_of
 from dm.site.storage.placement import Tree
 from dm.site.storage.store import PUBLISH_LOCK, Store, lock
 from dm.site.storage.verification import Staged, digests_name, explain, verify_all
@@ -57,7 +57,6 @@ class Batch:
     directory: str
     auth_group_name: str
     files: list[dict[str, Any]]
-    verified: dict[str, list[Any]]
 
     @classmethod
     def of(cls, row: RowMapping) -> Batch:
@@ -73,7 +72,6 @@ class Batch:
             directory=row["storage_directory"],
             auth_group_name=row["auth_group_name"],
             files=json.loads(row["request"] or "[]"),
-            verified=json.loads(row["verified"] or "{}"),
         )
 
 
@@ -101,12 +99,8 @@ class Publishing:
         items = [Staged(paths.encode(entry["path"]), paths.encode(entry["stagedName"]), entry) for entry in batch.files]
         groups = [items[start : start + _FILES_PER_TASK] for start in range(0, len(items), _FILES_PER_TASK)]
         list(self._pool.map(lambda group: verify_all(taken, group, owner, self._stop), groups))
-        fresh = {paths.decode(item.path): [item.size, item.digests] for item in items if item.digests}
-        found = batch.verified | fresh
         with self._store.transaction() as connection:
-            batch_store.note_verified(connection, batch.id, batch.fence, json.dumps(found, separators=(",", ":")))
-        with self._store.transaction() as connection:
-            _Commit(connection, batch, items, found=found, owner=owner, taken=taken).run()
+            _Commit(connection, batch, items, owner=owner, taken=taken).run()
         return items
 
     def give_up(self, batch: Batch, error: DmException) -> list[Staged]:
@@ -159,18 +153,17 @@ class _Commit:
         batch: Batch,
         items: list[Staged],
         *,
-        found: dict[str, list[Any]],
         owner: Owner,
         taken: str,
     ) -> None:
         self._connection = connection
         self._batch = batch
         self._items = items
-        self._found = found
         self._owner = owner
         self._taken = taken
         self._rows: dict[bytes, RowMapping] = {}
         self._kept: dict[bytes, bytes] = {}
+        self._lines: dict[str, dict[str, Any]] | None = None
 
     def run(self) -> None:
         """Decide, place, record."""
@@ -265,7 +258,7 @@ class _Commit:
 
     def _recognise(self, tree: Tree, item: Staged, there: os.stat_result | None) -> None:
         """Deal with a file that is not staged: put in place by an attempt that was cut short, or never delivered."""
-        size, known = self._found.get(paths.decode(item.path), [0, {}])
+        size, known = self._known(item)
         replayed = self._batch.attempts > 1 and there is not None and known and there.st_size == size
         if replayed and tree.digest(item.path) == known[digests.VERIFICATION]:
             item.size, item.digests, item.status = size, known, "stored"
@@ -274,6 +267,17 @@ class _Commit:
                 self._kept[item.path] = kept
             return
         item.fail(TransferError(f"File {item.shown} is missing in staging; it was not delivered."), True)
+
+    def _known(self, item: Staged) -> tuple[int, dict[str, str]]:
+        """Return size and digests a file of this batch must have: as its station named them, or as the manifest line
+        does that was written before it was put in place."""
+        claimed: dict[str, str] = item.claim.get("digests", {})
+        if digests.VERIFICATION in claimed:
+            return item.claim["size"], claimed
+        if self._lines is None:
+            self._lines = lines_of(self._batch.directory, self._batch.id)
+        line = self._lines.get(paths.decode(item.path), {})
+        return line.get("size", 0), line.get("digests", {})
 
     @staticmethod
     def _kept_name(item: Staged) -> bytes:

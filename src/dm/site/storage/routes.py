@@ -229,7 +229,13 @@ def _publishing(use: UseCases) -> list[Route]:
         )
 
     def submit(request: Request, arguments: a.BatchFiles) -> dict[str, Any]:
-        return use.batches.submit(request.principal, request.headers.get(HEADER), arguments.batch_id, arguments.files)
+        return use.batches.submit(
+            request.principal,
+            request.headers.get(HEADER),
+            arguments.batch_id,
+            arguments.files,
+            arguments.wait_time,
+        )
 
     def batch(request: Request, arguments: a.WaitBatch) -> dict[str, Any]:
         return use.batches.get(request.principal, arguments.batch_id, arguments.wait_time)

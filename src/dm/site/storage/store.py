@@ -28,6 +28,9 @@ HOUSEKEEPING_LOCK = 0x646D0004
 _STATEMENT_MILLISECONDS = 60_000
 
 
+_NOT_DURABLE = text("SET LOCAL synchronous_commit = off")
+
+
 class Store:
     """A pool of connections that heals itself after the database was away.
 
@@ -54,15 +57,19 @@ class Store:
         self.engine.dispose()
 
     @contextmanager
-    def transaction(self) -> Iterator[Connection]:
+    def transaction(self, durable: bool = True) -> Iterator[Connection]:
         """Run one transaction.
 
+        :param durable: whether it is on disk on return; otherwise a crash of the database server, not of ours, may
+            undo it: for what whoever asked finds out and asks again.
         :raises ServiceUnavailable: the database is down or too busy; nothing was changed, unless the connection broke
             during the commit itself.
         :raises IntegrityError: a unique or foreign key says no; the caller knows what that means.
         """
         try:
             with self.engine.begin() as connection:
+                if not durable:
+                    connection.execute(_NOT_DURABLE)
                 yield connection
         except IntegrityError:
             raise

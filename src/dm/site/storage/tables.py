@@ -194,7 +194,6 @@ batches = Table(
     # JSON text in ASCII, not jsonb: jsonb refuses the lone surrogates that stand for undecodable bytes of names.
     Column("request", Text),
     Column("request_hash", LargeBinary),
-    Column("verified", Text),
     Column("result", Text),
     CheckConstraint("root IN ('data', 'analysis')", name="root"),
     CheckConstraint("on_conflict IN ('fail', 'replace', 'version')", name="on_conflict"),

@@ -70,14 +70,15 @@ class Carry:
     def advance(self, batch: Batch) -> float | None:
         """Carry a batch as far as it goes; see :class:`dm.station.acquisition.pipeline.Carrier`."""
         task = batch.task
+        answer: Document | None = None
         try:
             if batch.phase == phases.MOVE:
-                self._move(batch)
+                answer = self._move(batch)
                 if self.pipeline.stop_event.is_set():
                     return 0.0
                 self._enter(batch, phases.PLUGINS if task.spec.skip_transfer else phases.RESULT)
             if batch.phase == phases.RESULT and batch.loads:
-                if not self._verdict(batch):
+                if not self._verdict(batch, answer):
                     return 0.0
                 self._enter(batch, phases.PLUGINS)
             if batch.loads:
@@ -98,13 +99,16 @@ class Carry:
     def _enter(batch: Batch, phase: str) -> None:
         batch.phase, batch.attempt, batch.first_failure = phase, 0, 0.0
 
-    def _move(self, batch: Batch) -> None:
-        """Open the batch, bring its files to staging and hand them over; what did not arrive leaves the batch."""
+    def _move(self, batch: Batch) -> Document | None:
+        """Open the batch, bring its files to staging and hand them over; what did not arrive leaves the batch.
+
+        :returns: what storage said then, which may be its verdict already.
+        """
         task = batch.task
         if batch.recorded:
             state = self._state_at_storage(batch)
             if state not in ("", "open"):
-                return
+                return None
         else:
             self.store.add_batch(batch.document())
             batch.recorded = True
@@ -113,7 +117,7 @@ class Carry:
             for load in batch.loads:
                 load.result = verdict_in_place(load)
                 load.pending = [plugin.name for plugin in task.plugins]
-            return
+            return None
         opened = self.site.open_batch(
             batch.id,
             experiment_id=int(task.experiment["id"]),
@@ -144,11 +148,14 @@ class Carry:
             for outcome in outcomes:
                 outcome.md5 = ""
         self._sort_out(batch, outcomes)
+        answer = None
         if not batch.loads:
             self.site.abandon(batch.id, task.grant)
         else:
-            self.site.submit(batch.id, [self._file(task, load) for load in batch.loads], task.grant)
+            files = [self._file(task, load) for load in batch.loads]
+            answer = self.site.submit(batch.id, files, task.grant, _POLL_SECONDS)
         forget(task, batch.id)
+        return answer
 
     def _state_at_storage(self, batch: Batch) -> str:
         """Ask storage how far a batch of an earlier try came; empty when it never heard of it."""
@@ -180,12 +187,16 @@ class Carry:
                 out.changed.append(item)
         self._settle(batch, stay, out)
 
-    def _verdict(self, batch: Batch) -> bool:
-        """Wait for storage's verdict; return whether there is one."""
+    def _verdict(self, batch: Batch, answer: Document | None) -> bool:
+        """Wait for storage's verdict; return whether there is one.
+
+        :param answer: what storage said when the batch was handed over just now.
+        """
         deadline = time.monotonic() + 10 * _POLL_SECONDS
         while True:
             asked = time.monotonic()
-            answer = self.site.result(batch.id, _POLL_SECONDS, batch.task.grant)
+            if answer is None:
+                answer = self.site.result(batch.id, _POLL_SECONDS, batch.task.grant)
             if answer["state"] == "committed":
                 if moved := batch.times.get("moved"):
                     batch.task.meters.storage.observe(max(0.0, time.time() - moved))
@@ -201,6 +212,7 @@ class Carry:
                 return False
             if time.monotonic() - asked < _POLL_SECONDS / 10:  # storage had no place for one more to wait
                 self.pipeline.stop_event.wait(_POLL_SECONDS / 10)
+            answer = None
 
     def _apply(self, batch: Batch, files: list[Document]) -> None:
         """Take over storage's verdict on each file."""

@@ -198,8 +198,8 @@ class Pipeline:
             or len(task.batches) >= limits.open_batches
         ):
             return max(wait, 0.001)
-        if len(task.queue) >= limits.batch_files:
-            return 0.0
+        if len(task.queue) >= limits.batch_files or not task.active:
+            return 0.0  # only behind a batch on its way is it worth to wait for company
         return min(task.queue[0].since + limits.batch_linger_milliseconds / 1000 - now, wait)
 
     def _form(self, task: Task) -> Batch:
