@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
 
-from tests.faults.bench import Bench, fill
+from tests.faults.bench import Bench, Service, fill
 from tests.faults.injection import hits, injected
 from tests.faults.invariant import Task, check
-from tests.service.acquisition_fixtures import until
 
 # What each service does to files: reading, writing, making, dressing, syncing, putting in place. "read" and "write"
 # are also how it talks TLS, "fsync" how it gets things onto the disk.
@@ -59,11 +59,11 @@ def survives(bench: Bench, source: Path, log: Path, name: str, call: str, error:
     with injected(service, f"{call}:error={error}:when={number}", log):
         for part in range(3):
             fill(source / f"d{part}", 4, 2000, seed=number)
-        until(lambda: not service.alive() or _settled(bench, daq["id"]) == 12, 100)
+        _wait(bench, service, daq["id"])
     failed = hits(log)
     if not service.alive():  # it may give up, but nothing may be lost by that
         service.start()
-    until(lambda: _settled(bench, daq["id"]) == 12, 100)
+    _wait(bench, service, daq["id"])
     bench.patiently(lambda: bench.stop_daq(daq["id"]))
     record = bench.finish("daq", daq["id"])
     assert (record["status"], record["nCompletedFiles"]) == ("done", 12), record
@@ -71,9 +71,14 @@ def survives(bench: Bench, source: Path, log: Path, name: str, call: str, error:
     return failed
 
 
-def _settled(bench: Bench, task: str) -> int:
-    """Return how many files are decided, -1 while the service does not answer."""
-    return bench.completed("daq", task)
+def _wait(bench: Bench, service: Service, task: str) -> None:
+    """Wait until all files are done, or the service is no more."""
+    deadline = time.monotonic() + 100
+    while service.alive() and bench.completed("daq", task) != 12:
+        if time.monotonic() > deadline:
+            rows = [(row["path"], row["state"], row["lastError"]) for row in bench.files("daq", task)]
+            raise AssertionError(f"not done: {bench.info('daq', task)}\n{rows}\n{service.tail()}")
+        time.sleep(0.05)
 
 
 @pytest.mark.parametrize(("name", "call", "error", "number"), FEW)
