@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -547,6 +548,58 @@ def test_forgetting_cancels_even_a_task_whose_id_was_never_noted(
     assert service.only_task().state["status"] == "FAILED"
     assert len(service.tasks) == 1
     assert not list((root / "state").iterdir())
+
+
+def test_what_could_not_be_canceled_is_canceled_later(
+    service: GlobusStandIn, make: Callable[..., Globus], root: Path
+) -> None:
+    service.hold = True
+    write(root, b"a")
+    transport = make()
+    stopped = batch(root, b"a")
+    result = in_thread(lambda: transport.move(stopped))
+    until(lambda: service.tasks)
+    stopped.stop.set()
+    result()
+    unwanted = service.only_task()
+    with responses.RequestsMock(), pytest.raises(CommunicationError):
+        transport.forget("b1")
+    assert unwanted.state["status"] == "ACTIVE"
+    service.hold = False
+    other = dataclasses.replace(batch(root, b"a"), batch_id="b2")
+    assert_moved(root, make().move(other), [b"a"])  # another life of the service
+    assert unwanted.state["status"] == "FAILED"
+    assert os.listdir(root / "state") == ["b2.json"]
+
+
+def test_giving_up_what_is_over_already(service: GlobusStandIn, make: Callable[..., Globus], root: Path) -> None:
+    service.hold = True
+    write(root, b"a")
+    transport = make()
+    stopped = batch(root, b"a")
+    result = in_thread(lambda: transport.move(stopped))
+    until(lambda: service.tasks)
+    stopped.stop.set()
+    result()
+    service.replies.append((r"POST .*/cancel", error(409, "TaskComplete", "The task is complete")))
+    transport.forget("b1")
+    assert not list((root / "state").iterdir())
+
+
+def test_access_that_is_lost_after_a_lost_reply_makes_no_second_task(
+    service: GlobusStandIn, make: Callable[..., Globus], root: Path
+) -> None:
+    write(root, b"a")
+    service.lost = [SUBMIT]
+    transport = make()
+    with pytest.raises(CommunicationError):
+        transport.move(batch(root, b"a"))
+    service.lost = []
+    service.replies += [(SUBMIT, error(401, "AuthenticationFailed", "expired"))] * 2
+    with pytest.raises(ConfigurationError):
+        transport.move(batch(root, b"a"))
+    assert_moved(root, transport.move(batch(root, b"a")), [b"a"])
+    assert len(service.tasks) == 1
 
 
 def test_no_more_tasks_at_once_than_set(service: GlobusStandIn, make: Callable[..., Globus], root: Path) -> None:

@@ -9,16 +9,18 @@ What is known of a task lies in a small file (:mod:`.globus_record`): a service 
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
-from dm.common.errors import ConfigurationError, DmException, InvalidArgument, ServiceUnavailable
+from dm.common.errors import ConfigurationError, DmException, InvalidArgument, ServiceUnavailable, TransferError
 from dm.common.paths import display
 from dm.station.acquisition.transports.base import FileOutcome, Source, TransferBatch, TransferFile, Transport
 from dm.station.acquisition.transports.copying import CopyError, changed, copy_digesting, note, opened_source, stamp
@@ -27,6 +29,10 @@ from dm.station.acquisition.transports.globus_session import GlobusSettings, Ses
 from dm.station.acquisition.transports.globus_task import TaskAtGlobus
 from dm.station.acquisition.transports.local import check_directory, require_root
 
+if TYPE_CHECKING:
+    from globus_sdk import TransferClient
+
+_log = logging.getLogger(__name__)
 _SLICE = 0.25
 
 
@@ -84,6 +90,7 @@ class Globus(Transport):
             raise InvalidArgument(f"Transport 'globus' moves directories of this machine, not {batch.source.text!r}.")
         require_root(batch.source)
         with self._slot(batch), self._session.client() as client:
+            self._cancel_unwanted(client)
             record = self._records.load(batch.batch_id)
             destination = self._destination(batch)
             work = _Work(self._own, batch, {file.staged_name: FileOutcome(file.staged_name) for file in batch.files})
@@ -114,10 +121,27 @@ class Globus(Transport):
         if record is None or record.ended:
             self._records.drop(batch_id)
             return
-        with self._session.client() as client:
-            task = TaskAtGlobus(self._session, client, self._records, record)
+        try:
+            with self._session.client() as client:
+                self._cancel(client, record)
+        except DmException:
+            record.unwanted = True
+            self._records.save(record)
+            raise
+
+    def _cancel(self, client: TransferClient, record: Record) -> None:
+        task = TaskAtGlobus(self._session, client, self._records, record)
+        with suppress(TransferError):  # refused: then there is none
             task.submit()  # it may have been accepted without our knowing: this tells its id
-            task.cancel()
+        task.cancel()
+
+    def _cancel_unwanted(self, client: TransferClient) -> None:
+        """Cancel the tasks of batches that were given up while Globus could not be reached."""
+        try:
+            for record in self._records.unwanted():
+                self._cancel(client, record)
+        except DmException as error:
+            _log.info("A Globus task that nobody wants is canceled later: %s", error)
 
     @contextmanager
     def _slot(self, batch: TransferBatch) -> Iterator[None]:

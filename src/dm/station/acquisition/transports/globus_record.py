@@ -56,6 +56,7 @@ class Record:
     :param destination: the staging directory on the destination collection, with a slash at its end.
     :param files: staged name -> what was sent under it. :param task: id at Globus, empty until it is known.
     :param ended: whether the task is over and its verdict stands in the files.
+    :param unwanted: nobody wants the batch any more, but Globus could not be told so yet.
     """
 
     batch: str
@@ -64,6 +65,7 @@ class Record:
     files: dict[str, Sent]
     task: str = ""
     ended: bool = False
+    unwanted: bool = False
 
 
 class Records:
@@ -75,6 +77,7 @@ class Records:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self._swept = 0.0
+        self._unwanted: set[str] | None = None  # batches, once they were looked for
 
     def load(self, batch: str) -> Record | None:
         """Return the record of a batch; ``None`` when there is none, or none that can be read."""
@@ -111,12 +114,27 @@ class Records:
                 f"Globus record {path} cannot be written: {error.strerror}; "
                 "correct acquisition.transports.globus.state_directory."
             ) from error
+        if record.unwanted:
+            self._known_unwanted().add(record.batch)
         self._sweep()
+
+    def unwanted(self) -> list[Record]:
+        """Return the records of batches whose tasks are still to be canceled."""
+        found = [self.load(batch) for batch in sorted(self._known_unwanted())]
+        return [record for record in found if record is not None]
+
+    def _known_unwanted(self) -> set[str]:
+        if self._unwanted is None:
+            records = [self.load(path.stem) for path in self.directory.glob("*.json") if _BATCH.fullmatch(path.stem)]
+            self._unwanted = {record.batch for record in records if record is not None and record.unwanted}
+        return self._unwanted
 
     def drop(self, batch: str) -> None:
         """Forget a batch; one that is not known is fine."""
         with contextlib.suppress(FileNotFoundError):
             self._path(batch).unlink()
+        if self._unwanted is not None:
+            self._unwanted.discard(batch)
 
     def _path(self, batch: str) -> Path:
         if not _BATCH.fullmatch(batch):

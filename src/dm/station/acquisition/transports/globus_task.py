@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from dm.common.errors import ConfigurationError, ServiceUnavailable, TransferError
+from dm.common.errors import ServiceUnavailable, TransferError
 from dm.station.acquisition.transports.base import TransferBatch
 from dm.station.acquisition.transports.globus_record import Record, Records
 from dm.station.acquisition.transports.globus_session import Session, UnknownToGlobus
@@ -54,14 +55,15 @@ class TaskAtGlobus:
     def submit(self) -> None:
         """Submit the task, or find the one that was submitted under the same submission id already.
 
-        :raises TransferError: :raises ConfigurationError: refused; nothing of it is kept, so it may be put right.
-        :raises ServiceUnavailable: :raises CommunicationError: unknown whether it arrived; to be repeated.
+        :raises TransferError: refused; nothing of it is kept, so it may be put right.
+        :raises ConfigurationError: no access at the moment. :raises ServiceUnavailable: :raises CommunicationError:
+            unknown whether it arrived; to be repeated.
         """
         if self.record.task:
             return
         try:
             answer = self.session.call(self.client.submit_transfer, self._document())
-        except (TransferError, ConfigurationError):
+        except TransferError:
             self.records.drop(self.record.batch)
             raise
         self.record.task = str(answer["task_id"])
@@ -132,14 +134,12 @@ class TaskAtGlobus:
     def cancel(self) -> None:
         """Cancel the task if it still runs, and forget it.
 
-        :raises DmException: Globus cannot be asked; nothing is forgotten.
+        :raises ServiceUnavailable: :raises CommunicationError: :raises ConfigurationError: Globus cannot be asked;
+            nothing is forgotten.
         """
         if self.record.task and not self.record.ended:
-            try:
+            with suppress(TransferError):  # it is over, or unknown
                 self.session.call(self.client.cancel_task, self.record.task)
-            except UnknownToGlobus:
-                self.records.drop(self.record.batch)
-                return
         self.records.drop(self.record.batch)
 
     def _trouble(self, task: dict[str, Any]) -> str:
