@@ -330,7 +330,7 @@ def test_files_that_never_rest_do_not_keep_a_stop_waiting(
         ended.set()
         writer.join()
     assert record["status"] == "failed"
-    assert "still changing" in record["errorMessage"]
+    assert "when unchanged for 0.2 s" in record["errorMessage"]
     assert (record["nCompletedFiles"], record["nProcessingErrors"]) == (1, 1)
 
 
