@@ -20,6 +20,7 @@ class Logbook(Plugin):
     name = "logbook"
     summary = "Writes a line per stored file into the experiment's logbook."
     order = Order.METADATA
+    prepares = True
     settings_model = LogbookSettings
 
     def __init__(self, settings: BaseModel, context: PluginContext) -> None:
