@@ -286,6 +286,22 @@ def test_files_belong_to_the_configured_account(
         site.restart(kept)
 
 
+def test_an_account_of_movers_may_pass_to_its_batches_and_no_further(site: fx.Site) -> None:
+    """``staging_owner`` alone is enough: the account need not be in the experiment's group."""
+    kept = site.settings
+    site.restart(kept.model_copy(update={"staging_owner": pwd.getpwuid(os.geteuid()).pw_name}))
+    try:
+        rounds = Rounds(site)
+        opened = Path(rounds.station.openBatch(rounds.grant, str(uuid.uuid4()), source="x")["stagingDirectory"])
+        assert opened.stat().st_mode & 0o7777 == 0o2770
+        for way in (opened.parent, opened.parent.parent):
+            assert way.stat().st_mode & 0o007 == 0o001
+        data = Path(rounds.experiment["dataDirectory"])
+        assert data.stat().st_mode & 0o007 == 0
+    finally:
+        site.restart(kept)
+
+
 def test_f03_a_service_that_stops_gives_back_what_it_is_digesting(site: fx.Site) -> None:
     kept, rounds, batch = site.settings, Rounds(site), str(uuid.uuid4())
     opened = rounds.station.openBatch(rounds.grant, batch, source="daq-1")

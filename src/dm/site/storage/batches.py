@@ -150,10 +150,11 @@ class Batches:
                 top = stack.enter_context(opened_directory(row["storage_directory"]))
                 staging, _made = enter(top, STAGING.encode(), owner, DIRECTORY_MODE)
                 stack.callback(os.close, staging)
-                if self._owners.shared_staging and self._owners.staging.gid != -1:
-                    # The movers' group must be able to pass, and only pass, through the common staging directory.
+                if self._owners.shared_staging:
+                    # The movers must be able to pass, and only pass, through the common staging directory: their group,
+                    # or, where only an account is known, anybody; each batch's own directory is closed to others.
                     os.fchown(staging, -1, self._owners.staging.gid)
-                    os.fchmod(staging, DIRECTORY_MODE)
+                    os.fchmod(staging, DIRECTORY_MODE | (0o001 if self._owners.staging.gid == -1 else 0))
                 descriptor, _ = enter(staging, row["id"].encode(), self._owners.staging, STAGING_MODE)
                 os.close(descriptor)
         except OSError as error:
