@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from dm.common.errors import CommunicationError, InvalidArgument
@@ -56,8 +58,10 @@ def secure(place: Path, authority: GridAuthority) -> Iterator[GridFtpServer]:
 
 
 @contextmanager
-def serving(site: Site, database: str, **transports: dict[str, Any]) -> Iterator[ExperimentDaqApi]:
-    settings = site.acquisition_settings(database, transports=transports, plugins={})
+def serving(
+    site: Site, database: str, files_at_once: int = 200, **transports: dict[str, Any]
+) -> Iterator[ExperimentDaqApi]:
+    settings = site.acquisition_settings(database, transports=transports, plugins={}, batch_files=files_at_once)
     service = build_from_settings(settings, site.station_settings())
     service.start()
     service.server.start()
@@ -179,4 +183,49 @@ def test_rsync_stands_in_while_gridftp_does_not_answer(
         second = api.waitUpload(api.upload("falls-back", str(tmp_path), {"reprocessFiles": True})["id"], 60)
         assert second["status"] == "done", dict(second)
         assert moved_by(api, second["id"]) == {"gridftp"}
+    assert tree(experiment["dataDirectory"]) == tree(tmp_path)
+
+
+def test_nothing_is_lost_when_movers_are_killed_and_servers_hang_and_die(
+    site: Site, place: Path, tmp_path: Path, new_mongo_database: Callable[[], str]
+) -> None:
+    """F-04 and F-05 in one upload."""
+    experiment = site.experiment("troubled")
+    for number in range(300):
+        (tmp_path / f"frame {number}").write_bytes(number.to_bytes(4, "big") * 50_000)
+    first, second = GridFtpServer(place / "first"), GridFtpServer(place / "second")
+    settings = {
+        "servers": {"localhost": {"urls": [first.url, second.url]}},
+        "io_timeout": 2,
+        "connect_timeout": 1,
+        "rest_seconds": 0.5,
+    }
+    with (
+        running(first),
+        running(second),
+        serving(site, new_mongo_database(), gridftp=settings, files_at_once=50) as api,
+    ):
+        upload = api.upload("troubled", str(tmp_path))["id"]
+
+        def moving() -> psutil.Process | None:
+            for child in psutil.Process().children():
+                with suppress(psutil.NoSuchProcess):
+                    if child.name() == "globus-url-copy":
+                        return child
+            return None
+
+        killed = 0
+        for _ in range(3):
+            until(lambda: moving() is not None or api.getUploadInfo(upload)["status"] != "running")
+            if (mover := moving()) is not None:
+                mover.kill()
+                killed += 1
+        assert killed
+        first.signal(signal.SIGSTOP)
+        second.stop()
+        second.start()
+        until(lambda: api.getUploadInfo(upload)["nCompletedFiles"] >= 100)
+        first.signal(signal.SIGCONT)
+        done = api.waitUpload(upload, 90)
+        assert (done["status"], done["nCompletedFiles"], done["nProcessingErrors"]) == ("done", 300, 0), dict(done)
     assert tree(experiment["dataDirectory"]) == tree(tmp_path)

@@ -138,10 +138,9 @@ def test_push_takes_every_name(plain: GridFtpServer, root: Path) -> None:
 
 
 def test_push_with_a_host_certificate(secure: GridFtpServer, root: Path, credential: dict[str, Any]) -> None:
-    paths = fill(root, PLAIN[:4])
-    for channel in ("authenticated", "private"):
-        with transport(secure, data_channel=channel, **credential) as gridftp:
-            assert_moved(gridftp.move(batch(local(root), root, *paths)), root, paths)
+    paths = fill(root, PLAIN[:2])
+    with transport(secure, data_channel="private", **credential) as gridftp:
+        assert_moved(gridftp.move(batch(local(root), root, *paths)), root, paths)
 
 
 def test_push_without_a_server_where_staging_is_here(root: Path) -> None:

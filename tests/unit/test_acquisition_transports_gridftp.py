@@ -12,6 +12,7 @@ from dm.common.errors import InvalidArgument, TransferError
 from dm.station.acquisition.transports.base import FileStamp
 from dm.station.acquisition.transports.gridftp_control import Reply, _fact, require_speakable, speakable
 from dm.station.acquisition.transports.gridftp_copy import Connections, Ended, _options, place, quoted, url
+from dm.station.acquisition.transports.gridftp_push import whole
 from dm.station.acquisition.transports.gridftp_settings import GridFtpSettings, ServersSettings, server
 
 SERVER = {"s": {"urls": ["ftp://s"]}}
@@ -144,6 +145,17 @@ continuing on error: globus_ftp_client: the server responded with an error
 
 error: There were errors with 2 transfers.
 """
+
+
+def test_a_killed_run_proves_little() -> None:
+    there = {"f000001": 1 << 20, "f000003": 10}
+    done, failed, killed = Ended(0, b""), Ended(1, SAID), Ended(-9, b"")
+    assert whole("f000001", 1 << 20, there, done) and not whole("f000001", 1 << 21, there, done)
+    assert not whole("f000001", 1 << 20, there, failed), "it was complained of"
+    assert whole("f000003", 10, there, failed) and not whole("f000004", 10, there, done)
+    for unsure in (killed, None):
+        assert not whole("f000001", 1 << 20, there, unsure), "a block in the middle may be missing"
+        assert whole("f000003", 10, there, unsure)
 
 
 def test_complaints() -> None:

@@ -27,7 +27,7 @@ from dm.station.acquisition.transports.copying import (
 )
 from dm.station.acquisition.transports.gridftp_control import Fact, require_speakable
 from dm.station.acquisition.transports.gridftp_copy import Ended, copy, place, url
-from dm.station.acquisition.transports.gridftp_push import ROUNDS, Staging, Tools, not_arrived, require_reason
+from dm.station.acquisition.transports.gridftp_push import ROUNDS, Staging, Tools, not_arrived, require_reason, whole
 from dm.station.acquisition.transports.gridftp_settings import Server
 from dm.station.acquisition.transports.local import open_staging
 
@@ -171,7 +171,9 @@ class _Pull:
                 except TransferError as error:
                     stuck = error.message
                 arrived = self.staging.arrived(targets)
-                missing = {name: one for name, one in left.items() if arrived.get(name) != one.known.stamp.size}
+                missing = {
+                    name: one for name, one in left.items() if not whole(name, one.known.stamp.size, arrived, ended)
+                }
                 if not missing:
                     return {}
                 every = [*sources, *targets]

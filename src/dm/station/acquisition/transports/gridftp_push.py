@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
@@ -24,6 +24,7 @@ from dm.station.acquisition.transports.gridftp_settings import GridFtpSettings, 
 from dm.station.acquisition.transports.offering import Offer, digested, opened, parts
 
 ROUNDS = 4
+BLOCK = 256 << 10  # bytes that servers write at once
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,9 @@ def _send(tools: Tools, batch: TransferBatch, staging: Staging, offers: Iterable
                 stuck = error.message
             arrived = staging.arrived(servers)
             missing = {
-                name: offer for name, offer in left.items() if arrived.get(name) != before[name] and offer.steady
+                name: offer
+                for name, offer in left.items()
+                if not whole(name, before[name], arrived, ended) and offer.steady
             }
             if not missing:
                 return {}
@@ -150,6 +153,19 @@ def _send(tools: Tools, batch: TransferBatch, staging: Staging, offers: Iterable
     if len(missing) == len(before):
         require_reason(ended, stuck, missing, staging.where)
     return {name: not_arrived(offer.file, [name], ended, stuck, staging.where) for name, offer in missing.items()}
+
+
+def whole(name: str, size: int, arrived: Mapping[str, int], ended: Ended | None) -> bool:
+    """Whether a file surely arrived.
+
+    :param arrived: staged name -> size. :param ended: the run; ``None`` when it was given up: like one that was killed,
+        it may leave a file of full size in which a block is missing.
+    """
+    if arrived.get(name) != size:
+        return False
+    if ended is None or ended.killed:
+        return size <= BLOCK
+    return ended.code == 0 or not ended.complaint(name)
 
 
 def require_reason(ended: Ended | None, stuck: str, names: Iterable[str], where: str) -> None:
