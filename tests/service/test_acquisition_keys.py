@@ -388,18 +388,19 @@ def test_a_stopped_upload_is_aborted_and_can_be_cleared(bench: Bench) -> None:
 
 
 def test_no_key_is_forgotten_here() -> None:
-    """Every key that the service knows is used by a test of this module, or by the one named."""
+    """Every key that the service knows is used by a test of this module, or by the module named."""
     elsewhere = {
-        "workflowName": "test_a_job_per_file_and_one_per_directory",
-        "workflowOwner": "test_a_job_per_file_and_one_per_directory",
-        "workflowArgs": "test_a_job_per_file_and_one_per_directory",
-        "workflowJobOwner": "test_a_job_per_file_and_one_per_directory",
-        "workflowPer": "test_acquisition_plugin_workflow",
-        "completionRule": "test_acquisition_completion_rules",
-        "completionArgs": "test_acquisition_completion_rules",
-        "watchMethod": "test_acquisition_watch",
+        "workflowName": "system/test_acquisition_commands",
+        "workflowOwner": "system/test_acquisition_commands",
+        "workflowArgs": "system/test_acquisition_commands",
+        "workflowJobOwner": "system/test_acquisition_commands",
+        "workflowPer": "service/test_acquisition_plugin_workflow",
+        "completionRule": "service/test_acquisition_completion",
+        "completionArgs": "service/test_acquisition_completion",
+        "watchMethod": "service/test_acquisition_completion",
     }
-    here = Path(__file__).read_text()
-    published = [str(one.alias) for one in TaskSpec.model_fields.values()]
-    forgotten = [key for key in published if key not in elsewhere and key not in here]
-    assert not forgotten
+    tests = Path(__file__).parents[1]
+    for key in (str(one.alias) for one in TaskSpec.model_fields.values()):
+        module = tests / f"{elsewhere[key]}.py" if key in elsewhere else Path(__file__)
+        flag = "--" + "".join(f"-{sign.lower()}" if sign.isupper() else sign for sign in key)
+        assert key in (text := module.read_text()) or flag in text, key

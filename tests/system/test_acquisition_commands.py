@@ -180,6 +180,45 @@ def test_failed_files_of_a_daq_are_tried_again(
     assert api(ExperimentDaqApi).waitDaq(daq, 60)["nProcessingErrors"] == 1
 
 
+def test_where_is_my_file(
+    suite: Suite, api: Callable[[type], Any], experiment: str, source: Path, open_directory: Path
+) -> None:
+    """Asked, waited for, exported, left out, tried again and processed again, during and after a DAQ."""
+    words = ["--experiment", experiment, "--data-directory", source]
+    daq = suite.dm("dm-start-daq", *words, "--process-existing").split()[0].removeprefix("id=")
+    waited = suite.dm(
+        "dm-wait-file", "--experiment", experiment, "--path=run1/b.dat", "--until=cataloged", "--timeout=2m"
+    )
+    assert waited.startswith("path=run1/b.dat state=")
+    sentence, facts = suite.dm("dm-explain-file", "--source", source / "run1" / "b.dat").splitlines()
+    assert sentence.startswith("It is there: 'data/run1/b.dat'; the DAQ ") and sentence.endswith(".")
+    assert facts.startswith(f"reason=done daqId={daq} ")
+    assert "processHiddenFiles" in suite.dm("dm-explain-file", "--id", daq, "--path", ".hidden").splitlines()[0]
+    assert suite.dm("dm-skip-daq-files", "--id", daq, "--path", "later.dat", "--reason", "shutter") == "count=1 \n"
+    (source / "later.dat").write_bytes(b"later")
+    assert "is skipped: Left out by" in suite.dm("dm-wait-file", "--id", daq, "--path", "later.dat", status=11)
+    suite.dm("dm-stop-daq", *words)
+    assert "status=done" in suite.dm("dm-wait-daq", "--id", daq, "--timeout", "2m")
+    (counts,) = records(suite.dm("dm-list-daq-files", "--id", daq, "--counts", "--display-format=dict"))
+    assert (counts["countFiles"], counts["done"], counts["skipped"]) == (4, 3, 1)
+    assert suite.dm(
+        "dm-list-daq-files", "--id", daq, "--pattern=*.txt", "--since=1h", "--display-keys=path"
+    ).split() == ["path=run1/c.txt"]
+    timeline = suite.dm("dm-get-daq-file", "--id", daq, "--path", "later.dat", "--timeline")
+    assert "event=skipped" in timeline and suite.manager[0] in timeline and "shutter" in timeline
+    table = open_directory / "files.csv"
+    suite.dm("dm-export-daq-files", "--id", daq, "--output", table)
+    assert len(table.read_text().splitlines()) == 5 and not list(open_directory.glob(".*.part"))
+    assert '"path": "later.dat"' in suite.dm("dm-export-daq-files", "--id", daq, "--format=jsonl", "--state=skipped")
+    assert suite.dm("dm-reprocess-daq-files", "--id", daq, "--plugins=catalog", "--pattern=*.dat") == "count=2 \n"
+    assert "status=done" in suite.dm("dm-wait-daq", "--id", daq)
+    assert suite.dm("dm-retry-daq-files", "--id", daq, "--state=skipped") == "count=1 \n"
+    assert "nProcessedFiles=4" in suite.dm("dm-wait-daq", "--id", daq)
+    assert api(FileCatApi).getExperimentFile(experiment, "later.dat")["fileSize"] == 5
+    assert "is not 'done'" not in suite.dm("dm-wait-file", "--id", daq, "--path", "none", status=14)
+    assert "is no time" in suite.dm("dm-list-daq-files", "--id", daq, "--since", "yesterday", status=2)
+
+
 def test_plugins_are_listed_in_their_order(suite: Suite) -> None:
     names = suite.dm("dm-list-processing-plugins", "--display-keys", "name").split()
     assert names == ["name=metadata", "name=catalog", "name=workflow"]
@@ -213,6 +252,25 @@ def test_a_job_per_file_and_one_per_directory(
         if job.get("experimentName") == experiment and job["id"] not in {known["id"] for known in started}
     ]
     assert [job["filePath"] for job in further] == [root]
+
+
+def test_jobs_of_a_daq_belong_to_whom_its_keys_name(
+    suite: Suite, api: Callable[[type], Any], experiment: str, source: Path
+) -> None:
+    owner = suite.manager[0]
+    jobs = api(WorkflowProcApi)
+    jobs.upsertWorkflow({"name": "whose", "owner": owner, "stages": {"1": {"command": "echo $filePath"}}})
+    words = ["--experiment", experiment, "--data-directory", source]
+    daq = suite.dm(
+        "dm-start-daq", *words, "--process-existing", "workflowName:whose", f"workflowOwner:{owner}",
+        "workflowJobOwner:d123456", "processingMode:Directory",
+    ).split()[0].removeprefix("id=")  # fmt: skip
+    (info,) = records(suite.dm("dm-get-daq-info", "--id", daq, "-a", "--display-format=dict"))
+    assert info["workflowJobOwner"] == "d123456" and info["processingMode"] == "directory"
+    suite.dm("dm-stop-daq", *words, "--wait")
+    (job,) = jobs.listProcessingJobs("d123456", keyList="ALL")
+    root = api(ExperimentDsApi).getExperimentByName(experiment, STATION)["dataDirectory"]
+    assert (job["owner"], job["daqId"], job["filePath"]) == ("d123456", daq, root)
 
 
 def test_a_host_that_cannot_be_reached_is_refused_at_once(suite: Suite, experiment: str, source: Path) -> None:
