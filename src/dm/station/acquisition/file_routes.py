@@ -182,8 +182,8 @@ class FileDesk:
         """Return the handler that lists files."""
 
         def handler(request: Request, arguments: FilesArguments) -> list[dict[str, Any]]:
-            self.visible(request, kind, arguments.id)
             query = arguments.query()
+            self.visible(request, kind, arguments.id)
             return listing.listed_files(
                 self.office, arguments.id, query.state, arguments.skip, arguments.limit, query, arguments.after
             )
@@ -203,8 +203,9 @@ class FileDesk:
         """Return the handler that shows one file."""
 
         def handler(request: Request, arguments: FileArguments) -> dict[str, Any]:
+            path = relative(arguments.path)
             self.visible(request, kind, arguments.id)
-            record = listing.one_file(self.office, arguments.id, relative(arguments.path))
+            record = listing.one_file(self.office, arguments.id, path)
             if record is None:
                 raise ObjectNotFound(
                     f"File {arguments.path[:300]!a} does not exist in the ledger of {arguments.id}; ask for its "
@@ -218,8 +219,8 @@ class FileDesk:
         """Return the handler that exports files."""
 
         def handler(request: Request, arguments: ExportArguments) -> Stream:
-            self.visible(request, kind, arguments.id)
             chunks = exported(listing.once_each(self.office, arguments.id, arguments.query()), arguments.format)
+            self.visible(request, kind, arguments.id)
             name = f"{kind}-{arguments.id}.{arguments.format}"
             return Stream(lambda _first, _length: chunks, None, name, "", content_type=FORMATS[arguments.format])
 

@@ -114,7 +114,9 @@ def complete(office: Office, task_id: str, paths: Sequence[str], seconds: float)
     with office.pipeline.condition:
         task.told.append(telling)
     task.wake.set()
-    telling.wait(seconds, office.stopping)
+    with office.waits.place() as held:
+        if held:
+            telling.wait(seconds, office.stopping)
     return telling.answer()
 
 

@@ -12,7 +12,6 @@ from typing import Any, ClassVar
 from dm.common.client import ApiClient, ServiceMonitorApi, segment
 from dm.common.errors import InvalidArgument
 from dm.common.records import DmObject
-from dm.common.wire import literal
 
 __all__ = [
     "CatalogServiceApi",
@@ -196,7 +195,7 @@ class FileCatApi(_CatApi):
 
     def getExperimentFile(self, experimentName: str, experimentFilePath: str) -> FileMetadata:
         """Return a file's record. :raises ObjectNotFound: no such file."""
-        path = f"/experimentFilesByPath/{segment(experimentName)}/{segment(literal(experimentFilePath))}"
+        path = f"/experimentFilesByPath/{segment(experimentName)}/{segment(experimentFilePath)}"
         return self._record(FileMetadata, self.client.get(path))
 
     def getExperimentFileById(self, experimentName: str, id: str) -> FileMetadata:
@@ -236,7 +235,7 @@ class FileCatApi(_CatApi):
 
     def deleteExperimentFile(self, experimentName: str, experimentFilePath: str) -> FileMetadata:
         """Remove a file's record (not the file) and return it."""
-        path = f"/experimentFilesByPath/{segment(experimentName)}/{segment(literal(experimentFilePath))}"
+        path = f"/experimentFilesByPath/{segment(experimentName)}/{segment(experimentFilePath)}"
         return self._record(FileMetadata, self.client.delete(path))
 
     def deleteExperimentFileById(self, experimentName: str, id: str) -> FileMetadata:

@@ -12,7 +12,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from dm.common.client import segment
 from dm.common.errors import DmException, ObjectNotFound
 from dm.common.paths import decode, encode
-from dm.common.wire import literal
 from dm.station.acquisition.plugins.base import Order, Plugin, PluginBatch, PluginContext, PluginFile
 from dm.station.catalog.api import CatalogServiceApi
 
@@ -64,7 +63,7 @@ class Catalog(Plugin):
 
     def look_up(self, experiment: dict[str, Any], root: str, path: bytes) -> dict[str, Any] | None:
         """Return the catalog's record of a file."""
-        route = f"/experimentFilesByPath/{segment(str(experiment['name']))}/{segment(literal(path))}"
+        route = f"/experimentFilesByPath/{segment(str(experiment['name']))}/{segment(path)}"
         try:
             return dict(self._api.client.get(route, root=root))
         except ObjectNotFound:
