@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from dm.common.client import RestClient
 from dm.common.health import Health
 from dm.station.acquisition import metrics
 from dm.station.acquisition.alarms import Alarms
+from dm.station.acquisition.ledger import State, stamp_key
 from dm.station.acquisition.office import Office
 from dm.station.acquisition.pace import Pace, Progress
 from dm.station.acquisition.service import build_from_settings
@@ -84,7 +86,7 @@ def test_all_is_well_at_first(health: Health, daq: Task) -> None:
     status = health.status()
     assert status["status"] == "ok", status
     assert {check["name"] for check in status["checks"]} == {
-        "database", "lease", "tasks", "progress", "failures", "backlog", "sources",
+        "database", "lease", "tasks", "progress", "failures", "plugins", "backlog", "sources",
     }  # fmt: skip
 
 
@@ -250,6 +252,31 @@ def test_metrics_are_of_the_whole_station(health: Health, office: Office, daq: T
                  "dm_retries_total", "dm_file_rate", "dm_transport_seconds_sum"):  # fmt: skip
         assert name in text, name
     assert daq.id not in text and daq.experiment["name"] not in text and "secret-source" not in text
+
+
+def test_an_info_record_costs_the_same_however_many_files(health: Health, daq: Task) -> None:
+    def calls() -> int:
+        made = [0]
+
+        def count(_frame: Any, event: str, _argument: Any) -> None:
+            made[0] += event in ("call", "c_call")
+
+        sys.setprofile(count)
+        try:
+            daq.info()
+        finally:
+            sys.setprofile(None)
+        return made[0]
+
+    few = calls()
+    ledger = daq.ledger
+    with ledger._lock:
+        for number in range(100_000):
+            value = stamp_key(number, number) | (State.FAILED if number % 10 == 0 else State.DONE)
+            ledger._mark(number, value, number, "It failed." if number % 10 == 0 else "")
+    assert daq.info()["countFiles"] == 100_000
+    assert abs(calls() - few) < 50
+    ledger.clear()
 
 
 def test_nagios_hears_of_them(site: Site, new_mongo_database: Callable[[], str], tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from dm.common.errors import ConfigurationError, ServiceUnavailable
+from dm.common.errors import ConfigurationError, InvalidArgument, ServiceUnavailable
 from dm.station.acquisition.extensions import make_plugins
 from dm.station.acquisition.listing import listed_files
 from dm.station.acquisition.office import Office
@@ -187,6 +187,17 @@ def test_patience_has_an_end(
         record = finish(office, "upload", upload)
         assert (record["status"], record["nProcessingErrors"]) == ("failed", 12)
         assert len(beside.files) == 12
+
+
+def test_secrets_of_plugins_are_no_data(
+    site: Site, experiment: dict[str, Any], new_mongo_database: Callable[[], str], tmp_path: Path
+) -> None:
+    write(tmp_path, 1)
+    secretive = Seen()
+    secretive.secrets = (tmp_path / "webhook.secret",)
+    refused = pytest.raises(InvalidArgument, match="files of the DM installation itself")
+    with running_office(site, new_mongo_database(), [secretive]) as office, refused:
+        begin(office, "upload", experiment, tmp_path)
 
 
 def test_order_and_after() -> None:

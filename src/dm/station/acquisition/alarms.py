@@ -68,11 +68,19 @@ class Alarms:
         health.check("tasks", self._tasks)
         health.check("progress", lambda: self._each("progress", self._still, self._running))
         health.check("failures", lambda: self._each("failures", self._failing, lambda: "Files do not fail."))
+        health.check("plugins", self._plugins)
         health.check("backlog", self._waiting)
         health.check(
             "sources", lambda: self._each("sources", self._disk, lambda: "The disks of all sources have room.")
         )
         office.on_ended = self.ended
+
+    def _plugins(self) -> tuple[Level, str]:
+        """Warn of a plugin that does not come back."""
+        name, seconds = self.office.after.gate.longest()
+        if seconds > self.limits.stalled_minutes * 60:
+            return "warning", f"Plugin {name} has been busy with one batch for {seconds / 60:.0f} minutes."
+        return "ok", "No plugin is busy with one batch for long."
 
     def start(self) -> None:
         """Look at everything every few seconds from now on."""

@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dm.common import statuses, timestamps
@@ -53,12 +54,12 @@ def wish(kind: str, parts: Parts, experiment: dict[str, Any], directory: str, ta
     if kind == DAQ and read.only is not None:
         raise InvalidArgument("experimentFilePath names a single file; that is for uploads, not for DAQs.")
     place = sources.parse(directory, parts.settings, experiment, read.root)
-    sources.refuse_secrets(place, parts.secrets)
+    sources.refuse_secrets(place, _secrets(parts))
     if place.in_place or read.skip_transfer:
         read, echo = stored.settle(read, echo, place.source, experiment)
     if read.upload_data_directory_on_exit:
         last = sources.parse(read.upload_data_directory_on_exit, parts.settings, experiment, read.root)
-        sources.refuse_secrets(last, parts.secrets)
+        sources.refuse_secrets(last, _secrets(parts))
     known = {plugin.name for plugin in parts.plugins}
     for name in read.skip_plugins:
         if name not in known:
@@ -97,6 +98,11 @@ def _check_rule(kind: str, read: spec.TaskSpec, parts: Parts, source: Source) ->
     root = source.root if source.is_local else None
     text = read.completion_rule or default
     choice.build(text, read.completion_args, parts.settings.completion, RuleContext(root)).close()
+
+
+def _secrets(parts: Parts) -> tuple[Path, ...]:
+    """Return what never is data: the service's own secrets and those of its plugins."""
+    return (*parts.secrets, *(path for plugin in parts.plugins for path in plugin.secrets))
 
 
 def _hash(*parts: Any) -> str:

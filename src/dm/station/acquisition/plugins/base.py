@@ -16,6 +16,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -184,6 +185,8 @@ class Plugin(ABC):
     #: whether later plugins need what it adds to the files' metadata, which is kept in memory only: it then sees
     #: files again whenever a later plugin does
     prepares: ClassVar[bool] = False
+    #: files that hold its secrets; no DAQ or upload may read them as data
+    secrets: tuple[Path, ...] = ()
     #: set by the service from the table
     placing: PluginOptions = PluginOptions()
     #: whether a directory-mode upload calls it once for all files at the end instead of batch by batch

@@ -116,9 +116,11 @@ class Notify(Plugin):
         self._sender: Sender
         if settings.webhook is not None:
             self._sender = Webhook(settings.webhook)
+            self.secrets = (settings.webhook.secret_file,)
         else:
             assert settings.publish is not None
             self._sender = Publisher(settings.publish)
+            self.secrets = (settings.publish.key_file,)
 
     def process(self, batch: PluginBatch) -> None:
         """Send the messages in order; when the receiver is away, the rest waits with the one it missed."""
