@@ -166,6 +166,17 @@ def test_people_are_told_how_to_follow(suite: Suite, experiment: str, source: Pa
     assert upload and f"id={upload.group(1)} " in text
 
 
+def test_whoever_is_killed_gives_the_cursor_back(suite: Suite, experiment: str, source: Path) -> None:
+    words = ["--experiment", experiment, "--data-directory", source]
+    with terminal(suite, "dm-start-daq", *words, "--process-existing", "--follow") as shown:
+        shown.read("30 of 30 files")
+        shown.process.terminate()
+        shown.read()
+        assert shown.process.wait(30) == 143
+    assert shown.seen.rindex("\x1b[?25h") > shown.seen.rindex("\x1b[?25l")
+    suite.dm("dm-stop-daq", *words)
+
+
 def test_ctrl_c_leaves_a_daq_running_and_says_so(suite: Suite, experiment: str, source: Path) -> None:
     words = ["--experiment", experiment, "--data-directory", source]
     with terminal(suite, "dm-start-daq", *words, "--process-existing", "--follow") as shown:

@@ -5,6 +5,7 @@ Standard output stays the command's own: the record, as without following.
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -25,6 +26,7 @@ INTERVAL = 10.0
 _SHOWN_FAILURES = 10
 _SLOWEST = 0.05  # files per second; what is slower is told in bytes alone
 _IDLE = 5.0
+_SILENCE = 15.0  # answers come every five seconds at the latest
 _SHORTEST_BAR = 15
 _LARGE = 10_000_000  # bytes per file from which on files are too few to tell how far it is
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
@@ -193,11 +195,14 @@ class Bar:
         )
 
     def __enter__(self) -> Bar:
+        # Whoever is ended by a signal gives the cursor back, too.
+        self._before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
         self._live.__enter__()
         return self
 
     def __exit__(self, *exception: Any) -> None:
         self._live.__exit__(*exception)
+        signal.signal(signal.SIGTERM, self._before)
 
     def show(self, info: DaqInfo) -> None:
         """Show a record from now on."""
@@ -226,7 +231,10 @@ class Bar:
             row.add_row(bar)
             row.add_row(Text(text))
         lines: list[Any] = [row]
-        if obstacle := trouble(info):
+        obstacle, age = trouble(info), time.monotonic() - self._seen
+        if age > _SILENCE:
+            obstacle = f"No answer for {time_text(age)}; what was started goes on without us."
+        if obstacle:
             lines.append(Text(obstacle, style="yellow", no_wrap=True, overflow="ellipsis"))
         return Group(*lines)
 
