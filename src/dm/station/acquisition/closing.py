@@ -129,7 +129,8 @@ class Closing:
             for file in files:
                 file.error, file.transient = "", False
             try:
-                plugin.process(batch)
+                with task.meters.plugin_call(plugin.name):
+                    plugin.process(batch)
                 errors = [file for file in files if file.error]
                 if not errors:
                     return
