@@ -25,12 +25,12 @@ The same below ``/uploads/{id}``.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from dm.common.errors import ObjectNotFound
-from dm.common.paths import relative
+from dm.common.paths import display, encode, relative
 from dm.common.web.routes import MANAGER, USER, Arguments, Request, Route, Stream
 from dm.station.acquisition import amends, listing
 from dm.station.acquisition.amends import Choice
@@ -47,6 +47,16 @@ _PAGE = 1000
 _LONGEST_WAIT = 30.0
 _LONGEST_TEXT = 8192
 
+
+def _bounded(text: str) -> str:
+    if len(text) > _LONGEST_TEXT:
+        raise ValueError(f"it has more than {_LONGEST_TEXT} characters")
+    return text
+
+
+# Length limits of the model itself would refuse texts with undecodable bytes, which names of files may have.
+AnyText = Annotated[str, AfterValidator(_bounded)]
+
 SeesTask = Callable[[Request, Document], bool]
 Visible = Callable[[Request, str, str], None]
 
@@ -60,16 +70,15 @@ class IdArguments(Arguments):
 class FileArguments(IdArguments):
     """One file of it."""
 
-    path: str = Field(min_length=1, max_length=_LONGEST_TEXT, description="Relative to the data directory.")
+    path: AnyText = Field(description="Relative to the data directory.")
 
 
 class QueryArguments(IdArguments):
     """Some files of it."""
 
     state: str | None = Field(default=None, description=f"Only files in this state: {', '.join(listing.STATES)}.")
-    pattern: str = Field(
+    pattern: AnyText = Field(
         default="",
-        max_length=_LONGEST_TEXT,
         description="Only files whose path, or name, matches this shell wildcard.",
     )
     since: float | None = Field(
@@ -100,15 +109,11 @@ class ExportArguments(QueryArguments):
 class ChoiceArguments(IdArguments):
     """Files of it that a person decides about."""
 
-    path: str | None = Field(
+    path: AnyText | None = Field(
         default=None,
-        min_length=1,
-        max_length=_LONGEST_TEXT,
         description="Only this file, relative to the data directory.",
     )
-    pattern: str = Field(
-        default="", max_length=_LONGEST_TEXT, description="Only files whose path, or name, matches this shell wildcard."
-    )
+    pattern: AnyText = Field(default="", description="Only files whose path, or name, matches this shell wildcard.")
 
     def choice(self, who: str, state: str = "") -> Choice:
         """Return them as the use cases take them."""
@@ -128,7 +133,7 @@ class SkipArguments(ChoiceArguments):
     state: Literal["failed", "ready"] | None = Field(
         default=None, description="Only failed ones, or only those that wait for their turn; default: both."
     )
-    reason: str = Field(default="", max_length=1000, description="Why; kept with each file.")
+    reason: AnyText = Field(default="", description="Why; kept with each file.")
 
 
 class ReprocessArguments(ChoiceArguments):
@@ -146,14 +151,12 @@ class WantedArguments(Arguments):
     """A file, told by DAQ and path, by experiment and path, or by where it lies at its source."""
 
     id: str = Field(default="", max_length=100, description="Of a DAQ or upload; path is below its data directory.")
-    path: str = Field(default="", max_length=_LONGEST_TEXT, description="Relative; see id and experimentName.")
+    path: AnyText = Field(default="", description="Relative; see id and experimentName.")
     experiment_name: str = Field(
         default="", max_length=500, description="Of an experiment; path is the file's path in it, below root."
     )
     root: Literal["data", "analysis"] = Field(default="data", description="With experimentName: what path is below.")
-    source_path: str = Field(
-        default="", max_length=_LONGEST_TEXT, description="Where the file lies, as data directories are written."
-    )
+    source_path: AnyText = Field(default="", description="Where the file lies, as data directories are written.")
 
     def wanted(self) -> Wanted:
         """Return it as the use cases take it."""
@@ -247,7 +250,7 @@ class FileDesk:
                 request,
                 kind,
                 arguments.id,
-                lambda task: amends.skip(task, self.office.pipeline, choice, arguments.reason),
+                lambda task: amends.skip(task, self.office.pipeline, choice, display(encode(arguments.reason))),
             )
 
         return handler

@@ -40,7 +40,7 @@ from dm.common.errors import AuthorizationError, InvalidArgument, ObjectNotFound
 from dm.common.health import Health
 from dm.common.web.common import reset_alarms
 from dm.common.web.routes import MANAGER, USER, Arguments, Request, Route
-from dm.station.acquisition.file_routes import IdArguments, file_routes
+from dm.station.acquisition.file_routes import AnyText, IdArguments, file_routes
 from dm.station.acquisition.office import Office
 from dm.station.acquisition.prune import Pruner
 from dm.station.acquisition.prune_routes import prune_routes
@@ -56,7 +56,7 @@ class DirectoryArguments(Arguments):
     """A data directory of an experiment."""
 
     experiment_name: str = Field(min_length=1, max_length=500)
-    data_directory: str = Field(min_length=1, max_length=8192)
+    data_directory: AnyText
 
 
 class StartArguments(DirectoryArguments):
