@@ -233,7 +233,7 @@ class Bar:
         lines: list[Any] = [row]
         obstacle, age = trouble(info), time.monotonic() - self._seen
         if age > _SILENCE:
-            obstacle = f"No answer for {time_text(age)}; what was started goes on without us."
+            obstacle = f"No answer for {time_text(age)}; the service may be restarting."
         if obstacle:
             lines.append(Text(obstacle, style="yellow", no_wrap=True, overflow="ellipsis"))
         return Group(*lines)
