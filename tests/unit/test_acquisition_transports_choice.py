@@ -223,3 +223,11 @@ def test_results_are_told_apart() -> None:
     assert not Result(12, [], []).partial
     assert Result(11, [], [b"write failed: No space left on device (28)"]).partial
     assert Result(0, [b'skipping non-regular file "p"'], []).skipped(b"p")
+
+
+def test_a_full_disk_is_told_even_when_the_other_sides_text_was_lost() -> None:
+    lost = Result(11, [], [])
+    assert lost.partial and lost.full
+    assert "may be full" in lost.sentence()
+    assert Result(11, [], [b"rsync: write failed: No space left on device (28)"]).sentence().endswith("(28)")
+    assert not Result(12, [], []).partial and "no reason given" in Result(12, [], []).sentence()

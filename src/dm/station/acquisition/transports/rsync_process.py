@@ -17,6 +17,7 @@ from dm.common.errors import CommunicationError, ConfigurationError, DmException
 from dm.station.acquisition.transports.programs import kept, started
 
 OLDEST_SAFE = (3, 4, 3)
+FILE_IO = 11
 PARTIAL = 23
 VANISHED = 24
 _UNREACHABLE = {5, 10, 12, 30, 35, 124, 125, 126, 127, 255}
@@ -47,8 +48,11 @@ class Result:
 
     @property
     def full(self) -> bool:
-        """Whether the target's file system takes no more."""
-        return any(word.encode() in line for line in self.complaints for word in _FULL)
+        """Whether the target's file system takes no more.
+
+        The other side's text is lost now and then, as it ends before all it said has come over; its code is not.
+        """
+        return self.code == FILE_IO or any(word.encode() in line for line in self.complaints for word in _FULL)
 
     def complaint(self, path: bytes) -> str:
         """Return what was said of one file, or empty text."""
@@ -70,7 +74,8 @@ class Result:
         if len(text) > _SAID:
             text = f"{text[: _SAID // 3]} ... {text[-_SAID // 3 * 2 :]}"
         how = f"was killed by signal {-self.code}" if self.code < 0 else f"ended with code {self.code}"
-        return f"rsync {how}: {text or 'no reason given'}"
+        unsaid = "the file system on the other side could not be written, it may be full (No space left on device)"
+        return f"rsync {how}: {text or (unsaid if self.code == FILE_IO else 'no reason given')}"
 
     def failure(self, what: str) -> DmException:
         """Return the exception for a run that moved nothing useful."""
