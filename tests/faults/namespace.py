@@ -44,7 +44,7 @@ class Namespace:
 
     def remount(self, directory: Path, options: str) -> None:
         """Change it."""
-        self.run("mount", "-o", f"remount,{options}", directory)
+        self.run("mount", "-t", "tmpfs", "-o", f"remount,{options}", "none", directory)
 
 
 @contextmanager
