@@ -18,7 +18,7 @@ from dm.station.acquisition.plugins.catalog import Catalog, CatalogSettings
 from dm.station.acquisition.plugins.replica import Replica
 from dm.station.catalog.api import FileCatApi
 from tests.service import catalog_fixtures
-from tests.service.acquisition_fixtures import tree
+from tests.service.acquisition_fixtures import PRINCIPAL, finish, running_office, running_site, tree, until
 from tests.service.acquisition_hosts import running_sshd
 from tests.service.plugin_fixtures import NAMES, context, errors, plugin, stored
 
@@ -177,3 +177,31 @@ def test_the_catalog_hears_of_it_after_it_is_true(
         assert files.getExperimentFileCollectionStats("exp1")["countFiles"] == len(NAMES)
         for one in (made, known, files):
             one.close()
+
+
+def test_through_a_daq_that_changes_its_files(
+    new_postgres_database: Callable[[], str],
+    new_mongo_database: Callable[[], str],
+    certificates: Path,
+    open_directory: Path,
+) -> None:
+    """Files that change and come again arrive there, too; one whose source goes at once is copied from storage."""
+    site_directory, source, target = (open_directory / name for name in ("site", "detector", "hpc"))
+    for directory in (site_directory, source, target):
+        directory.mkdir(mode=0o755)
+    with running_site(site_directory, new_postgres_database(), certificates) as site:
+        experiment = site.experiment("copied")
+        made = replica(target)
+        with running_office(site, new_mongo_database(), [made], batch_files=10) as office:
+            keys = {"processExistingFiles": True, "destDirectory": "raw"}
+            daq = office.start("daq", PRINCIPAL, "copied", str(source), keys)["id"]
+            for name in NAMES:
+                Path(os.fsdecode(os.fsencode(source) + b"/" + name)).write_bytes(name)
+            until(lambda: office.info("daq", daq)["nCompletedFiles"] == len(NAMES), what="all copied")
+            for name in NAMES[:5]:
+                Path(os.fsdecode(os.fsencode(source) + b"/" + name)).write_bytes(b"second " + name)
+            until(lambda: tree(experiment["dataDirectory"] + "/raw") == tree(source), what="stored again")
+            office.stop("daq", daq, abort=False)
+            record = finish(office, "daq", daq)
+            assert (record["status"], record["nProcessingErrors"]) == ("done", 0)
+            assert tree(target / "copied" / "data" / "raw") == tree(source)

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from dm.common import statuses, timestamps
-from dm.common.errors import InvalidObjectState, ObjectNotFound
+from dm.common.errors import InvalidObjectState, ObjectNotFound, ServiceLimit, ServiceUnavailable
 from dm.common.paths import decode, encode
 from dm.station.acquisition import sources, spec
 from dm.station.acquisition.inplace import audit
@@ -26,6 +27,7 @@ from dm.station.acquisition.task import DAQ, root_directory, source_url
 from dm.station.acquisition.transports.base import Source
 
 _DAY = 86_400.0
+_AT_ONCE = 2  # callers; each may read for minutes
 _PAGE_BYTES = 4 << 30  # so much is read for one page, unless a single file is larger
 
 
@@ -47,9 +49,16 @@ class Wish:
 
 
 class Pruner:
-    """See the module."""
+    """See the module.
 
-    def __init__(self, store: Store, site: StorageSite, settings: AcquisitionSettings) -> None:
+    :param stopping: set when the service stops; a page then ends soon.
+    """
+
+    def __init__(
+        self, store: Store, site: StorageSite, settings: AcquisitionSettings, stopping: threading.Event | None = None
+    ) -> None:
+        self.stopping = stopping or threading.Event()
+        self._places = threading.BoundedSemaphore(_AT_ONCE)
         self.store = store
         self.site = site
         self.settings = settings
@@ -61,15 +70,22 @@ class Pruner:
             ``removable``, ``gone`` or ``kept`` - and ``reason``) and ``next``, the ``after`` of the next page or
             ``None``.
         :raises ObjectNotFound: no such DAQ or upload. :raises InvalidObjectState: it is running, or its files were not
-            moved, or lie on another machine.
+            moved, or lie on another machine. :raises ServiceLimit: too many do this already.
         """
         document = self.store.task(task_id)
         if document is None or document["kind"] != kind:
             raise ObjectNotFound(f"{_what(kind)} {task_id[:80]!r} does not exist.")
         if document["status"] not in statuses.INACTIVE:
             raise InvalidObjectState(f"{_what(kind)} {task_id} is {document['status']}; its files are not removed yet.")
-        task = _Finished(document, self.settings)
-        rows = self.store.rows_in(task_id, "done", wish.after, wish.limit)
+        if not self._places.acquire(blocking=False):
+            raise ServiceLimit(f"Source files are removed by {_AT_ONCE} callers already; try again when one has ended.")
+        try:
+            return self._page(_Finished(document, self.settings), wish)
+        finally:
+            self._places.release()
+
+    def _page(self, task: _Finished, wish: Wish) -> dict[str, Any]:
+        rows = self.store.rows_in(task.id, "done", wish.after, wish.limit)
         page = list(_up_to(rows, _PAGE_BYTES))
         files = self._judge(task, page, wish)
         more = len(page) < len(rows) or len(rows) == wish.limit
@@ -83,6 +99,8 @@ class Pruner:
         checked = self.site.check_files(task.experiment, task.spec.root, targets, read_again=wish.read_again)
         told = []
         for row in rows:
+            if self.stopping.is_set():
+                raise ServiceUnavailable("The service stops; begin anew after its start.")
             path = bytes(row["pathBytes"])
             answer = checked.get(task.target(path))
             if answer is None:

@@ -284,7 +284,7 @@ def routes(office: Office, health: Health) -> list[Route]:
         Route("GET", "/processingPlugins", desk.plugins, USER, "List the processing plugins of this station."),
         reset_alarms(health, MANAGER),
         *file_routes(office, desk.visible, desk.sees_task),
-        *prune_routes(Pruner(office.store, office.parts.site, office.parts.settings)),
+        *prune_routes(Pruner(office.store, office.parts.site, office.parts.settings, office.pipeline.stop_event)),
     ]
     table.append(
         Route(
