@@ -359,6 +359,9 @@ def test_counters_say_what_they_are_called(bench: Bench) -> None:
     assert record["fileRate"] > 0 and record["byteRate"] > 0
     assert record["endTime"] >= record["startTime"] and record["endTimestamp"][:2] == "20"
     assert "secondsRemaining" not in record
+    page = (Path(__file__).parents[2] / "docs/reference/daq-keys.md").read_text()
+    named = {key for info in [*seen, record.data] for key in info}
+    assert not [key for key in named if f"`{key}`" not in page]
 
 
 def test_a_record_waits_for_its_next_revision(bench: Bench) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from dm.common.errors import InvalidArgument
-from dm.station.acquisition.spec import parse, parse_words
+from dm.station.acquisition.spec import TaskSpec, parse, parse_words
 
 
 def test_texts_become_their_types_and_other_keys_are_metadata() -> None:
@@ -77,3 +80,20 @@ def test_info_keys_cannot_be_smuggled() -> None:
     spec, echo = parse({"experimentName": "other", "dataDirectory": "/etc", "_id": 1})
     assert spec.metadata == {}
     assert echo == {}
+
+
+def test_the_reference_page_names_every_key_and_no_other() -> None:
+    page = (Path(__file__).parents[2] / "docs/reference/daq-keys.md").read_text()
+    asked, _, _told = page.partition("## The info record")
+    rows = [line.split("|")[1] for line in asked.splitlines() if line.startswith("| `")]
+    named = {key for row in rows for key in re.findall(r"`(\w+)`", row)}
+    assert named == {str(field.alias) for field in TaskSpec.model_fields.values()}
+
+
+def test_where_the_upload_at_the_end_goes_is_checked_at_the_start() -> None:
+    both = parse({"uploadDataDirectoryOnExit": "/logs", "uploadTargetDirectoryOnExit": "a/b"})[0]
+    assert both.exit_destination == "a/b"
+    with pytest.raises(InvalidArgument, match="needs uploadDataDirectoryOnExit"):
+        parse({"uploadDestDirectoryOnExit": "a"})
+    with pytest.raises(InvalidArgument, match=r"'\.\.'"):
+        parse({"uploadDataDirectoryOnExit": "/logs", "uploadDestDirectoryOnExit": "../a"})
