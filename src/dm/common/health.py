@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeVar
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.metrics import MetricWrapperBase
 
+from dm.common import spent
 from dm.common.logs import scrub
 
 Level = Literal["ok", "warning", "critical"]
@@ -69,6 +70,7 @@ class Health:
         self.station = station
         self.registry = CollectorRegistry(auto_describe=True)
         ProcessCollector(registry=self.registry)
+        self.registry.register(spent.Parts())
         self._began = time.monotonic()
         self._version = version()
         self._lock = threading.Lock()

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from dm.common.spent import part
 from dm.site.storage.directories import DIRECTORY_MODE, FILE_MODE, Owner, enter, opened_directory
 
 DIRECTORY = b"manifest"
@@ -59,7 +60,8 @@ class Manifest:
             rest = memoryview(text)
             while rest:
                 rest = rest[os.write(descriptor, rest) :]
-            os.fsync(descriptor)
+            with part("fsync"):
+                os.fsync(descriptor)
         finally:
             os.close(descriptor)
 

@@ -27,6 +27,7 @@ from sqlalchemy import Connection, RowMapping
 
 from dm.common import digests, paths
 from dm.common.errors import DmException, InvalidObjectState, ObjectAlreadyExists, ServiceUnavailable, TransferError
+from dm.common.spent import part
 from dm.site.storage import batch_store, experiment_store, file_store
 from dm.site.storage.batches import TAKEN
 from dm.site.storage.directories import DIRECTORY_MODE, STAGING, Owner, Owners, enter, opened_directory
@@ -99,7 +100,7 @@ class Publishing:
         items = [Staged(paths.encode(entry["path"]), paths.encode(entry["stagedName"]), entry) for entry in batch.files]
         groups = [items[start : start + _FILES_PER_TASK] for start in range(0, len(items), _FILES_PER_TASK)]
         list(self._pool.map(lambda group: verify_all(taken, group, owner, self._stop), groups))
-        with self._store.transaction() as connection:
+        with part("publish"), self._store.transaction() as connection:
             _Commit(connection, batch, items, owner=owner, taken=taken).run()
         return items
 
@@ -210,7 +211,8 @@ class _Commit:
                     if item.path in self._kept:
                         tree.keep(item.path, versions, self._kept[item.path])
                     tree.place(staging, item)
-            tree.sync()
+            with part("fsync"):
+                tree.sync()
             failed = [paths.decode(item.path) for item in placing if item.error is not None]
             end = {
                 "event": "committed",

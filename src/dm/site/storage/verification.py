@@ -21,6 +21,7 @@ from dm.common.errors import (
     ServiceLimit,
     TransferError,
 )
+from dm.common.spent import part
 from dm.site.storage.directories import FILE_MODE, Owner
 
 LOG = logging.getLogger(__name__)
@@ -104,8 +105,9 @@ class _Reading(io.FileIO):
 
 def verify_all(taken: str, items: list[Staged], owner: Owner, stop: threading.Event | None = None) -> None:
     """Call :func:`verify` for each."""
-    for item in items:
-        verify(taken, item, owner, stop)
+    with part("verify"):
+        for item in items:
+            verify(taken, item, owner, stop)
 
 
 def verify(taken: str, item: Staged, owner: Owner, stop: threading.Event | None = None) -> None:
@@ -144,7 +146,8 @@ def dress(descriptor: int, item: Staged, owner: Owner) -> None:
     """Give an open file its final owner, mode and time, and put it safely on disk."""
     owner.apply(descriptor, item.mode)
     os.utime(descriptor, ns=(item.mtime_ns, item.mtime_ns))
-    os.fsync(descriptor)
+    with part("fsync"):
+        os.fsync(descriptor)
 
 
 def _verify_open(descriptor: int, item: Staged, stop: threading.Event | None) -> None:
@@ -181,7 +184,7 @@ def _verify_open(descriptor: int, item: Staged, stop: threading.Event | None) ->
 def digest(descriptor: int, algorithms: set[str], stop: threading.Event | None = None) -> tuple[int, dict[str, str]]:
     """Digest an open file from its beginning. :raises StoppedError: ``stop`` was set meanwhile."""
     os.lseek(descriptor, 0, os.SEEK_SET)
-    with _Reading(descriptor, stop) as stream:
+    with part("digest"), _Reading(descriptor, stop) as stream:
         return digests.digest_stream(cast(BinaryIO, stream), sorted(algorithms))
 
 

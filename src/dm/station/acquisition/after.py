@@ -9,6 +9,7 @@ from collections import defaultdict
 
 from dm.common.errors import DmException, InvalidRequest
 from dm.common.paths import encode
+from dm.common.spent import part
 from dm.station.acquisition.batch import Batch, Load
 from dm.station.acquisition.gate import Gate
 from dm.station.acquisition.inplace import remove_sources
@@ -121,7 +122,7 @@ class After:
             id=batch.id,
         )
         try:
-            with task.meters.plugin_call(plugin.name):
+            with part(f"plugin {plugin.name}"), task.meters.plugin_call(plugin.name):
                 plugin.process(call)
             self.gate.answered(plugin, "", self.pipeline.pause_for)
         except DmException as error:

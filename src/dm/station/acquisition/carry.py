@@ -194,8 +194,9 @@ class Carry:
         """
         deadline = time.monotonic() + 10 * _POLL_SECONDS
         while True:
-            asked = time.monotonic()
+            asked = 0.0
             if answer is None:
+                asked = time.monotonic()
                 answer = self.site.result(batch.id, _POLL_SECONDS, batch.task.grant)
             if answer["state"] == "committed":
                 if moved := batch.times.get("moved"):

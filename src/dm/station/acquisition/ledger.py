@@ -17,7 +17,8 @@ import logging
 import struct
 import threading
 import time
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +26,7 @@ import xxhash
 
 from dm.common.errors import ServiceUnavailable
 from dm.common.paths import decode, display
+from dm.common.spent import part
 from dm.station.acquisition import journal
 from dm.station.acquisition.completion import Rule
 from dm.station.acquisition.store import Document, Store
@@ -297,7 +299,8 @@ class Ledger:
         if told:
             self.finish([(item, State.READY, {"rule": item.rule, "attempts": 0, "lastError": ""}) for item in told])
         if untold:
-            self._take_in(untold)
+            with part("ledger"):
+                self._take_in(untold)
         return items
 
     def _take_in(self, items: list[Item]) -> None:
@@ -341,8 +344,11 @@ class Ledger:
         :param outcomes: item, new state, and further fields (``lastError``, ``digests``, ``md5Sum``, ``version``,
             ``attempts``, ``pendingPlugins``, ``notes``; ``times`` with ``moved`` and ``stored``).
         """
-        if not outcomes:
-            return
+        if outcomes:
+            with part("ledger"):
+                self._finish(outcomes)
+
+    def _finish(self, outcomes: list[tuple[Item, State, Document]]) -> None:
         now = time.time()
         new: list[Document] = []
         changes: list[tuple[str, Document]] = []
@@ -472,6 +478,13 @@ class Ledger:
                 if entry[0] == path:
                     return shown_entry(entry)
         return None
+
+
+def tally(store: Store, task: str) -> Callable[[State], int]:
+    """Return a function that tells how many files of a task that does not run are in a state, from its journal."""
+    last = {key: value for _, data in store.journal_of(task) for key, value, _size in journal.unpack_records(data)}
+    counts = Counter(value & _STATE_BITS for value in last.values())
+    return lambda state: counts[int(state)]
 
 
 def item_of(row: Document) -> Item:

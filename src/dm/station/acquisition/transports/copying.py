@@ -7,6 +7,7 @@ several files at a time; large ones hand MD5 to a helper thread, which doubles t
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import hashlib
 import os
@@ -17,16 +18,22 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import xxhash
 
 from dm.common.digests import CHUNK, VERIFICATION
 from dm.common.errors import DmException, InvalidArgument, ObjectNotFound
 from dm.common.paths import display, opened_parent
+from dm.common.spent import part
 from dm.station.acquisition.transports.base import FileOutcome, FileStamp
 
 PARALLEL_FROM = 32 << 20
 _RING = 4
+_SYNC_FILE_RANGE_WRITE = 2
+_sync_file_range = getattr(ctypes.CDLL(None), "sync_file_range", None)
+if _sync_file_range is not None:
+    _sync_file_range.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
 _local = threading.local()
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
@@ -160,14 +167,17 @@ def copy_digesting(
             if not count:
                 break
             chunk = memoryview(buffer)[:count]
-            if slow is not None and helper:
-                pending = helper.submit(slow.update, chunk)
-            elif slow is not None:
-                slow.update(chunk)
-            ring.append((buffer, pending))
-            fast.update(chunk)
+            with part("digest"):
+                if slow is not None and helper:
+                    pending = helper.submit(_update, slow, chunk)
+                elif slow is not None:
+                    slow.update(chunk)
+                ring.append((buffer, pending))
+                fast.update(chunk)
             if target is not None:
                 _write(target, chunk, shown, where)
+                if parallel:
+                    start_writing(target, done, count)
             done += count
             if moved is not None:
                 moved(count)
@@ -175,6 +185,18 @@ def copy_digesting(
         if helper:
             helper.shutdown()
     return Copied(done, {VERIFICATION: fast.hexdigest()}, slow.hexdigest() if slow is not None else "")
+
+
+def _update(digest: Any, chunk: memoryview) -> None:
+    with part("digest"):
+        digest.update(chunk)
+
+
+def start_writing(target: int, offset: int, count: int) -> None:
+    """Let the system begin to write a part of a file to disk, without waiting, so that a later ``fsync`` has little
+    left to do; where it cannot, that waits longer."""
+    if _sync_file_range is not None:
+        _sync_file_range(target, offset, count, _SYNC_FILE_RANGE_WRITE)
 
 
 def _buffers(parallel: bool) -> list[bytearray]:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from dm.common.errors import DmException, InvalidArgument, TransferError
 from dm.common.paths import display
+from dm.common.spent import part
 from dm.station.acquisition.transports.base import FileOutcome, Source, TransferBatch, TransferFile, Transport
 from dm.station.acquisition.transports.copying import (
     CopyError,
@@ -65,10 +66,8 @@ class Local(Transport):
         with open_staging(batch.staging_directory) as staging:
             require_root(batch.source)
             if len(batch.files) == 1:
-                return [_copy(batch, staging.descriptor, batch.files[0])]
-            groups = self._workers.map(
-                lambda files: [_copy(batch, staging.descriptor, file) for file in files], _groups(batch.files)
-            )
+                return _copy_all(batch, staging.descriptor, batch.files)
+            groups = self._workers.map(lambda files: _copy_all(batch, staging.descriptor, files), _groups(batch.files))
             return [outcome for group in groups for outcome in group]
 
     def close(self) -> None:
@@ -143,6 +142,11 @@ def require_root(source: Source) -> None:
         check_directory(source)
     except DmException as error:
         raise TransferError(error.message) from error
+
+
+def _copy_all(batch: TransferBatch, staging: int, files: list[TransferFile]) -> list[FileOutcome]:
+    with part("copy"):
+        return [_copy(batch, staging, file) for file in files]
 
 
 def _copy(batch: TransferBatch, staging: int, file: TransferFile) -> FileOutcome:
