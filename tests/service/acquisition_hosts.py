@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -99,9 +100,15 @@ def may_mount(request: pytest.FixtureRequest) -> bool:
     """Whether this account may mount; if not, run the whole test once more in a namespace where it may."""
     if os.geteuid() == 0:
         return True
-    again = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", request.node.nodeid]
-    root = request.config.rootpath
-    done = subprocess.run(["unshare", "--map-root-user", "--mount", *again], cwd=root, capture_output=True, check=False)
+    with tempfile.TemporaryDirectory() as place:
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--basetemp={place}/tests"]
+        done = subprocess.run(
+            ["unshare", "--map-root-user", "--mount", *command, request.node.nodeid],
+            cwd=request.config.rootpath,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            check=False,
+        )
     assert done.returncode == 0, done.stdout.decode()
     return False
 
