@@ -217,7 +217,7 @@ def test_health(service: Server, site: Site, monkeypatch: pytest.MonkeyPatch) ->
         import httpx
 
         text = httpx.get(f"{url(service)}/metrics", verify=monitor.client._tls()).text
-        for name in ("dm_files{", "dm_stored_bytes", "dm_oldest_waiting_seconds"):
+        for name in ("dm_files{", "dm_file_bytes{", "dm_oldest_unfinished_seconds", "dm_lag_seconds_bucket"):
             assert name in text
     finally:
         monitor.client.close()
