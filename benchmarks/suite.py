@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
+import ssl
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +28,11 @@ for name in sorted(os.listdir(source)):
     with open(os.path.join(target, name), "wb") as stream:
         stream.write(data)
 """
+_SERVICES = {
+    "storage": "DM_DS_WEB_SERVICE_URL",
+    "acquisition": "DM_DAQ_WEB_SERVICE_URL",
+    "catalog": "DM_CAT_WEB_SERVICE_URL",
+}
 _TICK = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -144,6 +152,17 @@ class Suite:
         """Return component -> what it uses."""
         return {name: usage(pid) for name, pid in self.pids().items() if not only or name in only}
 
+    def parts(self) -> dict[str, float]:
+        """Return ``<service>: <part>`` -> CPU seconds so far, as the services' own metrics tell."""
+        found: dict[str, float] = {}
+        trust = ssl.create_default_context(cafile=os.environ["DM_CA_FILE"])
+        for name, variable in _SERVICES.items():
+            with urllib.request.urlopen(f"{os.environ[variable]}/metrics", context=trust, timeout=30) as reply:
+                text = reply.read().decode()
+            for part, seconds in re.findall(r'^dm_cpu_seconds_total{part="([^"]*)"} (\S+)$', text, re.MULTILINE):
+                found[f"{name}: {part}"] = float(seconds)
+        return found
+
     def part(self, name: str) -> Any:
         """Return a component, to start, stop or ask it."""
         return self._components.chosen(name, self.layout.settings)[0]
@@ -174,6 +193,7 @@ class Suite:
         seconds = time.perf_counter() - begun
         if move:
             ready.rmdir()
+        shutil.rmtree(target)  # stored and cataloged: the disk is needed
         return seconds
 
     def verify(self, expected: int) -> None:

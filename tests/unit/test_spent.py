@@ -5,8 +5,6 @@ from __future__ import annotations
 import threading
 import time
 
-import pytest
-
 from dm.common.spent import Parts, part
 
 
@@ -28,8 +26,8 @@ def test_a_part_within_a_part_counts_once_and_waiting_does_not() -> None:
         with part("inner"):
             burn(0.05)
         time.sleep(0.05)
-    assert seconds("inner") - inner == pytest.approx(0.05, abs=0.02)
-    assert seconds("outer") - outer == pytest.approx(0.02, abs=0.02)
+    assert seconds("inner") - inner >= 0.05
+    assert 0.02 <= seconds("outer") - outer < 0.05
 
 
 def test_threads_add_up_also_when_their_work_fails() -> None:
@@ -48,4 +46,4 @@ def test_threads_add_up_also_when_their_work_fails() -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert seconds("shared") - before == pytest.approx(0.06, abs=0.03)
+    assert seconds("shared") - before >= 0.06
