@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from dm.common.errors import ConfigurationError, InvalidArgument, ServiceUnavailable
+from dm.common.errors import ConfigurationError, InvalidArgument, ObjectNotFound, ServiceUnavailable
 from dm.station.acquisition.extensions import make_plugins
 from dm.station.acquisition.listing import listed_files
 from dm.station.acquisition.office import Office
@@ -175,6 +175,34 @@ def test_a_service_that_is_away_stops_nothing_else(
         assert told == {name: os.path.getsize(os.fsencode(source) + b"/" + name) for name in names}
         assert not set(second[2].files) - {b"f0"}, "what had its turn has not another"
         assert {row["version"] for row in listed_files(office, daq, None, 0, 100) if row["path"] == "f0"} == {2}
+
+
+class Choosy(Seen):
+    """Cannot do the files of one upload, and says so by an exception."""
+
+    calls = 0
+
+    def act(self, batch: PluginBatch) -> None:
+        if any(b"bad" in file.path for file in batch.files):
+            self.calls += 1
+            raise ObjectNotFound("The experiment is unknown there.")
+
+
+def test_an_error_about_some_files_is_no_outage(
+    site: Site, experiment: dict[str, Any], new_mongo_database: Callable[[], str], tmp_path: Path
+) -> None:
+    choosy = Choosy()
+    names = write(tmp_path, 30)
+    options: dict[str, Any] = {"batch_files": 5, "retry_first_seconds": 5, "retry_most_seconds": 5}
+    with running_office(site, new_mongo_database(), [choosy], **options) as office:
+        bad = begin(office, "upload", experiment, tmp_path, destDirectory="bad")
+        until(lambda: choosy.calls)
+        good = begin(office, "upload", experiment, tmp_path, destDirectory="good")
+        assert finish(office, "upload", good)["status"] == "done"
+        assert choosy.files.keys() == {b"good/" + name for name in names}
+        assert not office.after.gate.away(choosy)
+        office.stop("upload", bad, abort=True)
+        assert finish(office, "upload", bad)["status"] == "aborted"
 
 
 def test_patience_has_an_end(

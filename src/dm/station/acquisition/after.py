@@ -7,7 +7,16 @@ import os
 import time
 from collections import defaultdict
 
-from dm.common.errors import DmException, InvalidRequest
+from dm.common.errors import (
+    AuthenticationError,
+    CommunicationError,
+    DmException,
+    InvalidRequest,
+    InvalidSession,
+    ServiceUnavailable,
+    TaskTimeout,
+    TransferError,
+)
 from dm.common.paths import encode
 from dm.common.spent import part
 from dm.station.acquisition.batch import Batch, Load
@@ -22,6 +31,14 @@ from dm.station.acquisition.store import Document, Store
 from dm.station.acquisition.task import Task, source_url
 
 _log = logging.getLogger(__name__)
+_AWAY = (  # what says of a service that nobody need ask it now; other errors may be about these files only
+    AuthenticationError,
+    CommunicationError,
+    InvalidSession,
+    ServiceUnavailable,
+    TaskTimeout,
+    TransferError,
+)
 _CARRIED = 3  # times that a batch in memory is tried before its files wait in the database
 _NO_PLACE = 0.02  # seconds until a batch is looked at again that found a plugin occupied; each time half as much more
 _TURNED_AWAY = 10  # times, about 3 s, that it is kept in memory for that
@@ -126,8 +143,7 @@ class After:
                 plugin.process(call)
             self.gate.answered(plugin, "", self.pipeline.pause_for)
         except DmException as error:
-            if not isinstance(error, InvalidRequest):
-                self.gate.answered(plugin, error.message, self.pipeline.pause_for)
+            self.gate.answered(plugin, error.message if isinstance(error, _AWAY) else "", self.pipeline.pause_for)
             _log.warning("Plugin %s of %s %s: %s", plugin.name, task.kind, task.id, error)
             for _load, file in pairs:
                 file.fail(error.message, transient=not isinstance(error, InvalidRequest))
