@@ -59,6 +59,8 @@ def task_options(function: F) -> F:
                help="Settings of that rule, e.g. marker:{stem}.done; several in one text or several times."),
         option("--processing-mode", type=click.Choice(["files", "directory"], case_sensitive=False),
                help="A job per file, or one for the whole directory."),
+        option("--workflow-per", type=click.Choice(["file", "batch"]),
+               help="A job for each file, or for each batch of files moved together; default: as the station says."),
         option("--on-conflict", type=click.Choice(["fail", "replace", "version"]),
                help="What to do when storage has another file of the same path."),
     ]  # fmt: skip
