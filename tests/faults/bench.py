@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pymongo import MongoClient
 
@@ -28,6 +28,7 @@ from dm.site.storage.bootstrap import Station, bootstrap
 from dm.site.storage.settings import StorageSettings
 from tests.service.acquisition_fixtures import ADMIN, MANAGER, QUICK, SERVICE, STATION, until
 
+F = TypeVar("F", bound=Callable[..., Any])
 ROOT = os.geteuid() == 0
 OWNER = pwd.getpwnam("nobody") if ROOT else pwd.getpwuid(os.geteuid())
 NAMES = ("storage", "catalog", "acquisition", "processing")
@@ -282,13 +283,13 @@ class Bench:
         self.configure(**acquisition)
         self.acquisition.start()
 
-    def restore(self) -> None:
-        """Put everything back for the next test: services running, default settings."""
+    def restore(self, **acquisition: Any) -> None:
+        """Put everything back for the next test: services running, acquisition with these settings."""
         self.mongo.start()
         for service in self.services[:3]:
             if not service.alive():
                 service.start()
-        self.reconfigure()
+        self.reconfigure(**acquisition)
 
     def grant_secrets(self) -> list[bytes]:
         """Return the secrets of all grants the acquisition service holds."""
@@ -385,6 +386,16 @@ class Bench:
     def arrived(self, experiment: Mapping[str, Any]) -> int:
         """Return how many files lie at final names (no request: services may be down)."""
         return sum(len(files) for _place, _names, files in os.walk(self.data(experiment)))
+
+
+def settings(**acquisition: Any) -> Callable[[F], F]:
+    """Say with which settings of the acquisition service a test wants its bench."""
+
+    def say(test: F) -> F:
+        test.bench_settings = acquisition  # type: ignore[attr-defined]
+        return test
+
+    return say
 
 
 def fill(source: Path, count: int, size: int = 3000, prefix: str = "f", seed: int = 0) -> None:

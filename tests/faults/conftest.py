@@ -24,9 +24,9 @@ def shared_bench(run_directory: Path, new_postgres_database: Callable[[], str], 
 
 
 @pytest.fixture
-def bench(shared_bench: Bench) -> Iterator[Bench]:
-    """The shared bench, all services up with their usual settings before the test."""
-    shared_bench.restore()
+def bench(shared_bench: Bench, request: pytest.FixtureRequest) -> Iterator[Bench]:
+    """The shared bench, all services up, with their usual settings or those the test says it wants."""
+    shared_bench.restore(**getattr(request.function, "bench_settings", {}))
     yield shared_bench
 
 

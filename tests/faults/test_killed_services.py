@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.bench import Bench, fill
+from tests.faults.bench import Bench, fill, settings
 from tests.faults.injection import hits, injected
 from tests.faults.invariant import Task, check
 from tests.service.acquisition_fixtures import until
@@ -36,16 +36,16 @@ def kill_loop(bench: Bench, source: Path, seed: int, kills: int) -> None:
     check(bench, experiment, source, task=Task("upload", upload["id"]))
 
 
+@settings(batch_files=50, batches_per_task=2)
 @pytest.mark.timeout(400)
 def test_f01_killed_5_times_during_an_upload_of_5000_files(bench: Bench, source: Path) -> None:
-    bench.reconfigure(batch_files=50, batches_per_task=2)
     kill_loop(bench, source, seed=int(os.environ.get("DM_TEST_SEED", "1")), kills=5)
 
 
+@settings(batch_files=50, batches_per_task=2)
 @pytest.mark.long
 @pytest.mark.timeout(1800)
 def test_f01_killed_50_times_during_an_upload_of_5000_files(bench: Bench, source: Path) -> None:
-    bench.reconfigure(batch_files=50, batches_per_task=2)
     kill_loop(bench, source, seed=int(os.environ.get("DM_TEST_SEED", str(time.time_ns() % 10_000))), kills=50)
 
 
@@ -80,20 +80,20 @@ def killed_in_window(bench: Bench, source: Path, log: Path, name: str, call: str
     return died
 
 
+@settings(batch_files=4)
 @pytest.mark.parametrize(("name", "call", "number"), WINDOWS)
 def test_f02_killed_between_two_writes(
     bench: Bench, source: Path, tmp_path: Path, name: str, call: str, number: int
 ) -> None:
-    bench.reconfigure(batch_files=4)
     assert killed_in_window(bench, source, tmp_path / "strace", name, call, number)
 
 
+@settings(batch_files=4)
 @pytest.mark.long
 @pytest.mark.parametrize(("name", "call", "number"), MORE_WINDOWS)
 def test_f02_killed_between_any_two_writes(
     bench: Bench, source: Path, tmp_path: Path, name: str, call: str, number: int
 ) -> None:
-    bench.reconfigure(batch_files=4)
     killed_in_window(bench, source, tmp_path / "strace", name, call, number)
 
 
@@ -104,7 +104,7 @@ def test_f03_stopped_in_the_middle(bench: Bench, source: Path, name: str) -> Non
     experiment = bench.experiment()
     fill(source, 150, 3000)
     with (source / "large").open("wb") as stream:
-        stream.truncate(300 << 20)
+        stream.truncate(100 << 20)
     upload = bench.begin("upload", experiment, source)
     until(lambda: bench.arrived(experiment) > 0)
     assert service.stop() == 0

@@ -11,11 +11,11 @@ import psutil
 import pytest
 
 from dm.station.processing.api import WorkflowProcApi
-from tests.faults.bench import Bench, Service, fill
+from tests.faults.bench import Bench, Service, fill, settings
 from tests.faults.invariant import Task, check
 from tests.service.acquisition_fixtures import MANAGER, until
 
-SHORT, LONG = 3.0, pytest.param(60.0, marks=[pytest.mark.long, pytest.mark.timeout(400)])
+SHORT, LONG = 2.0, pytest.param(60.0, marks=[pytest.mark.long, pytest.mark.timeout(400)])
 
 
 def closed(bench: Bench, experiment: dict, source: Path, daq: dict, count: int) -> None:
@@ -38,8 +38,8 @@ def movers(service: Service) -> list[psutil.Process]:
     return found
 
 
+@settings(transports={"rsync": {}}, batch_files=5)
 def test_f04_the_mover_is_killed(bench: Bench, source: Path) -> None:
-    bench.reconfigure(transports={"rsync": {}}, batch_files=5)
     experiment = bench.experiment()
     for number in range(30):
         (source / f"f{number}").write_bytes(os.urandom(2 << 20))
@@ -61,10 +61,12 @@ def test_f04_the_mover_is_killed(bench: Bench, source: Path) -> None:
     check(bench, experiment, source, task=Task("upload", upload["id"]))
 
 
+@settings(batch_files=10)
 @pytest.mark.parametrize("seconds", [SHORT, LONG])
 @pytest.mark.parametrize("transport", ["local", "rsync"])
 def test_f05_storage_does_not_answer(bench: Bench, source: Path, transport: str, seconds: float) -> None:
-    bench.reconfigure(transports={transport: {}}, batch_files=10)
+    if transport == "rsync":
+        bench.reconfigure(transports={transport: {}}, batch_files=10)
     experiment = bench.experiment()
     daq = bench.begin("daq", experiment, source)
     fill(source, 40, prefix="before")
@@ -115,9 +117,9 @@ def test_f27_the_document_database_is_slow(bench: Bench, source: Path, seconds: 
     closed(bench, experiment, source, daq, 60)
 
 
+@settings(batch_files=10)
 @pytest.mark.parametrize("seconds", [1.0, LONG])
 def test_f29_storage_is_down_while_a_daq_runs(bench: Bench, source: Path, seconds: float) -> None:
-    bench.reconfigure(batch_files=10)
     experiment = bench.experiment()
     daq = bench.begin("daq", experiment, source)
     fill(source, 40, prefix="before")
@@ -132,9 +134,9 @@ def test_f29_storage_is_down_while_a_daq_runs(bench: Bench, source: Path, second
     closed(bench, experiment, source, daq, 80)
 
 
+@settings(batch_files=4)
 def test_f29_processing_is_down_while_jobs_are_submitted(bench: Bench, source: Path) -> None:
     """Each file gets exactly one job, whenever processing dies."""
-    bench.reconfigure(batch_files=4)
     bench.processing.start()
     jobs = WorkflowProcApi(*MANAGER, bench.url("processing"), ca_file=bench.certificates / "ca.pem")
     try:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.bench import Bench, Service, fill
+from tests.faults.bench import Bench, Service, fill, settings
 from tests.faults.injection import hits, injected
 from tests.faults.invariant import Task, check
 
@@ -81,18 +81,18 @@ def _wait(bench: Bench, service: Service, task: str) -> None:
         time.sleep(0.05)
 
 
+@settings(batch_files=4)
 @pytest.mark.parametrize(("name", "call", "error", "number"), FEW)
 def test_f30_a_system_call_fails(
     bench: Bench, source: Path, tmp_path: Path, name: str, call: str, error: str, number: int
 ) -> None:
-    bench.reconfigure(batch_files=4)
     assert survives(bench, source, tmp_path / "strace", name, call, error, number) > 0
 
 
+@settings(batch_files=4)
 @pytest.mark.long
 @pytest.mark.parametrize(("name", "call", "error", "number"), SWEEP)
 def test_f30_any_system_call_fails(
     bench: Bench, source: Path, tmp_path: Path, name: str, call: str, error: str, number: int
 ) -> None:
-    bench.reconfigure(batch_files=4)
     survives(bench, source, tmp_path / "strace", name, call, error, number)
