@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import json
 import os
+import re
 import ssl
 import threading
 import time
@@ -20,7 +21,7 @@ from zmq.auth import create_certificates, load_certificate
 
 from dm.common.errors import ConfigurationError
 from dm.station.acquisition.extensions import make_plugins
-from dm.station.acquisition.plugins.notify import Notify, Publisher
+from dm.station.acquisition.plugins.notify import Notify, Publisher, signature
 from tests.service.plugin_fixtures import NAMES, context, errors, plugin, stored
 
 SECRET = b"correct horse battery staple"
@@ -237,3 +238,15 @@ def test_settings_that_cannot_be(keys: Path, secret: Path, tmp_path: Path) -> No
     ):
         with pytest.raises(ConfigurationError, match=said):
             make_plugins({"notify": table}, context())
+
+
+def test_the_receiver_in_the_documentation_knows_our_messages() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "plugins.md").read_text()
+    [code] = [block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "is_from_dm" in block]
+    documented: dict[str, Any] = {}
+    exec(code, documented)
+    now, is_from_dm = int(time.time()), documented["is_from_dm"]
+    assert is_from_dm(signature(SECRET, now, b"body"), b"body", SECRET)
+    assert not is_from_dm(signature(SECRET, now, b"body"), b"other", SECRET)
+    assert not is_from_dm(signature(SECRET, now, b"body"), b"body", b"another secret, also long")
+    assert not is_from_dm(signature(SECRET, now - 3600, b"body"), b"body", SECRET)
