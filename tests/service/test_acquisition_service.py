@@ -138,8 +138,8 @@ def test_an_upload_through_the_api(api: ExperimentDaqApi, site: Site, tmp_path: 
     assert len(api.listUploadRecords({"experimentName": "uploaded"})) == 2
     with pytest.raises(InvalidArgument, match="plain equality"):
         api.listUploadRecords({"$where": "1"})
-    with pytest.raises(InvalidObjectState, match="start an upload"):
-        api.retryUploadFiles(second["id"])
+    assert api.retryUploadFiles(second["id"]) == {"count": 0}
+    assert api.waitUpload(second["id"], 30)["status"] == "done"
     assert api.stopUpload(second["id"])["status"] == "done"
     assert [row["name"] for row in api.listProcessingPlugins()] == ["metadata", "catalog"]
 
@@ -187,14 +187,25 @@ def test_refusals(client: RestClient, site: Site, tmp_path: Path) -> None:
 
 def test_strangers_see_nothing(service: Server, client: RestClient, site: Site, tmp_path: Path) -> None:
     site.experiment("secret")
+    (tmp_path / "f").write_bytes(b"1")
     upload = client.post(f"/experimentsByName/secret/upload/{segment(str(tmp_path))}")
     with RestClient(url(service), *STRANGER, ca_file=site.certificates / "ca.pem") as stranger:
         assert stranger.get("/uploads") == []
         assert stranger.get("/uploadRecords") == []
-        for path in (f"/uploads/{upload['id']}", f"/uploads/{upload['id']}/files"):
+        one = f"/uploads/{upload['id']}"
+        for path in (one, f"{one}/files", f"{one}/fileCounts", f"{one}/file?path=f", f"{one}/files/export"):
             with pytest.raises(ObjectNotFound):
                 stranger.get(path)
-        for path in (f"/uploads/{upload['id']}/stop", f"/experimentsByName/secret/upload/{segment(str(tmp_path))}"):
+        for path in ("/fileExplanation", "/fileWait"):
+            with pytest.raises(ObjectNotFound):
+                stranger.get(path, id=upload["id"], path="f")
+        with pytest.raises(ObjectNotFound):
+            stranger.get("/fileExplanation", experimentName="secret", path="f")
+        told = stranger.get("/fileExplanation", sourcePath=f"{tmp_path}/f")
+        assert told["reason"] == "notWatched" and set(told) == {"path", "ledger", "timeline", "reason", "explanation"}
+        assert stranger.get("/fileWait", experimentName="secret", path="f")["state"] == "unknown"
+        for path in (f"{one}/stop", f"{one}/retry", f"{one}/skip", f"{one}/reprocess",
+                     f"/experimentsByName/secret/upload/{segment(str(tmp_path))}"):  # fmt: skip
             with pytest.raises(AuthorizationError):
                 stranger.post(path)
         site.client().post(

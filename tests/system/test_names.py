@@ -109,7 +109,7 @@ def test_commands_take_and_print_them(suite: Suite, daq: str) -> None:
     assert {encode(json.loads(line)["path"]) for line in output.splitlines()} == PATHS
     output = suite.dm("dm-list-experiment-files", "--experiment", EXPERIMENT, "--display-format=json")
     assert {encode(json.loads(line)["experimentFilePath"]) for line in output.splitlines()} == PATHS
-    for name in (b"--help", b"\xff\xfe\x80", b"new\nline", b"b'YQ=='", b"%41", b"*"):
+    for name in (b"--help", b"\xff\xfe\x80", b"new\nline", b"b'YQ=='"):
         path = os.fsdecode(name + b"/" + name)
         output = suite.dm("dm-get-daq-file", "--id", daq, f"--path={path}", "--display-format=json")
         assert encode(json.loads(output)["path"]) == name + b"/" + name

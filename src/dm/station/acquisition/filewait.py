@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from dm.common.errors import InvalidArgument
+from dm.common.errors import InvalidArgument, ObjectNotFound
 from dm.common.paths import decode
 from dm.station.acquisition.ledger import State
 from dm.station.acquisition.plugins.base import Order
@@ -25,6 +25,7 @@ def wait_for_file(office: Office, wanted: Wanted, sees: Sees, until: str, second
     :param until: ``stored`` (in storage, verified), ``cataloged`` (and in the catalog), or ``done`` (and every plugin).
     :returns: the record, with ``reached``, ``over`` (it can no longer be reached by itself), ``daqId``, ``state``
         (``unknown`` while no DAQ or upload has the file).
+    :raises ObjectNotFound: no such DAQ or upload.
     """
     if until not in UNTIL:
         raise InvalidArgument(f"A file cannot be waited for until it is {until!r}; choose {', '.join(UNTIL)}.")
@@ -32,6 +33,8 @@ def wait_for_file(office: Office, wanted: Wanted, sees: Sees, until: str, second
     with office.waits.place() as held:
         while True:
             found = _responsible(office, wanted, sees)
+            if found is None and wanted.id:
+                raise ObjectNotFound(f"DAQ or upload {wanted.id[:80]!r} does not exist.")
             answer = _watched(office, found, wanted, until, deadline if held else 0.0)
             if answer["reached"] or answer["over"] or not held or _late(office, deadline):
                 return answer

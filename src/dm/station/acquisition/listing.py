@@ -5,14 +5,14 @@ from __future__ import annotations
 import collections
 import fnmatch
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dm.common.errors import InvalidArgument
 from dm.common.paths import decode, display, encode
 from dm.station.acquisition.completion import Waiting
-from dm.station.acquisition.ledger import Ledger, State, path_key, shown
+from dm.station.acquisition.ledger import Ledger, State, path_key, shown, tally
 from dm.station.acquisition.task import Task
 
 if TYPE_CHECKING:
@@ -205,14 +205,10 @@ def counts(office: Office, task_id: str) -> dict[str, int]:
     """Return exact counts: ``countFiles`` is the sum of ``ready``, ``moving``, ``stored``, ``done``, ``failed``,
     ``skipped`` and ``vanished``; files in state ``seen`` or ``settling`` are not yet among them."""
     live = office.live.get(task_id)
-    if live is not None:
-        ledger = live.ledger
-    else:
-        ledger = Ledger(office.store, task_id)
-        ledger.load()
+    count: Callable[[State], int] = live.ledger.count if live is not None else tally(office.store, task_id)
     watched = collections.Counter(record["state"] for record in waiting(live)) if live is not None else {}
-    moving = sum(1 for path in on_their_way(office, live) if ledger.state(path) is State.READY) if live else 0
-    found = {state.name.lower(): ledger.count(state) for state in State if state > State.PRIOR}
+    moving = sum(1 for path in on_their_way(office, live) if live.ledger.state(path) is State.READY) if live else 0
+    found = {state.name.lower(): count(state) for state in State if state > State.PRIOR}
     total = sum(found.values())
     found["ready"] -= min(moving, found["ready"])
     found["moving"] = total - sum(found.values())
