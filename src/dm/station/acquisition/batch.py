@@ -53,6 +53,7 @@ class Batch:
     :param attempt: how often in a row its present phase failed. :param due: monotonic seconds of the next try.
     :param times: epoch seconds when it was ``moved`` and ``stored``. :param turned_away: how often it found a plugin
         that it needs occupied.
+    :param crowded: it waits for a place among the movers.
     :param names: plugins that stored files are to see once more; ``None``: all of the task. :param run: see
         :class:`Load`.
     """
@@ -68,6 +69,7 @@ class Batch:
     turned_away: int = 0
     times: dict[str, float] = field(default_factory=dict)
     names: list[str] | None = None
+    crowded: bool = False
     run: int = 0
 
     @classmethod

@@ -7,7 +7,6 @@ plugins have idempotent keys.
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from dataclasses import dataclass, field
 
@@ -28,6 +27,7 @@ from dm.station.acquisition.batch import Batch, Load
 from dm.station.acquisition.inplace import in_place, verdict_in_place
 from dm.station.acquisition.ledger import Item, State, path_key
 from dm.station.acquisition.pipeline import Pipeline
+from dm.station.acquisition.places import Places, destination_of
 from dm.station.acquisition.settings import AcquisitionSettings
 from dm.station.acquisition.site import StorageSite
 from dm.station.acquisition.store import Document, Store
@@ -36,6 +36,7 @@ from dm.station.acquisition.transports.base import FileOutcome, FileStamp, Trans
 
 _log = logging.getLogger(__name__)
 _POLL_SECONDS = 2.0  # one long poll; short, so that the service stops quickly
+_NO_PLACE = 0.05  # seconds until a batch without a place among the movers is looked at again
 _BATCH_ATTEMPTS = 3  # before a batch storage cannot digest is taken apart
 
 
@@ -64,7 +65,7 @@ class Carry:
         self.pipeline = pipeline
         self.settings = settings
         self.after = after
-        self._moving = threading.Semaphore(settings.moves)
+        self._places = Places(settings.moves, settings.moves_per_destination)
 
     # --- the way ----------------------------------------------------------------------------------------------------
     def advance(self, batch: Batch) -> float | None:
@@ -73,7 +74,13 @@ class Carry:
         answer: Document | None = None
         try:
             if batch.phase == phases.MOVE:
-                answer = self._move(batch)
+                with self._places.entered(task.id, destination_of(task.experiment)) as free:
+                    batch.crowded = not free
+                    if not free:
+                        return _NO_PLACE
+                    moved = self._move(batch)
+                self.pipeline.hurry()
+                answer = self._hand_over(batch) if moved else None
                 if self.pipeline.stop_event.is_set():
                     return 0.0
                 self._enter(batch, phases.PLUGINS if task.spec.skip_transfer else phases.RESULT)
@@ -99,16 +106,16 @@ class Carry:
     def _enter(batch: Batch, phase: str) -> None:
         batch.phase, batch.attempt, batch.first_failure = phase, 0, 0.0
 
-    def _move(self, batch: Batch) -> Document | None:
-        """Open the batch, bring its files to staging and hand them over; what did not arrive leaves the batch.
+    def _move(self, batch: Batch) -> bool:
+        """Open the batch and bring its files to staging; what did not arrive leaves the batch.
 
-        :returns: what storage said then, which may be its verdict already.
+        :returns: whether it is to be handed over to storage, which may have it already.
         """
         task = batch.task
         if batch.recorded:
             state = self._state_at_storage(batch)
             if state not in ("", "open"):
-                return None
+                return False
         else:
             self.store.add_batch(batch.document())
             batch.recorded = True
@@ -117,7 +124,7 @@ class Carry:
             for load in batch.loads:
                 load.result = verdict_in_place(load)
                 load.pending = [plugin.name for plugin in task.plugins]
-            return None
+            return False
         opened = self.site.open_batch(
             batch.id,
             experiment_id=int(task.experiment["id"]),
@@ -126,28 +133,35 @@ class Carry:
             on_conflict=task.spec.on_conflict,
             grant=task.grant,
         )
-        with task.moving, self._moving:
-            outcomes = task.transport.move(
-                TransferBatch(
-                    batch.id,
-                    task.source,
-                    [
-                        TransferFile(load.item.path, load.item.size, load.item.mtime_ns, load.staged_name)
-                        for load in batch.loads
-                    ],
-                    encode(opened["stagingDirectory"]),
-                    opened.get("stagingHost") or None,
-                    self.pipeline.stop_event,
-                    lambda: task.aborting or bool(task.halted),
-                    checksum=not task.spec.skip_checksum,
-                    moved=task.motion.told_of(batch.id),
-                )
+        outcomes = task.transport.move(
+            TransferBatch(
+                batch.id,
+                task.source,
+                [
+                    TransferFile(load.item.path, load.item.size, load.item.mtime_ns, load.staged_name)
+                    for load in batch.loads
+                ],
+                encode(opened["stagingDirectory"]),
+                opened.get("stagingHost") or None,
+                self.pipeline.stop_event,
+                lambda: task.aborting or bool(task.halted),
+                checksum=not task.spec.skip_checksum,
+                moved=task.motion.told_of(batch.id),
             )
+        )
         batch.times["moved"] = time.time()
         if task.spec.skip_checksum:  # a transport may have one all the same
             for outcome in outcomes:
                 outcome.md5 = ""
         self._sort_out(batch, outcomes)
+        return True
+
+    def _hand_over(self, batch: Batch) -> Document | None:
+        """Tell storage what was staged.
+
+        :returns: what it said, which may be its verdict already; ``None`` when nothing was staged.
+        """
+        task = batch.task
         answer = None
         if not batch.loads:
             self.site.abandon(batch.id, task.grant)

@@ -210,8 +210,6 @@ class Office:
         task = Task(document, self.store, place.source, transport, plugins)
         task.meters = self.meters
         transport.measured = self.meters.moved
-        # Half of the movers at most, so that big files of one task do not stop all others.
-        task.moving = threading.Semaphore(max(1, self.parts.settings.moves // 2))
         return task
 
     def _run(self, task: Task, decision: Decision | None = None) -> Runner:

@@ -126,6 +126,14 @@ class Pipeline:
             batch.task.busy.update(path_key(load.item.path) for load in batch.loads)
             self._rest(batch, 0.0)
 
+    def hurry(self) -> None:
+        """Look again at the batches that wait for a place among the movers: one is free."""
+        with self.condition:
+            if any(batch.crowded for _due, _order, batch in self._resting):
+                self._resting = [(0.0 if entry[2].crowded else entry[0], *entry[1:]) for entry in self._resting]
+                heapq.heapify(self._resting)
+                self.condition.notify()
+
     def backlog(self) -> int:
         """Return the number of files waiting or on their way, over all tasks."""
         with self.condition:
@@ -196,6 +204,7 @@ class Pipeline:
             or task.halted
             or task.active >= limits.batches_per_task
             or len(task.batches) >= limits.open_batches
+            or any(batch.crowded for batch in task.batches.values())
         ):
             return max(wait, 0.001)
         if len(task.queue) >= limits.batch_files or not task.active:

@@ -90,6 +90,12 @@ class AcquisitionSettings(StationServiceSettings):
         le=64,
         description="Batches moved at the same time, of those on their way; half of them for one DAQ or upload.",
     )
+    moves_per_destination: int = Field(
+        default=3,
+        ge=1,
+        le=64,
+        description="Batches moved to one storage at the same time: one that hangs must not keep all movers.",
+    )
     batches_per_task: int = Field(
         default=3, ge=1, le=64, description="Batches of one DAQ or upload on their way at the same time."
     )

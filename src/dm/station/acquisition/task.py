@@ -103,7 +103,6 @@ class Task:
         self.delayed: list[tuple[float, int, Item]] = []
         self.batches: dict[str, Batch] = {}
         self.active = 0
-        self.moving = threading.Semaphore(1)
         self.busy: set[int] = set()
         self.deferred: set[bytes] = set()
         self.inbox: deque[bytes] = deque()
