@@ -372,3 +372,22 @@ def test_the_rule_of_the_station(site: Site, database: str, tmp_path: Path) -> N
         assert finish(office, "upload", upload)["nCompletedFiles"] == 1
         for daq in (task, other):
             stopped(office, daq)
+
+
+def test_a_rule_that_is_taken_out_of_the_settings(site: Site, database: str, tmp_path: Path) -> None:
+    """What runs with it is kept, says so, and goes on when the rule is back."""
+    site.experiment("outtaken")
+    tables = {"special": {"class": "dm.station.acquisition.rules.marker:Marker"}}
+    with running_office(site, database, completion=tables) as office:
+        task = start(office, "outtaken", tmp_path, completionRule="special")
+        (tmp_path / "a").write_bytes(b"1")
+        until(lambda: "a" in waiting(office, task))
+    (tmp_path / "a.done").touch()
+    with running_office(site, database) as office:
+        record = office.info("daq", task)
+        assert record["status"] == "running"
+        assert "cannot be resumed" in record["errorMessage"] and "'special'" in record["errorMessage"]
+    with running_office(site, database, completion=tables) as office:
+        until(lambda: completed(office, task) == 1)
+        assert rows(office, task)["a"]["rule"] == "marker"
+        assert stopped(office, task)["status"] == "done"

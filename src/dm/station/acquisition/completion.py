@@ -24,7 +24,7 @@ from dm.station.acquisition.transports.base import FileStamp
 __all__ = ["Decision", "Rule", "SettleTimes", "Tracker", "Verdict", "Waiting", "look", "same"]
 
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-_PARKED = 100_000  # files that wait for something else than time, at most; a walk finds again what finds no place
+_PARKED = 50_000  # files that wait for something else than time, at most; a walk finds again what finds no place
 
 
 class Verdict(enum.Enum):

@@ -24,7 +24,7 @@ from dm.station.acquisition.rules.base import CompletionRule
 from dm.station.acquisition.settings import AcquisitionSettings
 from dm.station.acquisition.task import UPLOAD, Task
 from dm.station.acquisition.transports.base import SourceEntry
-from dm.station.acquisition.watch.filesystem import Method, MountTable, method_of
+from dm.station.acquisition.watch.filesystem import Method, Mount, MountTable, method_of, mounts_of
 from dm.station.acquisition.watch.inotify import TreeWatch
 from dm.station.acquisition.watch.polling import DirectoryTimes
 from dm.station.acquisition.watch.scan import Walk, kind_of
@@ -86,6 +86,7 @@ class Scout:
         self._note = ""
         self._watch: TreeWatch | None = None
         self._mounts: MountTable | None = None
+        self._mounted: list[Mount] = []
         self._identity: tuple[int, int] | None = None
         self._looked = 0.0
         self._times = DirectoryTimes()
@@ -108,6 +109,7 @@ class Scout:
             self._note = "" if task.source.is_local else "the data directory is on another host"
             return
         self._mounts = MountTable()
+        self._mounted = mounts_of(task.source.root)
         self._identity = self._root_identity()
         self._choose()
 
@@ -237,13 +239,11 @@ class Scout:
         if self._mounts is None or now - self._looked < _LOOK_SECONDS:
             return
         self._looked = now
-        if self._mounts.changed():
-            before = self._method
-            self._choose()
-            if self._method != before or self._method == "both":
-                self.start_over(now)
+        if self._mounts.changed() and (mounted := mounts_of(self.task.source.root)) != self._mounted:
             # What is mounted on a directory inside hides what we watch there: a walk watches what is on top.
-            self._next = min(self._next, now + self.settings.polling_seconds)
+            self._mounted = mounted
+            self._choose()
+            self.start_over(now)
         identity = self._root_identity()
         if identity != self._identity:
             self._identity = identity

@@ -52,7 +52,7 @@ class Source:
         return self.host is None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class FileStamp:
     """What identifies one state of a source file; two equal stamps mean "not changed in between".
 
@@ -65,7 +65,7 @@ class FileStamp:
     inode: int = 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class SourceEntry:
     """One thing found in a source by :meth:`Transport.walk`.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import select
+from dataclasses import dataclass
 from typing import Literal
 
 Method = Literal["events", "polling", "both"]
@@ -29,17 +30,37 @@ def _unescape(text: bytes) -> bytes:
     return _ESCAPE.sub(lambda match: bytes([int(match[1], 8)]), text)
 
 
-def _mounts(mountinfo: str) -> list[tuple[bytes, str]]:
-    """Return mount points and their types, later ones on top of earlier ones; empty when that cannot be told."""
-    found = []
+@dataclass(frozen=True)
+class Mount:
+    """One line of the table of mounts.
+
+    :param number: differs between any two mounts. :param point: where. :param kind: type of file system.
+    """
+
+    number: bytes
+    point: bytes
+    kind: str
+
+
+def mounts_of(path: bytes, mountinfo: str = _MOUNTINFO) -> list[Mount]:
+    """Return the mount that holds ``path``, and those below it; empty when that cannot be told."""
+    real = os.path.realpath(path)
+    best: Mount | None = None
+    below: list[Mount] = []
     try:
         with open(mountinfo, "rb") as lines:
             for line in lines:
                 left, _, right = line.partition(b" - ")
-                found.append((_unescape(left.split()[4]), right.split()[0].decode()))
+                words = left.split()
+                mount = Mount(words[0], _unescape(words[4]), right.split()[0].decode())
+                if _below(real, mount.point):
+                    if best is None or len(mount.point) >= len(best.point):  # later ones lie on top of earlier ones
+                        best = mount
+                elif _below(mount.point, real):
+                    below.append(mount)
     except (OSError, IndexError, ValueError):
         return []
-    return found
+    return [best, *below] if best is not None else []
 
 
 def _below(path: bytes, point: bytes) -> bool:
@@ -48,19 +69,8 @@ def _below(path: bytes, point: bytes) -> bool:
 
 def filesystem_of(path: bytes, mountinfo: str = _MOUNTINFO) -> str:
     """Return the type of the file system that holds ``path``, e.g. ``ext4`` or ``nfs4``; empty when unknown."""
-    return filesystems_of(path, mountinfo)[0]
-
-
-def filesystems_of(path: bytes, mountinfo: str = _MOUNTINFO) -> list[str]:
-    """Return the type of the file system that holds ``path``, and of those mounted below it."""
-    real = os.path.realpath(path)
-    best, kind, below = b"", "", []
-    for point, found in _mounts(mountinfo):
-        if _below(real, point) and len(point) >= len(best):
-            best, kind = point, found
-        elif _below(point, real):
-            below.append(found)
-    return [kind, *below]
+    found = mounts_of(path, mountinfo)
+    return found[0].kind if found else ""
 
 
 def method_of_type(kind: str) -> Method:
@@ -76,7 +86,7 @@ def method_of_type(kind: str) -> Method:
 
 def method_of(path: bytes, mountinfo: str = _MOUNTINFO) -> tuple[Method, str]:
     """Return how files of a directory are to be seen, and the type of file system that is the reason."""
-    kinds = filesystems_of(path, mountinfo)
+    kinds = [mount.kind for mount in mounts_of(path, mountinfo)] or [""]
     methods = [method_of_type(kind) for kind in kinds]
     for method, kind in zip(methods[1:], kinds[1:], strict=True):
         if methods[0] == "events" and method != "events":  # something else is mounted inside
