@@ -14,11 +14,11 @@ import os
 import stat
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import xxhash
 
@@ -237,6 +237,30 @@ def require_space(size: int, where: bytes, descriptor: int, shown: str) -> None:
             f"File {shown!r} of {size} bytes does not fit on the file system at {mount_point(where)!r}, "
             f"which has {free} bytes free; free some space."
         )
+
+
+class Sized(Protocol):
+    """What has a size in bytes."""
+
+    @property
+    def size(self) -> int: ...
+
+
+S = TypeVar("S", bound=Sized)
+
+
+def groups(files: Iterable[S], most_files: int, most_bytes: int) -> Iterator[list[S]]:
+    """Share files out in groups: handing over a small file by itself costs as much as copying it."""
+    group: list[S] = []
+    size = 0
+    for file in files:
+        group.append(file)
+        size += file.size
+        if len(group) >= most_files or size >= most_bytes:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
 
 
 def changed(path: bytes) -> CopyError:

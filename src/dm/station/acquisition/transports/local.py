@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -17,6 +16,7 @@ from dm.station.acquisition.transports.copying import (
     CopyError,
     changed,
     copy_digesting,
+    groups,
     note,
     opened_source,
     reason,
@@ -67,26 +67,13 @@ class Local(Transport):
             require_root(batch.source)
             if len(batch.files) == 1:
                 return _copy_all(batch, staging.descriptor, batch.files)
-            groups = self._workers.map(lambda files: _copy_all(batch, staging.descriptor, files), _groups(batch.files))
-            return [outcome for group in groups for outcome in group]
+            shares = groups(batch.files, _GROUP_FILES, _GROUP_BYTES)
+            done = self._workers.map(lambda files: _copy_all(batch, staging.descriptor, files), shares)
+            return [outcome for share in done for outcome in share]
 
     def close(self) -> None:
         """End the copying threads."""
         self._workers.shutdown()
-
-
-def _groups(files: list[TransferFile]) -> Iterator[list[TransferFile]]:
-    """Share files out in groups: handing over a small file by itself costs as much as copying it."""
-    group: list[TransferFile] = []
-    size = 0
-    for file in files:
-        group.append(file)
-        size += file.size
-        if len(group) >= _GROUP_FILES or size >= _GROUP_BYTES:
-            yield group
-            group, size = [], 0
-    if group:
-        yield group
 
 
 class open_staging:  # noqa: N801 - used like open()

@@ -19,7 +19,15 @@ from dataclasses import dataclass
 
 from dm.common.paths import display
 from dm.station.acquisition.transports.base import FileOutcome, TransferBatch, TransferFile
-from dm.station.acquisition.transports.copying import CopyError, changed, copy_digesting, note, opened_source, stamp
+from dm.station.acquisition.transports.copying import (
+    CopyError,
+    changed,
+    copy_digesting,
+    groups,
+    note,
+    opened_source,
+    stamp,
+)
 
 # An account usually has 1,024 descriptors, and several batches are moved at the same time.
 OPEN_FILES = 256 if resource.getrlimit(resource.RLIMIT_NOFILE)[0] < 8192 else 512
@@ -94,7 +102,7 @@ def digested(workers: Executor, batch: TransferBatch, offers: Sequence[Offer]) -
     Files that changed get that as their error. When the block fails, the digesting is given up.
     """
     given_up = threading.Event()
-    tasks = [workers.submit(_digest, batch, group, given_up) for group in _groups(offers)]
+    tasks = [workers.submit(_digest, batch, group, given_up) for group in groups(offers, GROUP_FILES, GROUP_BYTES)]
     try:
         yield
     except BaseException:
@@ -108,20 +116,6 @@ def digested(workers: Executor, batch: TransferBatch, offers: Sequence[Offer]) -
         outcome.after = stamp(os.fstat(offer.descriptor))
         if not outcome.error and not outcome.steady:
             note(outcome, changed(offer.file.path), offer.file.path)
-
-
-def _groups(offers: Sequence[Offer]) -> Iterator[list[Offer]]:
-    """Put small files together: handing each to a worker costs more than its digest."""
-    group: list[Offer] = []
-    size = 0
-    for offer in offers:
-        group.append(offer)
-        size += offer.size
-        if size >= GROUP_BYTES or len(group) >= GROUP_FILES:
-            yield group
-            group, size = [], 0
-    if group:
-        yield group
 
 
 def _digest(batch: TransferBatch, offers: Sequence[Offer], given_up: threading.Event) -> None:
