@@ -87,7 +87,7 @@ def retry(task: Task, pipeline: Pipeline, choice: Choice) -> int:
         if state == "skipped":
             _remember_declined(task, task.declined - {path_key(item.path) for item, _state, _fields in outcomes})
         pipeline.add(task, move)
-        task.unfed = True
+        task.unfed, task.feed_at = True, 0.0
         return len(outcomes)
 
     return _each(task, state, choice, again)
@@ -213,7 +213,7 @@ def reprocess(task: Task, choice: Choice, names: list[str]) -> int:
             fields = {"lastError": "", "pendingPlugins": pending, "run": run, "times": _times(row)}
             outcomes.append((item, State.STORED if pending else State.DONE, fields))
         task.ledger.finish(outcomes)
-        task.unfed = True
+        task.unfed, task.feed_at = True, 0.0
         return len(outcomes) if pending else 0
 
     count = _each(task, "done", choice, again)
