@@ -106,6 +106,27 @@ def test_a_hanging_check_neither_hangs_the_status_nor_piles_up():
     assert by_name(health.status())["database"] == ("ok", "back")
 
 
+def test_a_check_that_takes_longer_now_and_then_delays_nobody(monkeypatch):
+    release = threading.Event()
+    release.set()
+
+    def check():
+        release.wait(30)
+        return "ok", "answers"
+
+    health = Health("catalog")
+    health.check("database", check)
+    assert by_name(health.status())["database"] == ("ok", "answers")
+    monkeypatch.setattr(module, "FRESH_SECONDS", 0.0)
+    release.clear()
+    for _ in range(5):
+        assert by_name(health.status())["database"] == ("ok", "answers")
+    monkeypatch.setattr(module, "RECENT_SECONDS", 0.0)
+    assert by_name(health.status())["database"][1].startswith("no answer for")
+    release.set()
+    assert health._checks["database"].done.wait(30)
+
+
 def test_problems_stay_until_resolved_or_cleared():
     health = Health("acquisition")
     health.problem("upload", "2 files failed")

@@ -22,6 +22,8 @@ Check = Callable[[], tuple[Level, str]]
 LEVELS: tuple[Level, ...] = ("ok", "warning", "critical")
 FRESH_SECONDS = 2.0
 PATIENCE_SECONDS = 2.0
+PROMPT_SECONDS = 0.1
+RECENT_SECONDS = 10.0
 LATENCY_BUCKETS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _log = logging.getLogger("dm.health")
 _Metric = TypeVar("_Metric", bound=MetricWrapperBase)
@@ -86,7 +88,8 @@ class Health:
 
         :param check: returns a level and one sentence without secrets; an exception counts as critical. It runs when
             ``/status`` is asked and the last result is older than 2 s, never twice at a time, in a thread of its own
-            so that a hanging dependency does not hang ``/status``.
+            so that a hanging dependency does not hang ``/status``. One that takes longer than a moment is answered
+            for by its last result of at most 10 s ago: a dependency that is busy is neither waited for nor an alarm.
         """
         with self._lock:
             self._checks[name] = _State(name, check)
@@ -175,13 +178,15 @@ class Health:
             states = list(self._checks.values())
         for state in states:
             self._start(state)
-        deadline = time.monotonic() + PATIENCE_SECONDS
+        begun = time.monotonic()
         results: list[tuple[str, Level, str]] = []
         for state in states:
+            recent = state.finished is not None and begun - state.finished < RECENT_SECONDS
             if state.finished is None or state.started is not None:
-                state.done.wait(max(0.0, deadline - time.monotonic()))
+                patience = PROMPT_SECONDS if recent else PATIENCE_SECONDS
+                state.done.wait(max(0.0, begun + patience - time.monotonic()))
             started = state.started
-            if started is not None and time.monotonic() - started >= PATIENCE_SECONDS:
+            if started is not None and time.monotonic() - started >= PATIENCE_SECONDS and not recent:
                 results.append((state.name, "critical", f"no answer for {time.monotonic() - started:.0f} s"))
             else:
                 results.append((state.name, state.level, state.message))

@@ -38,6 +38,7 @@ BATCH = 250
 _SEQUENCE_DIGITS = 16
 _DUPLICATE_KEY = 11000
 _DATABASE_SECONDS = 10
+_PING_SECONDS = 8
 
 
 @dataclass(frozen=True)
@@ -130,12 +131,12 @@ class Store:
 
         :raises ServiceUnavailable: it is not.
         """
-        with database_errors(), pymongo.timeout(2):
+        with database_errors(), pymongo.timeout(_PING_SECONDS):
             self._client.admin.command("ping")
 
     def approximate_counts(self) -> dict[str, int]:
         """Return kind -> number of documents, from the database's own statistics."""
-        with database_errors(), pymongo.timeout(2):
+        with database_errors(), pymongo.timeout(_PING_SECONDS):
             return {
                 shelf.kind: shelf.collection.estimated_document_count()
                 for shelf in (self.files, self.datasets, self.runs)
