@@ -91,11 +91,12 @@ def test_what_a_crash_left_is_taken_up(root: Path) -> None:
     }
 
 
-def test_a_file_rewritten_just_before_is_never_lost(root: Path) -> None:
+@pytest.mark.parametrize("rounds", [12, pytest.param(150, marks=[pytest.mark.long, pytest.mark.timeout(600)])])
+def test_a_file_rewritten_just_before_is_never_lost(root: Path, rounds: int) -> None:
     """A writer races us for each file, in both ways there are; what was not proven is still there afterwards."""
     old, new = b"old bytes, as storage has them", b"NEW bytes, which it has not...."[:30]
     assert len(old) == len(new)
-    rounds, names = 12, [root / f"f{number}" for number in range(40)]
+    names = [root / f"f{number}" for number in range(40)]
     turn = threading.Barrier(2)
 
     def rewrite() -> None:
