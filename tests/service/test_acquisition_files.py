@@ -270,6 +270,22 @@ def test_a_decision_survives_a_restart(
         assert len(plugin.keys) == 300 and {run for _path, _key, run in plugin.keys} == {1}
 
 
+def test_what_was_done_stays_so_when_processing_again_is_stopped(
+    office: Office, experiment: dict[str, Any], tmp_path: Path, plugins: dict[str, Watching]
+) -> None:
+    for number in range(5):
+        (tmp_path / f"f{number}").write_bytes(b"1")
+    upload = uploaded(office, experiment, tmp_path)["id"]
+    plugins["last"].failing = {b"f%d" % number: ("not now", True) for number in range(5)}
+    assert reprocessed(office, "upload", upload, ["last"]) == 5
+    until(lambda: listing.counts(office, upload)["stored"] == 5)
+    office.stop("upload", upload, abort=True)
+    record = finish(office, "upload", upload)
+    assert (record["status"], record["nCompletedFiles"], record["nSkippedFiles"]) == ("aborted", 5, 0)
+    row = listing.one_file(office, upload, b"f1")
+    assert row is not None and (row["state"], row["lastError"], row["pendingPlugins"]) == ("done", "", [])
+
+
 def test_many_decisions_at_once(office: Office, experiment: dict[str, Any], conflict: tuple[str, Path]) -> None:
     upload, _source = conflict
     counts: list[int] = []

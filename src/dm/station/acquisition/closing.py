@@ -10,12 +10,12 @@ from dm.common.errors import DmException, InvalidRequest, ServiceUnavailable
 from dm.common.paths import display
 from dm.station.acquisition.after import plugin_file
 from dm.station.acquisition.carry import forget
-from dm.station.acquisition.ledger import State, item_of
+from dm.station.acquisition.ledger import Item, State, item_of
 from dm.station.acquisition.pipeline import Pipeline
 from dm.station.acquisition.plugins.base import Plugin, PluginBatch, PluginFile
 from dm.station.acquisition.resume import load_of
 from dm.station.acquisition.site import Grant, StorageSite
-from dm.station.acquisition.store import Store
+from dm.station.acquisition.store import Document, Store
 from dm.station.acquisition.task import UPLOAD, Task
 
 _log = logging.getLogger(__name__)
@@ -104,7 +104,7 @@ class Closing:
         while items := task.ledger.refill(_CHUNK):
             task.ledger.finish([(item, state, {"lastError": why}) for item in items])
         while rows := self.store.rows_in(task.id, "stored", limit=_CHUNK):
-            task.ledger.finish([(item_of(row), state, {"lastError": why}) for row in rows])
+            task.ledger.finish([_left(row, state, why) for row in rows])
 
     def _once_per_directory(self, task: Task) -> None:
         """Call the plugins that see a directory as a whole."""
@@ -153,3 +153,11 @@ class Closing:
             self.site.revoke(grant)
         except DmException as error:
             _log.warning("The grant of %s %s was not given back: %s", kind, task_id, error)
+
+
+def _left(row: Document, state: State, why: str) -> tuple[Item, State, Document]:
+    """Return the outcome of a stored file whose plugins will not be tried any more."""
+    if row.get("run") and state is State.SKIPPED:  # it was done before somebody had it processed again
+        times = {key: value for key, value in (row.get("times") or {}).items() if key in ("moved", "stored")}
+        return item_of(row), State.DONE, {"lastError": "", "pendingPlugins": [], "times": times}
+    return item_of(row), state, {"lastError": why}
