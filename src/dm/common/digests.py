@@ -9,14 +9,14 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable, Iterable
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Final
 
 import xxhash
 
 from dm.common.errors import InvalidArgument
 
 CHUNK = 1 << 20
-VERIFICATION = "xxh3_128"
+VERIFICATION: Final = "xxh3_128"
 
 _MAKERS: dict[str, Callable[[], Any]] = {
     "md5": lambda: hashlib.md5(usedforsecurity=False),
@@ -27,6 +27,14 @@ _local = threading.local()
 ALGORITHMS = tuple(_MAKERS)
 
 
+def maker(name: str) -> Any:
+    """Return a new digest object (``update``, ``hexdigest``). :raises InvalidArgument: an unknown algorithm."""
+    try:
+        return _MAKERS[name]()
+    except KeyError:
+        raise InvalidArgument(f"Unknown digest {name!r}; choose one of {', '.join(ALGORITHMS)}.") from None
+
+
 def digest_stream(stream: BinaryIO, algorithms: Iterable[str]) -> tuple[int, dict[str, str]]:
     """Read a stream to its end once and digest it.
 
@@ -34,16 +42,13 @@ def digest_stream(stream: BinaryIO, algorithms: Iterable[str]) -> tuple[int, dic
     :returns: bytes read, and algorithm -> lower-case hex digest.
     :raises InvalidArgument: an unknown algorithm.
     """
-    try:
-        makers = {name: _MAKERS[name]() for name in algorithms}
-    except KeyError as error:
-        raise InvalidArgument(f"Unknown digest {error.args[0]!r}; choose one of {', '.join(ALGORITHMS)}.") from None
+    makers = {name: maker(name) for name in algorithms}
     size = 0
     if not hasattr(_local, "buffer"):  # fresh memory for every small file would cost as much as digesting it
         _local.buffer = memoryview(bytearray(CHUNK))
     buffer = _local.buffer
     while count := stream.readinto(buffer):  # type: ignore[attr-defined]
         size += count
-        for maker in makers.values():
-            maker.update(buffer[:count])
-    return size, {name: maker.hexdigest() for name, maker in makers.items()}
+        for made in makers.values():
+            made.update(buffer[:count])
+    return size, {name: made.hexdigest() for name, made in makers.items()}

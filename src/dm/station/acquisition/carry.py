@@ -120,7 +120,7 @@ class Carry:
             self.store.add_batch(batch.document())
             batch.recorded = True
         if task.spec.skip_transfer:
-            self._sort_out(batch, [in_place(task, load) for load in batch.loads])
+            self._sort_out(batch, [in_place(task, load, self.settings.verification_digest) for load in batch.loads])
             for load in batch.loads:
                 load.result = verdict_in_place(load)
                 load.pending = [plugin.name for plugin in task.plugins]
@@ -146,6 +146,7 @@ class Carry:
                 self.pipeline.stop_event,
                 lambda: task.aborting or bool(task.halted),
                 checksum=not task.spec.skip_checksum,
+                digest=self.settings.verification_digest,
                 moved=task.motion.told_of(batch.id),
             )
         )

@@ -18,15 +18,16 @@ from dm.station.acquisition.transports.base import FileOutcome, FileStamp
 
 _AUDIT = logging.getLogger("dm.audit")
 
-_ALGORITHMS = (VERIFICATION, "md5")
-
 
 def _stamp(status: os.stat_result) -> FileStamp:
     return FileStamp(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
 
 
-def in_place(task: Task, load: Load) -> FileOutcome:
-    """Look at a file that is not moved; the outcome is like a transport's. ``skipChecksum`` leaves out the digests."""
+def in_place(task: Task, load: Load, digest: str = VERIFICATION) -> FileOutcome:
+    """Look at a file that is not moved; the outcome is like a transport's. ``skipChecksum`` leaves out the digests.
+
+    :param digest: wanted beside the usual one.
+    """
     outcome = FileOutcome(load.staged_name)
     try:
         with opened_file(task.source.root, load.item.path) as descriptor:
@@ -35,7 +36,7 @@ def in_place(task: Task, load: Load) -> FileOutcome:
             outcome.size = before.st_size
             if not task.spec.skip_checksum:
                 with open(descriptor, "rb", buffering=0, closefd=False) as stream:
-                    outcome.size, outcome.digests = digest_stream(stream, _ALGORITHMS)
+                    outcome.size, outcome.digests = digest_stream(stream, {VERIFICATION, digest, "md5"})
                 outcome.md5 = outcome.digests.pop("md5")
             outcome.after = _stamp(os.fstat(descriptor))
     except ObjectNotFound as error:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from dm.common.digests import VERIFICATION
 from dm.common.settings import StationServiceSettings
 
 
@@ -76,6 +77,11 @@ class AcquisitionSettings(StationServiceSettings):
         default=60, ge=0, description="When a DAQ is stopped, files that keep changing are waited for so long."
     )
 
+    verification_digest: Literal["xxh3_128", "sha256"] = Field(
+        default=VERIFICATION,
+        description="Computed at the source while it is read, compared at storage, and kept with the file: xxh3_128 "
+        "finds damage at the speed of memory; sha256, beside it, also what somebody forged. md5 is for users.",
+    )
     batch_files: int = Field(default=500, ge=1, le=10_000, description="Most files moved as one batch.")
     batch_megabytes: int = Field(default=1024, ge=1, description="A batch is closed when it has so many megabytes.")
     batch_linger_milliseconds: float = Field(

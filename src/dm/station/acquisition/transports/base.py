@@ -19,6 +19,7 @@ from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
+from dm.common.digests import VERIFICATION
 from dm.common.errors import InvalidArgument
 from dm.station.acquisition.transports.rests import Rests
 
@@ -106,7 +107,8 @@ class TransferBatch:
     :param staging_host: the storage machine; ``None`` when the directory is reachable on this machine's file system.
     :param stop: set when the service stops; a transport then gives up soon, reporting the rest as transient failures.
     :param aborted: whether nobody wants the batch any more; a transport that moves for hours ends it then, for good.
-    :param checksum: whether MD5 sums are wanted. :param moved: told of bytes that were moved, now and then, by any
+    :param checksum: whether MD5 sums are wanted. :param digest: verifies the transfer, beside ``xxh3_128`` when it is
+        another. :param moved: told of bytes that were moved, now and then, by any
         thread; for those who watch. A transport that cannot tell says nothing.
     """
 
@@ -118,6 +120,7 @@ class TransferBatch:
     stop: threading.Event = field(default_factory=threading.Event)
     aborted: Callable[[], bool] = field(default=lambda: False)
     checksum: bool = True
+    digest: str = VERIFICATION
     moved: Callable[[int], None] = field(default=lambda _count: None)
 
 

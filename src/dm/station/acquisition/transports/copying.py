@@ -20,8 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-import xxhash
-
+from dm.common import digests
 from dm.common.digests import CHUNK, VERIFICATION
 from dm.common.errors import DmException, InvalidArgument, ObjectNotFound
 from dm.common.paths import display, opened_parent
@@ -136,6 +135,7 @@ def copy_digesting(
     stop: Callable[[], bool] | None = None,
     moved: Callable[[int], None] | None = None,
     checksum: bool = True,
+    digest: str = VERIFICATION,
 ) -> Copied:
     """Read ``size`` bytes of an open file once, digest them and write them.
 
@@ -144,10 +144,10 @@ def copy_digesting(
     :param target: descriptor to write to, or ``None`` to digest only.
     :param shown: name for error texts. :param where: a path on the target's file system, for error texts.
     :param stop: asked between chunks; when true, the copy is given up. :param moved: told of the bytes of each chunk.
-    :param checksum: whether an MD5 sum is wanted.
+    :param checksum: whether an MD5 sum is wanted. :param digest: wanted beside the usual one.
     :raises CopyError: reading or writing failed, or the service stops.
     """
-    fast = xxhash.xxh3_128()
+    quick = {name: digests.maker(name) for name in {VERIFICATION, digest}}
     slow = hashlib.md5(usedforsecurity=False) if checksum else None
     done = 0
     parallel = size >= PARALLEL_FROM and checksum
@@ -168,12 +168,9 @@ def copy_digesting(
                 break
             chunk = memoryview(buffer)[:count]
             with part("digest"):
-                if slow is not None and helper:
-                    pending = helper.submit(_update, slow, chunk)
-                elif slow is not None:
-                    slow.update(chunk)
-                ring.append((buffer, pending))
-                fast.update(chunk)
+                ring.append((buffer, _fed(slow, chunk, helper)))
+                for made in quick.values():
+                    made.update(chunk)
             if target is not None:
                 _write(target, chunk, shown, where)
                 if parallel:
@@ -184,7 +181,18 @@ def copy_digesting(
     finally:
         if helper:
             helper.shutdown()
-    return Copied(done, {VERIFICATION: fast.hexdigest()}, slow.hexdigest() if slow is not None else "")
+    found = {name: made.hexdigest() for name, made in quick.items()}
+    return Copied(done, found, slow.hexdigest() if slow is not None else "")
+
+
+def _fed(digest: Any, chunk: memoryview, helper: ThreadPoolExecutor | None) -> Future[None] | None:
+    """Digest a chunk, here or by a helper whose answer is to be waited for before the chunk's memory is used again."""
+    if digest is None:
+        return None
+    if helper is not None:
+        return helper.submit(_update, digest, chunk)
+    digest.update(chunk)
+    return None
 
 
 def _update(digest: Any, chunk: memoryview) -> None:

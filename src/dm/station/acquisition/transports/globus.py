@@ -254,6 +254,7 @@ class _Work:
                     where=b"/",
                     stop=self._is_over,
                     checksum=self.batch.checksum,
+                    digest=self.batch.digest,
                 )
             sent.size, sent.md5 = copied.size, copied.md5
             sent.digests = copied.digests  # last: a record saved at this moment has all of it or is digested again

@@ -202,6 +202,7 @@ class _Pull:
                     where=batch.staging_directory,
                     stop=batch.stop.is_set,
                     moved=batch.moved,
+                    digest=batch.digest,
                 )
                 os.fchmod(descriptor, stat.S_IRUSR | stat.S_IWUSR)
             one.outcome.size, one.outcome.digests, one.outcome.md5 = copied.size, copied.digests, copied.md5

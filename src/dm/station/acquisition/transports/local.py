@@ -158,6 +158,7 @@ def _copy(batch: TransferBatch, staging: int, file: TransferFile) -> FileOutcome
                     stop=batch.stop.is_set,
                     moved=batch.moved,
                     checksum=batch.checksum,
+                    digest=batch.digest,
                 )
             finally:
                 _close(target, shown, batch.staging_directory)

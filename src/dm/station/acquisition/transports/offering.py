@@ -132,6 +132,7 @@ def _digest(batch: TransferBatch, offers: Sequence[Offer], given_up: threading.E
                 stop=lambda: batch.stop.is_set() or given_up.is_set(),
                 moved=batch.moved,
                 checksum=batch.checksum,
+                digest=batch.digest,
             )
             outcome.size, outcome.digests, outcome.md5 = copied.size, copied.digests, copied.md5
         except (CopyError, OSError) as error:

@@ -123,6 +123,7 @@ class _Pull:
                 stop=batch.stop.is_set,
                 moved=batch.moved,
                 checksum=batch.checksum,
+                digest=batch.digest,
             )
         outcome.mode = stat.S_IMODE(status.st_mode)
         outcome.size, outcome.digests, outcome.md5 = copied.size, copied.digests, copied.md5
