@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -363,3 +365,17 @@ def test_memory_holds_no_more_than_it_may(
         assert most <= 100
         assert task.ledger.count(State.DONE) == 700
     assert tree(experiment["dataDirectory"]) == tree(tmp_path)
+
+
+def test_what_a_task_knew_leaves_memory_at_its_end(office: Office, experiment: dict[str, Any], tmp_path: Path) -> None:
+    for number in range(20):
+        (tmp_path / f"f{number}").write_bytes(b"1")
+    gc.collect()
+    gc.disable()  # services look for reference cycles seldom: it must go by itself
+    try:
+        upload = start(office, "upload", experiment, tmp_path)
+        ledger = weakref.ref(office.live[upload["id"]].ledger)
+        assert finish(office, "upload", upload["id"])["nCompletedFiles"] == 20
+        until(lambda: ledger() is None)
+    finally:
+        gc.enable()

@@ -146,23 +146,32 @@ class Pipeline:
 
     # --- threads ----------------------------------------------------------------------------------------------------
     def _work(self) -> None:
+        while self._carry_one():
+            pass
+
+    def _carry_one(self) -> bool:
+        """Wait for a batch and carry it; return whether to go on. Between batches a thread holds on to none, as its
+        task's ledger may be large."""
         assert self.carrier is not None
-        while (batch := self._take()) is not None:
-            pause: float | None
-            try:
-                pause = self.carrier.advance(batch)
-            except Exception:
-                _log.exception("Batch %s of %s failed unexpectedly; it is tried again.", batch.id, batch.task.id)
-                batch.attempt += 1
-                pause = self.pause_for(batch.attempt)
-            with self.condition:
-                batch.task.active -= 1
-                if pause is not None:
-                    self._rest(batch, pause)
-                else:
-                    batch.task.batches.pop(batch.id, None)
-                self.condition.notify_all()
-            batch.task.wake.set()
+        batch = self._take()
+        if batch is None:
+            return False
+        pause: float | None
+        try:
+            pause = self.carrier.advance(batch)
+        except Exception:
+            _log.exception("Batch %s of %s failed unexpectedly; it is tried again.", batch.id, batch.task.id)
+            batch.attempt += 1
+            pause = self.pause_for(batch.attempt)
+        with self.condition:
+            batch.task.active -= 1
+            if pause is not None:
+                self._rest(batch, pause)
+            else:
+                batch.task.batches.pop(batch.id, None)
+            self.condition.notify_all()
+        batch.task.wake.set()
+        return True
 
     def _rest(self, batch: Batch, pause: float) -> None:
         batch.due = time.monotonic() + pause
@@ -174,25 +183,30 @@ class Pipeline:
         """Return the next batch to carry, or ``None`` at the end."""
         with self.condition:
             while not self.stop_event.is_set():
-                wait = _IDLE
-                if not self.paused:
-                    now = time.monotonic()
-                    if self._resting:
-                        due = self._resting[0][0]
-                        if due <= now:
-                            batch = heapq.heappop(self._resting)[2]
-                            batch.task.active += 1
-                            return batch
-                        wait = min(wait, due - now)
-                    for _turn in range(len(self._tasks)):
-                        task = self._tasks[0]
-                        self._tasks.rotate(-1)
-                        patience = self._patience(task, now)
-                        if patience <= 0:
-                            return self._form(task)
-                        wait = min(wait, patience)
-                self.condition.wait(wait)
+                found = _IDLE if self.paused else self._next()
+                if isinstance(found, Batch):
+                    return found
+                self.condition.wait(found)
         return None
+
+    def _next(self) -> Batch | float:
+        """Return the batch whose turn it is, or the seconds until there may be one (under the condition)."""
+        wait, now = _IDLE, time.monotonic()
+        if self._resting:
+            due = self._resting[0][0]
+            if due <= now:
+                batch = heapq.heappop(self._resting)[2]
+                batch.task.active += 1
+                return batch
+            wait = min(wait, due - now)
+        for _turn in range(len(self._tasks)):
+            task = self._tasks[0]
+            self._tasks.rotate(-1)
+            patience = self._patience(task, now)
+            if patience <= 0:
+                return self._form(task)
+            wait = min(wait, patience)
+        return wait
 
     def _patience(self, task: Task, now: float) -> float:
         """Return how long a task's next batch should still wait; 0 or less for "now"."""

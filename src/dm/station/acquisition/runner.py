@@ -118,6 +118,7 @@ class Runner:
             self.rule.close()
             self.ended(task)
             task.wake.close()
+            task.let_go()
 
     def _steady_turn(self) -> bool:
         """Do one turn; whatever goes wrong, the watch goes on, with a look at everything."""

@@ -129,14 +129,18 @@ class Task:
         self.deadline = self._deadline()
         # Set by the watching thread, to be called by any: files that are not whole yet, what one of them waits for,
         # and keys of the info record about the watch.
-        self.settling: Callable[[], list[bytes]] = list
-        self.waiting: Callable[..., list[Waiting]] = lambda skip=0, limit=None: []
-        self.waiting_for: Callable[[bytes], Waiting | None] = lambda path: None
-        self.watched: Callable[[], dict[str, Any]] = dict
+        self.let_go()
         self.changed = threading.Condition()
         self.meters = UNSHOWN
         self.pace = Pace(time.monotonic())
         self.alarms: dict[str, str] = {}  # what health warns of at the moment, in full; see dm.station...alarms
+
+    def let_go(self) -> None:
+        """Forget what the watching thread tells of itself, so that what it knew leaves memory when it has ended."""
+        self.settling: Callable[[], list[bytes]] = list
+        self.waiting: Callable[..., list[Waiting]] = lambda skip=0, limit=None: []
+        self.waiting_for: Callable[[bytes], Waiting | None] = lambda path: None
+        self.watched: Callable[[], dict[str, Any]] = dict
 
     # --- queue (call under the pipeline's condition) ----------------------------------------------------------------
     def push(self, item: Item) -> None:
