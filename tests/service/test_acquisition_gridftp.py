@@ -207,20 +207,16 @@ def test_nothing_is_lost_when_movers_are_killed_and_servers_hang_and_die(
     ):
         upload = api.upload("troubled", str(tmp_path))["id"]
 
-        def moving() -> psutil.Process | None:
+        def killed() -> bool:
             for child in psutil.Process().children():
                 with suppress(psutil.NoSuchProcess):
                     if child.name() == "globus-url-copy":
-                        return child
-            return None
+                        child.kill()
+                        return True
+            return False
 
-        killed = 0
         for _ in range(3):
-            until(lambda: moving() is not None or api.getUploadInfo(upload)["status"] != "running")
-            if (mover := moving()) is not None:
-                mover.kill()
-                killed += 1
-        assert killed
+            until(killed)
         first.signal(signal.SIGSTOP)
         second.stop()
         second.start()
