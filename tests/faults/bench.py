@@ -347,6 +347,14 @@ class Bench:
         except CommunicationError:
             return -1
 
+    def running(self, experiment: Mapping[str, Any]) -> list[str]:
+        """Return the ids of an experiment's DAQs that run, none while the service does not answer."""
+        try:
+            found = self.rest().get("/daqs", experimentName=experiment["name"], timeout=5)
+        except CommunicationError:
+            return []
+        return [str(daq["id"]) for daq in found if daq["status"] not in OVER]
+
     def stop_daq(self, task: str) -> None:
         """Ask a DAQ to end."""
         self.rest().post(f"/daqs/{task}/stop")

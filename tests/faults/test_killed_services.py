@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.bench import Bench, fill, settings
+from tests.faults.bench import Bench, fill, quiet, settings
 from tests.faults.injection import hits, injected
 from tests.faults.invariant import Task, check
 from tests.service.acquisition_fixtures import until
@@ -95,6 +95,29 @@ def test_f02_killed_between_any_two_writes(
     bench: Bench, source: Path, tmp_path: Path, name: str, call: str, number: int
 ) -> None:
     killed_in_window(bench, source, tmp_path / "strace", name, call, number)
+
+
+LATER = [pytest.param(number, marks=pytest.mark.long) for number in range(1, 8) if number != 3]
+
+
+@pytest.mark.parametrize("number", [3, *LATER])
+def test_f02_killed_while_a_daq_is_started(bench: Bench, source: Path, tmp_path: Path, number: int) -> None:
+    """Started again by its user there is one DAQ, not two, and no claim of a dead one is in its way."""
+    experiment = bench.experiment()
+    with injected(bench.acquisition, f"sendto:signal=KILL:when={number}", tmp_path / "strace"):
+        quiet(lambda: bench.begin("daq", experiment, source))
+        fill(source, 12, 500)
+        until(lambda: not bench.acquisition.alive() or bench.running(experiment))
+    if hits(tmp_path / "strace"):
+        bench.acquisition.kill()
+        bench.acquisition.start()
+    daq = bench.begin("daq", experiment, source, processExistingFiles=True)
+    assert bench.running(experiment) == [daq["id"]]
+    bench.stop_daq(daq["id"])
+    assert bench.finish("daq", daq["id"])["status"] == "done"
+    fresh = bench.begin("upload", experiment, source)  # whether the first start counted decides what the DAQ took
+    assert bench.finish("upload", fresh["id"])["status"] == "done"
+    check(bench, experiment, source, task=Task("upload", fresh["id"]))
 
 
 @pytest.mark.parametrize("name", ["acquisition", "storage", "catalog"])
