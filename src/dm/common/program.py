@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import resource
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,6 +16,8 @@ from dm.common.settings import WebSettings
 
 _GARBAGE = 20_000
 """Objects between two looks for reference cycles; at Python's 700, reading a large JSON text looks all the time."""
+
+_DESCRIPTORS = 65_536
 
 M = TypeVar("M", bound=WebSettings)
 
@@ -39,6 +42,7 @@ def run(
         file = options.config or settings.default_path()
         values = settings.load(model, name, file)
         with logs.configure(name, values.log_file, values.log_level, stderr=options.foreground):
+            _raise_descriptors()
             gc.freeze()  # what is loaded by now stays
             gc.set_threshold(_GARBAGE, 20, 20)
             work(values, file)
@@ -46,3 +50,11 @@ def run(
         print(f"Error: {error}", file=sys.stderr)
         return error.error_code
     return 0
+
+
+def _raise_descriptors() -> None:
+    """Allow the service more open files than an account's usual 1,024, as far as its own limit goes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
