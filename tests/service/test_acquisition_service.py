@@ -133,6 +133,8 @@ def test_an_upload_through_the_api(api: ExperimentDaqApi, site: Site, tmp_path: 
     second = api.waitUpload(api.upload("uploaded", str(tmp_path), {"reprocessFiles": True})["id"], 30)
     assert [row["id"] for row in api.listUploadRecords({"experimentName": "uploaded"})] == [first["id"], second["id"]]
     assert [row["id"] for row in api.listUploadRecords({"experimentName": "uploaded"}, limit=1)] == [second["id"]]
+    for query, found in (({"countFiles": "1"}, 2), ({"countFiles": 1, "status": "done"}, 2), ({"countFiles": "2"}, 0)):
+        assert len(api.listUploadRecords({"experimentName": "uploaded", **query})) == found
     api.clearUpload(first["id"])
     assert len(api.listUploads("uploaded")) == 1
     assert len(api.listUploadRecords({"experimentName": "uploaded"})) == 2

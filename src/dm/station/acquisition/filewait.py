@@ -32,14 +32,17 @@ def wait_for_file(office: Office, wanted: Wanted, sees: Sees, until: str, second
     deadline = time.monotonic() + seconds
     with office.waits.place() as held:
         while True:
+            changes = office.changes
             found = _responsible(office, wanted, sees)
             if found is None and wanted.id:
                 raise ObjectNotFound(f"DAQ or upload {wanted.id[:80]!r} does not exist.")
             answer = _watched(office, found, wanted, until, deadline if held else 0.0)
             if answer["reached"] or answer["over"] or not held or _late(office, deadline):
                 return answer
-            with office.begun:
-                office.begun.wait(min(_SLICE, max(0.01, deadline - time.monotonic())))
+            # Nobody is responsible, or who was has just ended: something has to begin or end before that is otherwise.
+            while office.changes == changes and not _late(office, deadline):
+                with office.begun:
+                    office.begun.wait(min(_SLICE, max(0.01, deadline - time.monotonic())))
 
 
 def _late(office: Office, deadline: float) -> bool:

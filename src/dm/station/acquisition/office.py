@@ -94,6 +94,7 @@ class Office:
         self.live: dict[str, Task] = {}
         self.waits = Waits(parts.settings.threads)
         self.begun = threading.Condition()  # told of every task that starts or ends
+        self.changes = 0  # how many have
         self.unresumed: dict[str, str] = {}  # id -> kind of what cannot run with today's settings
         self.on_ended: Callable[[Task], None] = lambda _task: None  # for health
         self._threads: dict[str, threading.Thread] = {}
@@ -238,6 +239,7 @@ class Office:
 
     def _tell(self) -> None:
         with self.begun:
+            self.changes += 1
             self.begun.notify_all()
 
     def _follow(self, task: Task) -> bool:
