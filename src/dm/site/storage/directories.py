@@ -138,9 +138,12 @@ def enter(parent: int, name: bytes, owner: Owner, mode: int) -> tuple[int, bool]
 
 
 def mend(descriptor: int, owner: Owner, mode: int) -> None:
-    """Finish an open directory that a crash left between its making and its opening to the group."""
+    """Finish an open directory that a crash or an error left between its making and its opening to the group.
+
+    By then it may have its owner already: that is given before the mode.
+    """
     status = os.fstat(descriptor)
-    if mode & 0o070 and status.st_uid == os.geteuid() and not status.st_mode & 0o077:
+    if mode & 0o070 and status.st_uid in (os.geteuid(), owner.uid) and not status.st_mode & 0o077:
         owner.apply(descriptor, mode)
 
 
