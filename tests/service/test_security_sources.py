@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -127,3 +128,29 @@ def test_a_name_used_again_opens_nothing_of_the_old_experiment(site: Site, manag
         for path in (f"/uploads/{old}", f"/uploads/{old}/files"):
             with pytest.raises(ObjectNotFound):
                 client.get(path)
+
+
+@pytest.mark.parametrize("kind", ["upload", "startDaq"])
+def test_a_time_no_database_can_hold_stops_no_other_file(
+    manager: RestClient, experiment: str, tmp_path: Path, kind: str
+) -> None:
+    """Whoever writes into the data directory may set any time: one such file must not end the whole task."""
+    place = tmp_path / f"times-{kind}"
+    place.mkdir()
+    for name in ("early.dat", "far.dat", "good.dat"):
+        (place / name).write_bytes(b"data of " + name.encode())
+    os.utime(place / "far.dat", (15_000_000_000, 15_000_000_000))  # 2445, beyond 64 bits of nanoseconds
+    os.utime(place / "early.dat", (-1_000_000, -1_000_000))
+    keys = {"destDirectory": f"times-{kind}", **({"processExistingFiles": True} if kind == "startDaq" else {})}
+    task = manager.post(f"/experimentsByName/{experiment}/{kind}/{segment(str(place))}", {"taskInfo": keys})["id"]
+    one = f"/{'uploads' if kind == 'upload' else 'daqs'}/{task}"
+
+    def states() -> dict[str, str]:
+        return {row["path"]: row["state"] for row in manager.get(f"{one}/files")}
+
+    until(lambda: states().get("good.dat") == "done" == states().get("early.dat"), what="the files with usual times")
+    until(lambda: states().get("far.dat") in ("done", "failed"), what="an answer about the other")
+    if kind == "startDaq":
+        manager.post(f"{one}/stop")
+    until(lambda: manager.get(one)["status"] in ("done", "failed"), what="the end")
+    assert manager.get(f"{one}/file", path="far.dat")["state"] == states()["far.dat"]

@@ -73,7 +73,7 @@ def look(path: bytes) -> tuple[FileStamp | None, int]:
         status = os.lstat(path)
     except OSError:
         return None, 0
-    return FileStamp(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino), status.st_mode
+    return FileStamp.of(status), status.st_mode
 
 
 def look_afresh(path: bytes) -> tuple[FileStamp | None, int]:
@@ -89,7 +89,7 @@ def look_afresh(path: bytes) -> tuple[FileStamp | None, int]:
         return None, 0
     finally:
         os.close(descriptor)
-    return FileStamp(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino), status.st_mode
+    return FileStamp.of(status), status.st_mode
 
 
 def same(first: FileStamp | None, second: FileStamp | None) -> bool:

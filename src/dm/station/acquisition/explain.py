@@ -20,7 +20,7 @@ from dm.common.wire import literal
 from dm.station.acquisition.ledger import Ledger, State
 from dm.station.acquisition.selection import Selection
 from dm.station.acquisition.timeline import timeline
-from dm.station.acquisition.transports.base import FileStamp
+from dm.station.acquisition.transports.base import FileStamp, storable
 from dm.station.acquisition.watch.scan import kind_of
 from dm.station.acquisition.whereabouts import Candidate, Record, Sees, Wanted, best, candidates, described
 
@@ -332,8 +332,8 @@ def _look(candidate: Candidate) -> Record:
                 "exists": True,
                 "kind": kind,
                 "size": status.st_size,
-                "mtimeNs": status.st_mtime_ns,
-                "modificationTimestamp": timestamps.text(status.st_mtime),
+                "mtimeNs": storable(status.st_mtime_ns),
+                "modificationTimestamp": timestamps.text(storable(status.st_mtime_ns) / 1e9),
             }
             if kind == "file" and not os.access(name, os.R_OK, dir_fd=parent, effective_ids=True):
                 found["reason"] = "unreadable"

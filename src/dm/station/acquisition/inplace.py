@@ -20,7 +20,7 @@ _AUDIT = logging.getLogger("dm.audit")
 
 
 def _stamp(status: os.stat_result) -> FileStamp:
-    return FileStamp(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+    return FileStamp.of(status)
 
 
 def in_place(task: Task, load: Load, digest: str = VERIFICATION) -> FileOutcome:

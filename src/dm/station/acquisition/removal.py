@@ -159,7 +159,8 @@ class _Removal:
         os.rename(self.name, self.hidden, src_dir_fd=self.parent, dst_dir_fd=self.parent)
         try:
             taken = os.stat(self.hidden, dir_fd=self.parent, follow_symlinks=False)
-            same = (taken.st_ino, taken.st_size, taken.st_mtime_ns) == (shape.inode, shape.size, shape.mtime_ns)
+            found = stamp(taken)
+            same = (found.inode, found.size, found.mtime_ns) == (shape.inode, shape.size, shape.mtime_ns)
             same = same and os.path.samestat(taken, os.fstat(descriptor))
             if leased:
                 time.sleep(_OPENING)

@@ -13,7 +13,7 @@ import os
 import signal
 import stat
 
-from dm.station.acquisition.transports.base import FileStamp
+from dm.station.acquisition.transports.base import FileStamp, storable
 
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
@@ -31,7 +31,7 @@ def unwritten(path: bytes, stamp: FileStamp) -> bool | None:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             return None
-        if (status.st_ino, status.st_size, status.st_mtime_ns) != (stamp.inode, stamp.size, stamp.mtime_ns):
+        if (status.st_ino, status.st_size, storable(status.st_mtime_ns)) != (stamp.inode, stamp.size, stamp.mtime_ns):
             return False
         # Who opens the file while we hold the lease makes the kernel tell us: by a signal that is ignored by default,
         # as the usual SIGIO would end the process.

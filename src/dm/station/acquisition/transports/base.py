@@ -10,6 +10,7 @@ Transports are found by the entry point group ``dm.transports`` or as ``module:C
 
 from __future__ import annotations
 
+import os
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -22,6 +23,13 @@ from pydantic import BaseModel, ConfigDict
 from dm.common.digests import VERIFICATION
 from dm.common.errors import InvalidArgument
 from dm.station.acquisition.transports.rests import Rests
+
+_EARLIEST, _LATEST = -(1 << 62), (1 << 63) - 1  # of times in nanoseconds, years 1823 to 2262
+
+
+def storable(mtime_ns: int) -> int:
+    """Return a time as databases can hold it: anybody may give a file any time, and servers may tell any."""
+    return min(max(mtime_ns, _EARLIEST), _LATEST)
 
 
 class NoSettings(BaseModel):
@@ -64,6 +72,11 @@ class FileStamp:
     mtime_ns: int
     ctime_ns: int = 0
     inode: int = 0
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> FileStamp:
+        """Return the stamp of a local file."""
+        return cls(status.st_size, storable(status.st_mtime_ns), status.st_ctime_ns, status.st_ino)
 
 
 @dataclass(frozen=True, slots=True)

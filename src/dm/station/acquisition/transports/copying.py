@@ -65,7 +65,7 @@ class Copied:
 
 def stamp(status: os.stat_result) -> FileStamp:
     """Return the stamp of a local file."""
-    return FileStamp(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+    return FileStamp.of(status)
 
 
 def mount_point(path: bytes) -> str:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from dm.common.errors import CommunicationError, InvalidArgument
 from dm.common.paths import display
-from dm.station.acquisition.transports.base import FileStamp
+from dm.station.acquisition.transports.base import FileStamp, storable
 from dm.station.acquisition.transports.gridftp_gsi import Seal
 from dm.station.acquisition.transports.gridftp_settings import Server
 
@@ -299,4 +299,4 @@ def _moment(text: bytes) -> int:
         return 0
     year, month, day, hour, minute, second = (int(part) for part in match.groups()[:6])
     seconds = calendar.timegm((year, month, day, hour, minute, second))
-    return seconds * SECOND + int((match[7] or b"0")[:9].ljust(9, b"0"))
+    return storable(seconds * SECOND + int((match[7] or b"0")[:9].ljust(9, b"0")))

@@ -29,6 +29,7 @@ from dm.station.acquisition.transports.base import (
     TransferBatch,
     TransferFile,
     Transport,
+    storable,
 )
 from dm.station.acquisition.transports.copying import CopyError, mount_point, note
 from dm.station.acquisition.transports.local import check_directory, require_root
@@ -194,4 +195,6 @@ def _entry(line: bytes) -> SourceEntry | None:
     except ValueError:
         seconds = 0  # a year rsync can print and Python cannot
     kind = {b"-": "file", b"l": "link"}.get(match[1], "other")
-    return SourceEntry(match[4], FileStamp(int(match[2].replace(b",", b"")), seconds * SECOND), kind)
+    return SourceEntry(
+        match[4], FileStamp(int(match[2].replace(b",", b"")), storable(seconds * SECOND) // SECOND * SECOND), kind
+    )

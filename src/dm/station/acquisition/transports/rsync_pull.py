@@ -14,7 +14,13 @@ import tempfile
 from concurrent.futures import Executor
 
 from dm.common.paths import display, opened_parent
-from dm.station.acquisition.transports.base import FileOutcome, FileStamp, TransferBatch, TransferFile
+from dm.station.acquisition.transports.base import (
+    FileOutcome,
+    FileStamp,
+    TransferBatch,
+    TransferFile,
+    storable,
+)
 from dm.station.acquisition.transports.copying import (
     CopyError,
     changed,
@@ -128,7 +134,7 @@ class _Pull:
         outcome.mode = stat.S_IMODE(status.st_mode)
         outcome.size, outcome.digests, outcome.md5 = copied.size, copied.digests, copied.md5
         # whole seconds, as a listing has them: otherwise the next scan would take every file for changed
-        outcome.before = outcome.after = FileStamp(status.st_size, status.st_mtime_ns // SECOND * SECOND)
+        outcome.before = outcome.after = FileStamp(status.st_size, storable(status.st_mtime_ns) // SECOND * SECOND)
         with opened_parent(self.received, file.path) as (parent, name):
             os.rename(name, file.staged_name, src_dir_fd=parent, dst_dir_fd=self.staging)
         os.chmod(file.staged_name, 0o600, dir_fd=self.staging)

@@ -123,5 +123,4 @@ class Walk:
                 f"Path {display(path[:80])!r}... is too long: {length} bytes with its data directory, of {MAX_PATH}."
             )
         else:
-            stamp = FileStamp(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
-            entries.append(SourceEntry(path, stamp, kind_of(status.st_mode)))
+            entries.append(SourceEntry(path, FileStamp.of(status), kind_of(status.st_mode)))
