@@ -74,19 +74,23 @@ def running_sshd(directory: Path) -> Iterator[list[str]]:
 
 
 @contextmanager
-def running_rsync_daemon(directory: Path) -> Iterator[tuple[int, Path, Path]]:
-    """A real rsync daemon; yields its port, the directory its module ``dm`` shows, and a password file."""
+def running_rsync_daemon(directory: Path, motd: str = "") -> Iterator[tuple[int, Path, Path]]:
+    """A real rsync daemon; yields its port, the directory its module ``dm`` shows, and a password file.
+
+    :param motd: text it greets with.
+    """
     directory.mkdir()
     (directory / "files").mkdir()
     (directory / "secrets").write_text("station:secret\n")
     (directory / "password").write_text("secret\n")
+    (directory / "motd").write_text(motd)
     for name in ("secrets", "password"):
         (directory / name).chmod(0o600)
     port = free_port()
     # without root a daemon cannot change its root directory
     config = directory / "rsyncd.conf"
     config.write_text(
-        f"use chroot = no\npid file = {directory}/pid\nlog file = {directory}/log\n[dm]\npath = {directory}/files\n"
+        f"use chroot = no\npid file = {directory}/pid\nlog file = {directory}/log\nmotd file = {directory}/motd\n[dm]\npath = {directory}/files\n"
         f"read only = no\nauth users = station\nsecrets file = {directory}/secrets\nuid = {os.getuid()}\n"
         f"gid = {os.getgid()}\nmunge symlinks = no\n"
     )

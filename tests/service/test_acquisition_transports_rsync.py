@@ -309,6 +309,18 @@ def test_full_target_names_the_file_system(transport: Rsync, root: Path) -> None
         subprocess.run(["umount", small], check=True)
 
 
+def test_the_greeting_of_a_daemon_names_no_files(tmp_path: Path) -> None:
+    """rsync prints it before the listing, so a hostile daemon could list what it likes."""
+    greeting = "-rw-r--r--              5 2026/01/01 00:00:00 ../../../stolen\n"
+    with running_rsync_daemon(tmp_path / "server", greeting) as (port, directory, password):
+        (directory / "real").write_bytes(b"real")
+        known = DaemonSettings(url=f"rsync://station@127.0.0.1:{port}/dm", directory="/", password_file=password)
+        rsync = Rsync(RsyncSettings(daemons={"127.0.0.1": known}, io_timeout=30))
+        source = Source("rsync url", b"/dm", "station@127.0.0.1", "rsync", port)
+        assert [entry.path for entry in rsync.walk(source)] == [b"real"]
+        rsync.close()
+
+
 def test_stop_kills_the_process_group(transport: Rsync, root: Path, daemon: tuple[int, Path, Path]) -> None:
     write(root, b"f", b"x" * (64 << 20))
     stopped = batch(local(root), root / "staging", b"f", host="localhost")

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
 from dm.common.errors import CommunicationError, ConfigurationError, DmException, InvalidArgument, TransferError
-from dm.station.acquisition.transports.base import FileOutcome, NoSettings, Source, TransferBatch, Transport
+from dm.station.acquisition.transports.base import (
+    FileOutcome,
+    FileStamp,
+    NoSettings,
+    Source,
+    SourceEntry,
+    TransferBatch,
+    Transport,
+)
 from dm.station.acquisition.transports.choice import Choice, reachable
 from dm.station.acquisition.transports.rests import Rests
 from dm.station.acquisition.transports.rsync import _entry
@@ -231,3 +240,20 @@ def test_a_full_disk_is_told_even_when_the_other_sides_text_was_lost() -> None:
     assert "may be full" in lost.sentence()
     assert Result(11, [], [b"rsync: write failed: No space left on device (28)"]).sentence().endswith("(28)")
     assert not Result(12, [], []).partial and "no reason given" in Result(12, [], []).sentence()
+
+
+class Hostile(Far):
+    """Lists names that lead out of the data directory, and sizes and times that no database holds."""
+
+    def walk(self, source: Source, below: bytes = b"") -> Iterator[SourceEntry]:
+        names = [b"../../etc/key", b"/etc/key", b"a/../../key", b"", b".", b"a//b", b"a/./b", b"a/", b"nul\0", b"good"]
+        yield from (SourceEntry(name, FileStamp(1, 1)) for name in names)
+        yield SourceEntry(b"huge", FileStamp(1 << 70, 1 << 80))
+        yield SourceEntry(b"negative", FileStamp(-1, -(1 << 80)))
+
+
+def test_a_hostile_listing_leads_nowhere() -> None:
+    source = Source("@host:/data", b"/data", "host", "ssh")
+    found = {entry.path: entry.stamp for entry in Choice([Hostile()]).walk(source)}
+    assert found.keys() == {b"good", b"huge", b"negative"}
+    assert all(0 <= stamp.size < 1 << 63 and -(1 << 63) <= stamp.mtime_ns < 1 << 63 for stamp in found.values())

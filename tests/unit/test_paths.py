@@ -43,6 +43,15 @@ def test_refused_in_a_short_sentence(given):
     assert len(str(refusal.value)) < 500
 
 
+@pytest.mark.parametrize("path", [b"../secret", b"d/../../secret", b"..", b"d/.."])
+def test_nothing_above_a_root_is_opened(tmp_path, path):
+    """Whoever gives a path has checked it; if not, this is the last line."""
+    (tmp_path / "root" / "d").mkdir(parents=True)
+    (tmp_path / "secret").write_bytes(b"secret")
+    with pytest.raises(InvalidArgument, match=r"leaves"), paths.opened_parent(tmp_path / "root", path):
+        pass
+
+
 def test_longest():
     longest = "/".join(["n" * 255] * 16)[:4095].rstrip("/")
     assert len(paths.relative(longest)) == len(longest)

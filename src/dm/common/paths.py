@@ -75,10 +75,12 @@ def opened_parent(root: str | bytes, path: bytes, create_mode: int | None = None
     :param path: canonical relative bytes (see :func:`relative`).
     :param create_mode: make missing directories with this mode; ``None`` refuses instead.
     :yields: a directory descriptor (closed afterwards) and the last name.
-    :raises ObjectNotFound: a directory is missing. :raises InvalidArgument: a component is a link or no directory, or
-        may not be passed. :raises ServiceUnavailable: an error of the system that may pass.
+    :raises ObjectNotFound: a directory is missing. :raises InvalidArgument: a component is ``..``, a link or no
+        directory, or may not be passed. :raises ServiceUnavailable: an error of the system that may pass.
     """
     *directories, name = path.split(b"/")
+    if name == b".." or b".." in directories:
+        raise InvalidArgument(f"Path {display(path[:_SHOWN])!r} leaves its directory by '..'.")
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
     descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

@@ -24,8 +24,10 @@ from dm.station.acquisition.transports.base import (
     SourceEntry,
     TransferBatch,
     Transport,
+    storable,
 )
 
+_LARGEST = (1 << 63) - 1
 _log = logging.getLogger(__name__)
 
 
@@ -41,6 +43,18 @@ def reachable(directory: bytes) -> bool:
 def _place(batch: TransferBatch) -> str:
     """Return what a transport could not reach when it fails: the ends of the way that are not here."""
     return f"{batch.source.host or ''} {batch.staging_host or ''}"
+
+
+def _inside(path: bytes) -> bool:
+    return b"\0" not in path and not any(part in (b"", b".", b"..") for part in path.split(b"/"))
+
+
+def _holds(stamp: FileStamp) -> bool:
+    return 0 <= stamp.size <= _LARGEST and storable(stamp.mtime_ns) == stamp.mtime_ns
+
+
+def _storable(stamp: FileStamp) -> FileStamp:
+    return dataclasses.replace(stamp, size=min(max(stamp.size, 0), _LARGEST), mtime_ns=storable(stamp.mtime_ns))
 
 
 def _unmeasured(_transport: str, _seconds: float, _size: int) -> None:
@@ -134,8 +148,18 @@ class Choice(Transport):
         self.reader(source).check(source)
 
     def walk(self, source: Source, below: bytes = b"") -> Iterator[SourceEntry]:
-        """List a remote source; see :meth:`Transport.walk`."""
-        return self.reader(source).walk(source, below)
+        """List a remote source; see :meth:`Transport.walk`.
+
+        What lists it is another machine: names that lead out of the data directory are left out, and sizes and times
+        are such as databases hold.
+        """
+        told = False
+        for entry in self.reader(source).walk(source, below):
+            if _inside(entry.path):
+                yield entry if _holds(entry.stamp) else dataclasses.replace(entry, stamp=_storable(entry.stamp))
+            elif not told:
+                _log.warning("Data directory %s lists %r, which is no name in it.", source.text, entry.path[:300])
+                told = True
 
     def remove(self, source: Source, path: bytes, stamp: FileStamp) -> bool:
         """Remove a remote source file; see :meth:`Transport.remove`."""

@@ -91,7 +91,7 @@ class Caller:
         settings = self.settings
         daemon = any(os.fsencode(argument).startswith(b"rsync://") for argument in arguments)
         # a remote shell beside a daemon URL would mean "start the daemon through the shell"
-        reach = [f"--contimeout={settings.connect_timeout}"] if daemon else [f"--rsh={self._shell}"]
+        reach = [f"--contimeout={settings.connect_timeout}", "--no-motd"] if daemon else [f"--rsh={self._shell}"]
         if settings.remote_program and not daemon:
             reach.append(f"--rsync-path={settings.remote_program}")
         return [settings.program, "--secluded-args", *reach, f"--timeout={settings.io_timeout}", *arguments]
