@@ -105,7 +105,7 @@ def sent(experiment: dict[str, Any]) -> dict[str, int]:
     return {path: len(batches) for path, batches in found.items()}
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.long) for seed in range(1, 5))])
 def test_kill_and_start_again(seed: int, daemon: Daemon, api: ExperimentDaqApi, site: Site, tmp_path: Path) -> None:
     random_ = random.Random(seed)
     name = f"killed{seed}"

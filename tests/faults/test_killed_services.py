@@ -120,7 +120,7 @@ def test_f02_killed_while_a_daq_is_started(bench: Bench, source: Path, tmp_path:
     check(bench, experiment, source, task=Task("upload", fresh["id"]))
 
 
-@pytest.mark.parametrize("name", ["acquisition", "storage", "catalog"])
+@pytest.mark.parametrize("name", ["acquisition", "storage", pytest.param("catalog", marks=pytest.mark.long)])
 def test_f03_stopped_in_the_middle(bench: Bench, source: Path, name: str) -> None:
     """Exit status 0; what was begun is finished or rolled back, and taken up after the start."""
     service = next(service for service in bench.services if service.name == name)

@@ -36,7 +36,7 @@ def uploaded(bench: Bench, source: Path, status: str = "done", **keys: object) -
     return experiment, task, record
 
 
-@pytest.mark.parametrize("transport", ["local", "rsync"])
+@pytest.mark.parametrize("transport", ["local", pytest.param("rsync", marks=pytest.mark.long)])
 def test_f18_every_name_arrives_byte_exact(bench: Bench, source: Path, transport: str) -> None:
     if transport == "rsync":
         bench.reconfigure(transports={transport: {}})

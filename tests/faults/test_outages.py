@@ -63,7 +63,7 @@ def test_f04_the_mover_is_killed(bench: Bench, source: Path) -> None:
 
 @settings(batch_files=10)
 @pytest.mark.parametrize("seconds", [SHORT, LONG])
-@pytest.mark.parametrize("transport", ["local", "rsync"])
+@pytest.mark.parametrize("transport", ["local", pytest.param("rsync", marks=pytest.mark.long)])
 def test_f05_storage_does_not_answer(bench: Bench, source: Path, transport: str, seconds: float) -> None:
     if transport == "rsync":
         bench.reconfigure(transports={transport: {}}, batch_files=10)

@@ -10,6 +10,7 @@ import pytest
 from tests.faults.bench import Bench, Service, fill, settings
 from tests.faults.injection import hits, injected
 from tests.faults.invariant import Task, check
+from tests.service.acquisition_fixtures import until
 
 # What each service does to files: reading, writing, making, dressing, syncing, putting in place. "read" and "write"
 # are also how it talks TLS, "fsync" how it gets things onto the disk.
@@ -60,7 +61,9 @@ def survives(bench: Bench, source: Path, log: Path, name: str, call: str, error:
     with injected(service, f"{call}:error={error}:when={number}", log):
         for part in range(3):
             fill(source / f"d{part}", 4, 2000, seed=number)
-        _wait(bench, service, daq["id"])
+        # no request is made meanwhile: answers would be lost, and be waited for
+        until(lambda: not service.alive() or bench.arrived(experiment) == 12, 100)
+        time.sleep(0.5)  # what comes after: catalog, ledger, staging cleared
     failed = hits(log)
     if not service.alive():  # it may give up, but nothing may be lost by that
         service.start()
