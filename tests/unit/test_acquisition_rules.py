@@ -62,6 +62,8 @@ def test_the_choice_of_rules(root: Path) -> None:
         ("marker", {"marker": "a/../b"}, "'..' may stand at the beginning only"),
         ("marker", {"marker": "{name.__class__}"}, "only {name}"),
         ("marker", {"marker": "{0}"}, "only {name}"),
+        ("marker", {"marker": "{stem}{name}/{stem}{stem}.done"}, "at most three"),
+        ("marker", {"marker": "{stem}{stem}{stem}.done"}, "two between slashes"),
         ("renamed", {}, "give final or temporary"),
     ],
 )

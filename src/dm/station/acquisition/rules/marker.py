@@ -15,6 +15,7 @@ from dm.station.acquisition.rules.settle import Closed, ClosedSettings
 
 _WORD = re.compile(r"\{(\w*)\}")
 _WORDS = frozenset({"name", "stem", "directory"})
+_MOST_WORDS = 3  # each more makes a long name cost two hundred times as much to compare
 _REMEMBERED = 200_000  # markers of another host
 
 
@@ -34,9 +35,12 @@ class MarkerSettings(RuleSettings):
     @classmethod
     def _usable(cls, value: str) -> str:
         parts = value.split("/")
-        unknown = set(_WORD.findall(value)) - _WORDS
+        words = _WORD.findall(value)
+        unknown = set(words) - _WORDS
         if unknown or "{" in _WORD.sub("", value) or "}" in _WORD.sub("", value):
             raise ValueError("only {name}, {stem} and {directory} are known in braces")
+        if len(words) > _MOST_WORDS or any(len(_WORD.findall(part)) > _MOST_WORDS - 1 for part in parts):
+            raise ValueError("at most three of {name}, {stem} and {directory} may stand in it, two between slashes")
         if value.startswith("/") or "\0" in value or parts[-1] in ("", ".", "..") or value == "{name}":
             raise ValueError("give the name of another file, relative to the file's directory, such as {name}.done")
         if ".." in parts[sum(part == ".." for part in parts) :]:
