@@ -90,7 +90,8 @@ def running_rsync_daemon(directory: Path, motd: str = "") -> Iterator[tuple[int,
     # without root a daemon cannot change its root directory
     config = directory / "rsyncd.conf"
     config.write_text(
-        f"use chroot = no\npid file = {directory}/pid\nlog file = {directory}/log\nmotd file = {directory}/motd\n[dm]\npath = {directory}/files\n"
+        f"use chroot = no\npid file = {directory}/pid\nlog file = {directory}/log\n"
+        f"motd file = {directory}/motd\n[dm]\npath = {directory}/files\n"
         f"read only = no\nauth users = station\nsecrets file = {directory}/secrets\nuid = {os.getuid()}\n"
         f"gid = {os.getgid()}\nmunge symlinks = no\n"
     )

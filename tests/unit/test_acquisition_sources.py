@@ -84,6 +84,7 @@ def test_only_below_allowed_directories(tmp_path: Path) -> None:
     (inside / "link").symlink_to(outside)
     limited = settings(allowed_directories=[str(inside)])
     assert parse(str(inside), limited, EXPERIMENT, "data").source.root == str(inside).encode()
-    for bad in (outside, inside / "link", inside / ".." / "inside"):
+    assert parse(f"file://{inside}", limited, EXPERIMENT, "data").source.root == str(inside).encode()
+    for bad in (outside, inside / "link", inside / ".." / "inside", f"file://{outside}", f"file://localhost{outside}"):
         with pytest.raises(InvalidArgument, match="is not below"):
             parse(str(bad), limited, EXPERIMENT, "data")

@@ -42,7 +42,7 @@ def parse(text: str, settings: AcquisitionSettings, experiment: dict[str, Any], 
     if text.startswith("@"):
         return _at(text, settings, experiment, root)
     if "://" in text:
-        return Place(_url(text))
+        return Place(_url(text, settings.allowed_directories))
     if not raw.startswith(b"/"):
         raise InvalidArgument(f"Data directory {text!r} is not an absolute path; begin it with '/', or with '@host:/'.")
     return Place(_local(text, raw, settings.allowed_directories))
@@ -74,7 +74,7 @@ def _host_and_path(text: str) -> tuple[str, str]:
     return host, path
 
 
-def _url(text: str) -> Source:
+def _url(text: str, allowed: list[Path]) -> Source:
     try:
         parts = urlsplit(text)
         port = parts.port
@@ -84,7 +84,7 @@ def _url(text: str) -> Source:
     if not path.startswith(b"/") or b"\0" in path:
         raise InvalidArgument(f"Data directory {text!r} has no absolute path.")
     if parts.scheme == "file" and parts.hostname in (None, "localhost"):
-        return Source(text, _clean(path))
+        return _local(text, path, allowed)
     if not parts.hostname or parts.hostname.startswith("-"):
         raise InvalidArgument(f"Data directory {text!r} names no host.")
     if parts.password is not None:
