@@ -14,7 +14,8 @@ from dm.common.errors import InvalidArgument, ObjectNotFound
 from dm.station.acquisition.service import build_from_settings
 from tests.service.acquisition_fixtures import ADMIN, MANAGER, STATION, Site, running_site, until
 
-CREDENTIALS = ["of ssh", "of a daemon", "of Globus", "of GridFTP"]  # directories of the transports' credentials
+# directories of the credentials of transports, of plugins, and of the account itself
+CREDENTIALS = ["of ssh", "of a daemon", "of Globus", "of GridFTP", "of a replica", ".ssh"]
 
 
 @pytest.fixture(scope="module")
@@ -31,9 +32,9 @@ def manager(site: Site, new_mongo_database: Callable[[], str]) -> Iterator[RestC
     settings_file = site.directory / "etc" / "dm.toml"
     settings_file.parent.mkdir()
     settings_file.write_text("# holds the password of a database")
-    for name in CREDENTIALS:
+    for name in [*CREDENTIALS, "copies"]:
         (site.directory / name).mkdir()
-    ssh, daemon, globus, gridftp = (site.directory / name / "secret" for name in CREDENTIALS)
+    ssh, daemon, globus, gridftp, replica, _own = (site.directory / name / "secret" for name in CREDENTIALS)
     transports = {
         "local": {},
         "rsync": {
@@ -46,8 +47,17 @@ def manager(site: Site, new_mongo_database: Callable[[], str]) -> Iterator[RestC
         },
         "gridftp": {"proxy": gridftp},
     }  # fmt: skip
-    settings = site.acquisition_settings(new_mongo_database(), transports=transports)
-    service = build_from_settings(settings, station, settings_file)
+    plugins = {
+        "replica": {
+            "destination": str(site.directory / "copies"),
+            "record": False,
+            "rsync": {"ssh": ["ssh", "-i", str(replica)]},
+        }
+    }
+    settings = site.acquisition_settings(new_mongo_database(), transports=transports, plugins=plugins)
+    with pytest.MonkeyPatch.context() as account:
+        account.setenv("HOME", str(site.directory))
+        service = build_from_settings(settings, station, settings_file)
     service.start()
     service.server.start()
     client = RestClient(service.server.url, *MANAGER, ca_file=site.certificates / "ca.pem")

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from dm.common.errors import InvalidArgument, TransferError
 from dm.station.acquisition.transports.base import FileStamp
+from dm.station.acquisition.transports.gridftp import GridFtp
 from dm.station.acquisition.transports.gridftp_control import Reply, _fact, require_speakable, speakable
 from dm.station.acquisition.transports.gridftp_copy import Connections, Ended, _options, place, quoted, url
 from dm.station.acquisition.transports.gridftp_push import whole
@@ -167,3 +168,15 @@ def test_complaints() -> None:
     assert Ended(1, b"\nerror: No space left on device\n").full
     killed = Ended(-9, b"")
     assert killed.killed and killed.sentence() == "globus-url-copy was killed by signal 9: no reason given"
+
+
+def test_fetched_credentials_are_no_data() -> None:
+    """The directory they will lie in is known before the first is fetched: nobody may have it uploaded."""
+    myproxy = {"server": "h", "user": "u", "password_file": "/p"}
+    gridftp = GridFtp(GridFtpSettings.model_validate({"myproxy": myproxy}))
+    try:
+        [directory] = [secret for secret in gridftp.secrets if secret.is_dir()]
+        assert directory.stat().st_mode & 0o777 == 0o700
+    finally:
+        gridftp.close()
+    assert not directory.exists()

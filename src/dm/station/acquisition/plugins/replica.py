@@ -105,6 +105,7 @@ class Replica(Plugin):
         self._host: str | None = remote[1] if remote else None
         self._directory = encode(remote[2] if remote else settings.destination).rstrip(b"/") or b"/"
         self._caller = Caller(settings.rsync)
+        self.secrets = tuple(settings.rsync.secrets)
         self._catalog = context.client(CatalogServiceApi, settings.catalog_url, 120) if settings.record else None
 
     def process(self, batch: PluginBatch) -> None:

@@ -60,8 +60,8 @@ class GridFtp(Transport):
     def secrets(self) -> list[Path]:
         """The credential files."""
         own = self._settings
-        password = own.myproxy.password_file if own.myproxy else None
-        return [file for file in (own.proxy, own.key, password) if file is not None]
+        fetched = (own.myproxy.password_file, self._credentials.directory) if own.myproxy else ()
+        return [file for file in (own.proxy, own.key, *fetched) if file is not None]
 
     def serves(self, source: Source, staging_host: str | None) -> bool:
         """Whether the settings name servers of the staging host; see :meth:`Transport.serves`."""

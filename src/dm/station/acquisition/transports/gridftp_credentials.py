@@ -89,6 +89,17 @@ class Credentials:
                 shutil.rmtree(self._directory)
             self._directory, self._ends, self._due = None, 0.0, 0.0
 
+    @property
+    def directory(self) -> Path:
+        """Where fetched credentials lie; made now if it is not there."""
+        with self._lock:
+            return self._made()
+
+    def _made(self) -> Path:
+        if self._directory is None:
+            self._directory = Path(tempfile.mkdtemp(prefix="dm-gridftp-"))
+        return self._directory
+
     def _proxy(self) -> Path | None:
         settings = self._settings
         if settings.myproxy is None:
@@ -108,14 +119,13 @@ class Credentials:
 
     def _fetch(self, myproxy: MyProxySettings, now: float) -> None:
         """Fetch a credential and put it in place of the last one."""
-        if self._directory is None:
-            self._directory = Path(tempfile.mkdtemp(prefix="dm-gridftp-"))
-        fresh = self._directory / "fresh"
+        directory = self._made()
+        fresh = directory / "fresh"
         fetch(myproxy, self._settings.certificates, fresh)
         self._ends = ends(fresh)
         # measured by its own life: the server may give less than was asked for
         self._due = self._ends - (self._ends - now) / 3
-        fresh.replace(self._directory / "proxy")
+        fresh.replace(directory / "proxy")
 
 
 def fetch(myproxy: MyProxySettings, certificates: Path, target: Path) -> None:

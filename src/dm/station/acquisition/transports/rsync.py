@@ -14,7 +14,6 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
 from pathlib import Path
 
 from pydantic import BaseModel
@@ -62,10 +61,8 @@ class Rsync(Transport):
 
     @property
     def secrets(self) -> list[Path]:
-        """The passwords of daemons, and the keys that the ssh command names."""
-        settings = self._caller.settings
-        passwords = [daemon.password_file for daemon in settings.daemons.values() if daemon.password_file]
-        return passwords + [Path(key).expanduser() for option, key in pairwise(settings.ssh) if option == "-i"]
+        """Passwords and keys."""
+        return self._caller.settings.secrets
 
     # --- the source -----------------------------------------------------------------------------------------
 

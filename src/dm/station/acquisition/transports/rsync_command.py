@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -74,6 +75,14 @@ class RsyncSettings(BaseModel):
             if not word or "'" in word or not word.isprintable():
                 raise ValueError(f"ssh word {word!r} is empty or has a quote or control character")
         return value
+
+    @property
+    def secrets(self) -> list[Path]:
+        """The passwords of daemons, the keys that the ssh command names, and those of the account."""
+        passwords = [daemon.password_file for daemon in self.daemons.values() if daemon.password_file]
+        keys = [Path(key).expanduser() for option, key in pairwise(self.ssh) if option == "-i"]
+        own = Path(os.path.expanduser("~")) / ".ssh"
+        return [*passwords, *keys, *([own] if own.is_dir() else [])]
 
 
 class Caller:
