@@ -37,7 +37,6 @@ ERRORS = {
 }
 USUAL = ("EIO", "EINTR", "ENOMEM")
 FEW = [
-    ("acquisition", "write", "ENOSPC", 1),
     ("acquisition", "openat", "EMFILE", 3),
     ("storage", "fsync", "EIO", 1),
     ("storage", "fchmod", "EIO", 2),
