@@ -121,6 +121,8 @@ def test_facts() -> None:
     assert pipe is not None and (pipe.kind, pipe.stamp) == ("other", FileStamp(0, 0))
     assert closed is not None and closed.kind == "directory" and not closed.listable
     assert _fact(b"Type=cdir;Size=1; .") is None and _fact(b"no facts") is None
+    large = _fact(b"Type=file;Size=" + b"9" * 5000 + b"; f")
+    assert large is not None and large.stamp.size == 0, "what no number can be is none"
 
 
 def test_replies() -> None:

@@ -24,6 +24,9 @@ SECOND = 1_000_000_000
 _WINDOW = 64  # commands on their way before the first is answered
 _LINE = 1 << 20
 _REPLY = 256 << 20  # a directory of a million files
+_ANSWER = 1 << 16  # anything else
+_OF_A_LINE = 32  # what keeping one costs at least
+_PROMISES = 10_000  # answers that only say that it goes on, before a real one
 _SLOWEST = 20e6  # bytes per second a server digests at least
 _ENTRY = re.compile(rb"((?:[A-Za-z][\w.-]*=[^;]*;)+) (.*)", re.DOTALL)
 _NEXT = re.compile(rb"\r\n (?=[A-Za-z][\w.-]*=[^;\r\n]*;)")
@@ -125,7 +128,7 @@ class Control:
         :raises InvalidArgument: the directory does not exist or may not be read.
         """
         require_speakable(directory, self.server.secure)
-        reply = self._ask([b"MLSC " + directory])[0]
+        reply = self._ask([b"MLSC " + directory], _REPLY)[0]
         if not reply.good:
             raise InvalidArgument(f"Directory {display(directory)!r} on {self.server}: {reply.sentence()}.")
         entries = _NEXT.split(reply.text.rpartition(b"\r\n%d " % reply.code)[0])[1:]
@@ -207,15 +210,18 @@ class Control:
         self._send(command + b"\r\n")
         return self._lines()
 
-    def _ask(self, commands: Sequence[bytes]) -> list[Reply]:
-        """Send commands, several before the first is answered, and return the replies."""
+    def _ask(self, commands: Sequence[bytes], most: int = _ANSWER) -> list[Reply]:
+        """Send commands, several before the first is answered, and return the replies.
+
+        :param most: bytes of each.
+        """
         replies: list[Reply] = []
         for number, command in enumerate(commands):
             if number - len(replies) >= _WINDOW:
-                replies.append(self._reply())
+                replies.append(self._reply(most))
             self._send((self._seal.close(command) if self._seal else command) + b"\r\n")
         while len(replies) < len(commands):
-            replies.append(self._reply())
+            replies.append(self._reply(most))
         return replies
 
     def _send(self, data: bytes) -> None:
@@ -224,10 +230,10 @@ class Control:
         except OSError as error:
             raise self._broken(error) from error
 
-    def _reply(self) -> Reply:
+    def _reply(self, most: int = _ANSWER) -> Reply:
         """Read an answer, passing over what only says that it goes on."""
-        while True:
-            lines = self._lines()
+        for _ in range(_PROMISES):
+            lines = self._lines(most)
             if self._seal:
                 text = b"".join(self._seal.open(line, str(self.server)) for line in lines)
             else:
@@ -235,27 +241,32 @@ class Control:
             code = int(text[:3]) if text[:3].isdigit() else 0
             if not 100 <= code < 200:
                 return Reply(code, text)
+        raise self._endless()
 
-    def _lines(self) -> list[bytes]:
+    def _lines(self, most: int = _ANSWER) -> list[bytes]:
         """Read the lines of one answer, without their ends."""
         lines: list[bytes] = []
+        whole = bytearray()
         size = 0
         while True:
             try:
                 line = self._stream.readline(_LINE)
             except (OSError, ValueError) as error:
                 raise self._broken(error) from error
-            size += len(line)
-            if not line.endswith(b"\n") or size > _REPLY:
-                raise CommunicationError(f"Server {self.server} hung up or sends without end.")
-            # a name may hold a bare line feed: lines end with both
-            if lines and not lines[-1].endswith(b"\r"):
-                lines[-1] += b"\n" + line[:-1]
-            else:
-                lines.append(line[:-1])
-            whole = lines[-1]
-            if whole.endswith(b"\r") and whole[3:4] == b" " and whole[:3] == lines[0][:3] and whole[:3].isdigit():
-                return [one[:-1] for one in lines]
+            size += len(line) + _OF_A_LINE
+            if not line.endswith(b"\n") or size > most:
+                raise self._endless()
+            whole += line[:-1]
+            if not whole.endswith(b"\r"):  # a name may hold a bare line feed: lines end with both
+                whole += b"\n"
+                continue
+            lines.append(bytes(whole[:-1]))
+            if whole[3:4] == b" " and whole[:3] == lines[0][:3] and whole[:3].isdigit():
+                return lines
+            whole.clear()
+
+    def _endless(self) -> CommunicationError:
+        return CommunicationError(f"Server {self.server} hung up or sends without end.")
 
     def _broken(self, error: Exception) -> CommunicationError:
         said = "does not answer" if isinstance(error, TimeoutError) else f"cannot be reached: {error}"
@@ -283,7 +294,7 @@ def _fact(entry: bytes) -> Fact | None:
 
 
 def _number(text: bytes) -> int:
-    return int(text) if text.isdigit() else 0
+    return int(text) if text.isdigit() and len(text) < 19 else 0
 
 
 def _unique(facts: dict[bytes, bytes]) -> int:
