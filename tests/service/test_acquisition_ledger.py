@@ -9,12 +9,14 @@ from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 
 import pytest
+from bson.binary import Binary
 
 from dm.common.errors import ConfigurationError, ServiceUnavailable
+from dm.station.acquisition import journal
 from dm.station.acquisition.batch import Batch
 from dm.station.acquisition.completion import Rule
 from dm.station.acquisition.lease import Lease, process_start
-from dm.station.acquisition.ledger import Item, Ledger, State, row_id, shown
+from dm.station.acquisition.ledger import Item, Ledger, State, row_id, shown, stamp_key
 from dm.station.acquisition.store import Store
 from dm.station.acquisition.transports.base import FileStamp
 
@@ -296,3 +298,20 @@ def test_a_silent_owner_elsewhere_loses_the_lease_and_a_living_one_keeps_it(stor
     store.take_lease(store.lease(), {"owner": "thief", "beat": 0})
     assert lost.wait(10)
     heir.release()
+
+
+def test_a_journal_made_short_in_parts_tells_the_last_of_each_file(store: Store) -> None:
+    def entry(number: int, records: list[journal.Record]) -> dict[str, object]:
+        return {"_id": f"t:{number:012d}", "task": "t", "data": Binary(journal.pack_records(records))}
+
+    stamp = stamp_key(1, 1)
+    many = [(key, stamp | State.DONE, 1) for key in range(1, journal.BLOCK + 1)]
+    store.journal.insert_many(
+        [entry(1, [(1, stamp | State.READY, 1)]), entry(2, many)]
+        + [entry(3 + number, [(10**9 + number, stamp | State.DONE, 1)]) for number in range(600)]
+    )
+    for _time in range(2):
+        ledger = Ledger(store, "t")
+        ledger.load()
+        assert (ledger.count(State.READY), ledger.count(State.DONE)) == (0, journal.BLOCK + 600)
+    assert len(store.journal_of("t")) < 10

@@ -215,6 +215,8 @@ class Ledger:
             self._number = max(self._number, number + 1)
             if len(data) < _BLOCK * _RECORD_BYTES:
                 self._small.append(number)
+            else:
+                self._small.clear()  # merged, what is before it would come after it
             for record in journal.unpack_records(data):
                 last[record[0]] = record
                 decided[record[0]] = number
@@ -224,7 +226,10 @@ class Ledger:
         items = {path_key(item.path): item for item in self._untold(decided)}
         for row in self.store.rows_in(self.task, "ready"):
             item = item_of(row)
-            items[path_key(item.path)] = item
+            items[key := path_key(item.path)] = item
+            with self._lock:
+                if key not in self._fresh:  # a crash may have come before its journal entry
+                    self._mark(key, stamp_key(item.size, item.mtime_ns) | State.READY, item.size)
         for row in self.store.rows_in(self.task, "failed", limit=_SHOWN_ERRORS):
             self.errors[path_key(bytes(row["pathBytes"]))] = str(row.get("lastError") or "")
         self._merge()
