@@ -16,9 +16,10 @@ from collections import deque
 from typing import Protocol
 
 from dm.station.acquisition.batch import Batch
-from dm.station.acquisition.ledger import Item, path_key
+from dm.station.acquisition.ledger import Item, State, path_key
 from dm.station.acquisition.settings import AcquisitionSettings
 from dm.station.acquisition.task import Task
+from dm.station.acquisition.transports.base import FileStamp
 
 _log = logging.getLogger(__name__)
 _MEGABYTE = 1 << 20
@@ -115,7 +116,9 @@ class Pipeline:
                 if len(task.queue) >= self.settings.queue_files:
                     task.spilled = True
                     break
-                if path_key(item.path) not in task.busy:
+                # Since it was read, it may have come to its end.
+                known = task.ledger.knows(item.path, FileStamp(item.size, item.mtime_ns))
+                if path_key(item.path) not in task.busy and known is State.READY:
                     task.push(item)
             self.condition.notify_all()
 
