@@ -229,9 +229,24 @@ def feed(task: Task, pipeline: Pipeline) -> None:
     with pipeline.condition:
         room = _AHEAD + pipeline.settings.batches_per_task - len(task.batches)
         busy = set(task.busy)
-    if room <= 0:
-        return
-    limit, skip = size * room + len(busy), task.feed_skip
+        if room <= 0:
+            return
+        task.unfed = False  # what is left waiting from now on says so itself
+    whole = False
+    try:
+        whole = _feed(task, pipeline, size, size * room + len(busy), busy)
+    finally:
+        if not whole:
+            task.unfed = True
+    task.wake.set()
+
+
+def _feed(task: Task, pipeline: Pipeline, size: int, limit: int, busy: set[int]) -> bool:
+    """Make batches of waiting files; return whether all that wait were looked at.
+
+    :param size: files of a batch. :param limit: files looked at. :param busy: those on their way before that.
+    """
+    skip = task.feed_skip
     rows = task.store.rows_in(task.id, "stored", skip, limit)
     groups: dict[str, list[Document]] = {}
     for row in rows:
@@ -246,9 +261,7 @@ def feed(task: Task, pipeline: Pipeline) -> None:
             pipeline.adopt(batch)
     # the next ones next time, so that files for which a plugin fails again and again hide nobody
     task.feed_skip = skip + len(rows) if len(rows) == limit else 0
-    if len(rows) < limit and not skip:
-        task.unfed = False
-    task.wake.set()
+    return len(rows) < limit and not skip
 
 
 def _batch(task: Task, rows: list[Document]) -> Batch:
