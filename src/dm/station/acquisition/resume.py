@@ -26,19 +26,24 @@ def resume(task: Task, pipeline: Pipeline) -> None:
                 ledger.load_prior(str(earlier["_id"]))
     items = ledger.load()
     ledger.load_baseline()
-    batches = [Batch.adopt(task, document) for document in store.batches_of(task.id)]
+    documents = sorted(store.batches_of(task.id), key=lambda document: float(document.get("created") or 0))
+    batches = [Batch.adopt(task, document) for document in documents]
     names = [plugin.name for plugin in task.plugins]
     with pipeline.condition:
         task.queue.clear()
         task.delayed.clear()
         task.batches.clear()
         task.busy.clear()
-    for batch in batches:
+    taken: set[int] = set()
+    for batch in reversed(batches):  # a file that left one batch for another travels in the newer one only
         keep(batch, names)
+        batch.loads = [load for load in batch.loads if path_key(load.item.path) not in taken]
+        taken.update(path_key(load.item.path) for load in batch.loads)
+        if not batch.loads:
+            store.drop_batch(batch.id)
+    for batch in batches:  # from here on nothing fails, so that none is adopted twice
         if batch.loads:
             pipeline.adopt(batch)
-        else:
-            store.drop_batch(batch.id)
     task.unfed = ledger.count(State.STORED) > 0
     ready = [item for item in items if path_key(item.path) not in task.busy]
     pipeline.add(task, ready)
