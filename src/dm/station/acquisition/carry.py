@@ -125,14 +125,17 @@ class Carry:
                 load.result = verdict_in_place(load)
                 load.pending = [plugin.name for plugin in task.plugins]
             return False
-        opened = self.site.open_batch(
-            batch.id,
-            experiment_id=int(task.experiment["id"]),
-            root=task.spec.root,
-            source=task.origin,
-            on_conflict=task.spec.on_conflict,
-            grant=task.grant,
-        )
+        try:
+            opened = self.site.open_batch(
+                batch.id,
+                experiment_id=int(task.experiment["id"]),
+                root=task.spec.root,
+                source=task.origin,
+                on_conflict=task.spec.on_conflict,
+                grant=task.grant,
+            )
+        except InvalidObjectState as error:  # frozen, say: another batch would fare no better
+            raise ServiceUnavailable(error.message) from error
         outcomes = task.transport.move(
             TransferBatch(
                 batch.id,
@@ -168,7 +171,10 @@ class Carry:
             self.site.abandon(batch.id, task.grant)
         else:
             files = [self._file(task, load) for load in batch.loads]
-            answer = self.site.submit(batch.id, files, task.grant, _POLL_SECONDS)
+            try:
+                answer = self.site.submit(batch.id, files, task.grant, _POLL_SECONDS)
+            except ObjectNotFound as error:  # a crash of its database took back that the batch was opened
+                raise ServiceUnavailable(f"Storage lost a batch, which is sent again: {error.message}") from error
         forget(task, batch.id)
         return answer
 
