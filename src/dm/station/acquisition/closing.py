@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 
 from dm.common import statuses, timestamps
@@ -20,6 +21,7 @@ from dm.station.acquisition.task import UPLOAD, Task
 
 _log = logging.getLogger(__name__)
 _CHUNK = 2000
+_SLICE = 0.25  # seconds after which a pause looks whether the task is to be stopped
 
 
 class Closing:
@@ -117,6 +119,8 @@ class Closing:
             files = [plugin_file(task, load_of(row)) for row in self.store.rows_in(task.id, "done")]
             if files:
                 self._call(task, plugin, files)
+            if task.aborting:
+                return
             done.add(plugin.name)
             task.set(directoryPlugins=sorted(done))
 
@@ -126,6 +130,8 @@ class Closing:
         batch = PluginBatch(info, task.experiment, task.spec.root, files, directory_mode=True, last=True)
         attempt = 0
         while not self.pipeline.stop_event.is_set():
+            if task.aborting:
+                return
             for file in files:
                 file.error, file.transient = "", False
             try:
@@ -142,7 +148,10 @@ class Closing:
                 return
             attempt += 1
             task.trouble = f"Plugin {plugin.name}: {reason}"
-            self.pipeline.stop_event.wait(self.pipeline.pause_for(attempt))
+            until = time.monotonic() + self.pipeline.pause_for(attempt)
+            while (left := until - time.monotonic()) > 0 and not task.aborting:
+                if self.pipeline.stop_event.wait(min(left, _SLICE)):
+                    break
         raise ServiceUnavailable("The service stops; what is left is done after its next start.")
 
     def revoke(self, kind: str, task_id: str, grant: Grant) -> None:

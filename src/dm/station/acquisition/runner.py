@@ -423,13 +423,14 @@ class Runner:
             task.spilled = False
             task.deferred.clear()
             task.inbox.clear()
-            if task.active:
+            if task.active or task.orders:
                 return False
-            if task.halted:
-                return True
             self._final_deadline = self._final_deadline or now + self.settings.finalize_seconds
             # What storage has already is seen to its end, unless that takes too long.
-            return not task.batches or now >= self._final_deadline
+            over = bool(task.halted) or not task.batches or now >= self._final_deadline
+            if over:
+                self.pipeline.detach(task)  # what rests must not be carried on while its files are decided
+            return over
 
 
 class _Stopped(Exception):  # noqa: N818 - not an error

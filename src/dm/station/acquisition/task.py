@@ -131,6 +131,7 @@ class Task:
         # and keys of the info record about the watch.
         self.let_go()
         self.changed = threading.Condition()
+        self._setting = threading.Lock()
         self.meters = UNSHOWN
         self.pace = Pace(time.monotonic())
         self.alarms: dict[str, str] = {}  # what health warns of at the moment, in full; see dm.station...alarms
@@ -304,11 +305,14 @@ class Task:
         return info(self.snapshot())
 
     def set(self, **fields: Any) -> None:
-        """Change fields of the document, durably, and wake whoever waits for a change."""
+        """Change fields of the document, durably, and wake who waits for a change; what has ended stays as it is."""
         if fields.get("open") is False:
             self.note_pace()
-        self.store.set_task(self.id, fields)
-        self.document.update(fields)
+        with self._setting:
+            if self.document.get("open") is False:
+                return
+            self.store.set_task(self.id, fields)
+            self.document.update(fields)
         with self.changed:
             self.status = str(self.document["status"])
             self.changed.notify_all()
