@@ -98,6 +98,7 @@ class Office:
         self.unresumed: dict[str, str] = {}  # id -> kind of what cannot run with today's settings
         self.on_ended: Callable[[Task], None] = lambda _task: None  # for health
         self._threads: dict[str, threading.Thread] = {}
+        self._unborn: set[str] = set()
         self._lock = threading.Lock()
         self._starting = [threading.Lock() for _ in range(_STRIPES)]
 
@@ -248,7 +249,7 @@ class Office:
             return False
         directory = task.spec.upload_data_directory_on_exit
         task_id = str(uuid.uuid5(_EXIT_UPLOAD, task.id))
-        if task_id in self.live or self.store.task(task_id) is not None:
+        if task_id in self.live or (task_id not in self._unborn and self.store.task(task_id) is not None):
             return True
         keys: dict[str, Any] = dict(task.spec.metadata)
         if task.spec.exit_destination:
@@ -267,7 +268,9 @@ class Office:
             return False
         owner = str(task.document["owner"])
         document = requests.document(wish, task_id, self.parts.station, owner, task.grant)
+        self._unborn.add(task_id)  # should the database fail half-way, it is begun again
         self._begin(document, wish)
+        self._unborn.discard(task_id)
         return True
 
     # --- show -------------------------------------------------------------------------------------------------------
