@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import xxhash
 
-from dm.common.errors import InvalidArgument, ObjectNotFound
+from dm.common.errors import InvalidArgument, ObjectNotFound, ServiceLimit
+from dm.site.storage.files import READERS
 from tests.service import storage_fixtures as storage
 from tests.service.plugin_fixtures import NAMES
 
@@ -72,3 +73,21 @@ def test_what_storage_says(site: storage.Site) -> None:
     begun = time.monotonic()
     many = site.rest(storage.MANAGER).post(route, {"paths": [os.fsdecode(NAMES[0])] * 1000})["files"]
     assert all(record["verified"] for record in many) and time.monotonic() - begun < 60
+
+
+def test_reading_again_leaves_workers_for_others(site: storage.Site) -> None:
+    """It may take hours, and every member may ask for it."""
+    experiment = site.experiments(storage.MANAGER).addExperiment("readers", storage.STATION)
+    storage.publish(site.station(), site.station(storage.MANAGER).addGrant("readers", "upload"), {"a": b"a"})
+    route = f"/experimentsById/{experiment['id']}/files/check"
+    client, readers = site.rest(storage.MANAGER), site.service.use_cases.files.readers
+    for _ in range(READERS):
+        assert readers.acquire(blocking=False), "each gave its place back"
+    try:
+        with pytest.raises(ServiceLimit, match="read again"):
+            client.post(route, {"paths": ["a"], "readAgain": True})
+        assert client.post(route, {"paths": ["a"]})["files"][0]["verified"]
+    finally:
+        for _ in range(READERS):
+            readers.release()
+    assert client.post(route, {"paths": ["a", "a"], "readAgain": True})["files"][1]["verified"]

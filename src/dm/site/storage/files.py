@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,14 @@ from typing import Any
 from sqlalchemy import RowMapping
 
 from dm.common import digests, paths, timestamps
-from dm.common.errors import DmException, InvalidArgument, InvalidObjectState, ObjectNotFound, TransferError
+from dm.common.errors import (
+    DmException,
+    InvalidArgument,
+    InvalidObjectState,
+    ObjectNotFound,
+    ServiceLimit,
+    TransferError,
+)
 from dm.common.web.routes import Principal, Stream
 from dm.site.storage import file_store
 from dm.site.storage.directories import ROOTS
@@ -22,6 +30,7 @@ from dm.site.storage.verification import digest
 COMPRESSIONS = ("gz", "bz2", "xz", "zst", "lz4")
 MAX_PAGE = 10_000
 MAX_CHECK = 1_000
+READERS = 4  # callers that have files read again at the same time, each for as long as that takes
 CHUNK = 1 << 18
 
 
@@ -57,6 +66,7 @@ class Files:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self.readers = threading.BoundedSemaphore(READERS)
 
     def stat(  # noqa: PLR0917
         self,
@@ -105,7 +115,22 @@ class Files:
         :returns: ``{"files": [...]}``, in the same order: ``experimentFilePath``, ``verified``, and of verified files
             ``fileSize``, ``version`` and ``digests``, of others ``reason``.
         :raises ObjectNotFound: no such experiment. :raises InvalidArgument: too many paths, or one that cannot be.
+        :raises ServiceLimit: so many have files read again that others could not be served.
         """
+        if read_again:
+            if not self.readers.acquire(blocking=False):
+                raise ServiceLimit(
+                    f"Files are read again for {READERS} callers already; ask later, or only look at them."
+                )
+            try:
+                return self._check(principal, reference, root, wanted, read_again)
+            finally:
+                self.readers.release()
+        return self._check(principal, reference, root, wanted, read_again)
+
+    def _check(
+        self, principal: Principal, reference: Reference, root: str, wanted: list[str], read_again: bool
+    ) -> dict[str, Any]:
         if len(wanted) > MAX_CHECK:
             raise InvalidArgument(f"{len(wanted)} paths are more than {MAX_CHECK}; ask in parts.")
         relative = [paths.relative(path) for path in wanted]
@@ -113,7 +138,8 @@ class Files:
             experiment = find_visible(connection, reference, principal)
             rows = file_store.by_paths(connection, experiment["id"], checked_root(root), relative)
         directory = f"{experiment['storage_directory']}/{root}"
-        return {"files": [_checked(directory, path, rows.get(path), read_again) for path in relative]}
+        found = {path: _checked(directory, path, rows.get(path), read_again) for path in dict.fromkeys(relative)}
+        return {"files": [found[path] for path in relative]}
 
     def download(self, principal: Principal, reference: Reference, path: str, root: str | None = None) -> Stream:
         """Return one file's bytes, verified or not (see its record). :raises ObjectNotFound: no such file."""
