@@ -155,6 +155,8 @@ class Webhook:
 
         self._settings = settings
         self._secret = _secret(settings.secret_file)
+        parts = urlsplit(settings.url)  # users read it, and what follows the host may be a secret
+        self._where = f"{parts.scheme}://{parts.netloc}"
         try:
             context = ssl.create_default_context(cafile=settings.ca_file)
         except OSError as error:
@@ -173,17 +175,17 @@ class Webhook:
             "Dm-Message": str(told["id"]),
             "Dm-Signature": signature(self._secret, int(time.time()), body),
         }
-        url = self._settings.url
+        where = self._where
         try:
-            with self._http.stream("POST", url, content=body, headers=headers) as response:
+            with self._http.stream("POST", self._settings.url, content=body, headers=headers) as response:
                 status = response.status_code
                 said = b"" if response.is_success else next(response.iter_bytes(_SAID), b"")
         except (httpx.HTTPError, OSError) as error:
-            return f"The webhook {url} does not answer: {error or type(error).__name__}.", True
+            return f"The webhook {where} does not answer: {error or type(error).__name__}.", True
         if 200 <= status < 300:
             return "", False
         words = " ".join(said.decode("utf-8", "replace").split())
-        return f"The webhook {url} answered with status {status}: {words}", status >= 500 or status in _PASSING
+        return f"The webhook {where} answered with status {status}: {words}", status >= 500 or status in _PASSING
 
     def close(self) -> None:
         """Close the connections."""
