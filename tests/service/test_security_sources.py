@@ -164,3 +164,24 @@ def test_a_time_no_database_can_hold_stops_no_other_file(
         manager.post(f"{one}/stop")
     until(lambda: manager.get(one)["status"] in ("done", "failed"), what="the end")
     assert manager.get(f"{one}/file", path="far.dat")["state"] == states()["far.dat"]
+
+
+def test_members_learn_nothing_of_files_that_are_not_theirs(site: Site, manager: RestClient, tmp_path: Path) -> None:
+    """A detector disk holds files of other experiments, too: what was left out is not described to members."""
+    member = ("d555555", "password of a member")
+    site.client(ADMIN).post("/users", {"username": member[0], "password": member[1], "lastName": "Member"})
+    site.client().post("/experiments", {"experimentName": "shared1", "stationName": STATION, "usernames": [member[0]]})
+    for name in ("theirs-before.dat", "others.dat", ".hidden"):
+        (tmp_path / name).write_bytes(b"12345")
+    keys = {"filePathPattern": "theirs*"}
+    daq = manager.post(f"/experimentsByName/shared1/startDaq/{segment(str(tmp_path))}", {"taskInfo": keys})["id"]
+    (tmp_path / "theirs.dat").write_bytes(b"1")
+    until(lambda: manager.get(f"/daqs/{daq}")["nCompletedFiles"] == 1, what="the new file")
+    with RestClient(manager.url, *member, ca_file=site.certificates / "ca.pem") as client:
+        assert client.get("/fileExplanation", id=daq, path="theirs.dat")["source"]["size"] == 1
+        for name, reason in (("others.dat", "filtered"), (".hidden", "filtered"), ("theirs-before.dat", "before")):
+            told = client.get("/fileExplanation", id=daq, path=name)
+            assert (told["reason"], told["source"]) == (reason, {}), name
+            assert manager.get("/fileExplanation", id=daq, path=name)["source"]["size"] == 5
+    manager.post(f"/daqs/{daq}/stop")
+    until(lambda: manager.get(f"/daqs/{daq}")["status"] == "done", what="the end")

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from dm.station.acquisition.office import Office
 
 _CONSIDERED = 50
+_NOT_THEIRS = ("filtered", "hidden", "before")  # reasons: the file may be one of another experiment
 _FILTERS = {
     "experimentFilePath": ("only", "takes a single other file"),
     "excludeFileExtensions": ("exclude_file_extensions", "leaves out its extension"),
@@ -68,7 +69,8 @@ class _Case:
 def explain(office: Office, principal: Principal, wanted: Wanted, sees: Sees) -> Record:
     """Return why a file is where it is, or is not.
 
-    :param sees: whether the caller may see a task.
+    :param sees: whether the caller may see a task. What lies at the source is told to managers of the station, and to
+        others of files that the task takes.
     :returns: ``path``, ``reason`` (a word for programs), ``explanation`` (a sentence for people), and where known
         ``daqId``, ``kind``, ``experimentName``, ``experimentFilePath``, ``root``, ``ledger``, ``timeline``, ``source``,
         ``storage``, ``records``.
@@ -87,6 +89,8 @@ def explain(office: Office, principal: Principal, wanted: Wanted, sees: Sees) ->
     case = _Case(office, candidate, record, source, storage, [one for one in found if one is not candidate])
     case.records = _look_up(case)
     reason, sentence = _judge(case)
+    if reason in _NOT_THEIRS and not principal.manages(office.parts.station):
+        case.source = {}
     told: Record = {
         "path": decode(candidate.path),
         "displayPath": display(candidate.path),
@@ -101,7 +105,7 @@ def explain(office: Office, principal: Principal, wanted: Wanted, sees: Sees) ->
         "root": candidate.spec.root,
         "ledger": record,
         "timeline": timeline(record) if record is not None else [],
-        "source": source,
+        "source": case.source,
         "storage": storage,
         "records": case.records,
     }
