@@ -162,6 +162,20 @@ def test_equal_bytes_are_unchanged_a_rewrite_counts_up_another_source_is_refused
     assert site.files(fx.ALICE).statFile("f", experiment["name"])["version"] == 4
 
 
+def test_what_is_in_place_with_other_bytes_than_recorded_is_recorded_anew(
+    site: fx.Site, experiment: Experiment, station: StorageServiceApi, grant: DmObject
+) -> None:
+    assert fx.publish(station, grant, {"f": b"one"})["f"]["version"] == 1
+    Path(experiment["dataDirectory"], "f").write_bytes(b"four")  # as after a crash of the database
+    elsewhere = fx.publish(station, grant, {"f": b"four"}, source="daq-2")["f"]
+    assert elsewhere["status"] == "unchanged"
+    again = fx.publish(station, grant, {"f": b"four"})["f"]
+    assert (again["status"], again["version"]) == ("stored", 2)
+    record = site.files(fx.ALICE).statFile("f", experiment["name"])
+    assert (record["version"], record["fileSize"]) == (2, 4)
+    assert fx.publish(station, grant, {"f": b"four"})["f"]["status"] == "unchanged"
+
+
 def test_files_put_there_by_hand_are_found_not_overwritten(
     experiment: Experiment, station: StorageServiceApi, grant: DmObject
 ) -> None:

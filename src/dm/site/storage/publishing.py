@@ -238,11 +238,14 @@ class _Commit:
         if there is None:
             item.status = "stored"
             return
-        if self._equal(tree, item, there, row):
-            item.status = "unchanged"
-            item.version = row["version"] if row else 1
-            return
         same_source = row is not None and row["source"] == batch.source
+        if self._equal(tree, item, there, row):
+            recorded = row is None or bytes(row["digest"]).hex() == item.digests[digests.VERIFICATION]
+            # Else put in place by an attempt that a crash of the database took back: it gets its record now.
+            if recorded or not same_source:
+                item.status = "unchanged"
+                item.version = row["version"] if row else 1
+                return
         if not same_source and batch.on_conflict == "fail":
             item.fail(
                 ObjectAlreadyExists(
