@@ -84,10 +84,10 @@ def retry(task: Task, pipeline: Pipeline, choice: Choice) -> int:
                 move.append(item)
                 outcomes.append((item, State.READY, fields))
         task.ledger.finish(outcomes)
-        if state == "skipped":
-            _remember_declined(task, task.declined - {path_key(item.path) for item, _state, _fields in outcomes})
         pipeline.add(task, move)
         task.unfed, task.feed_at = True, 0.0
+        if state == "skipped":
+            _remember_declined(task, task.declined - {path_key(item.path) for item, _state, _fields in outcomes})
         return len(outcomes)
 
     return _each(task, state, choice, again)
@@ -143,17 +143,17 @@ def check_plugins(names: list[str], known: list[str], kind: str) -> None:
 def _skip_waiting(task: Task, pipeline: Pipeline, choice: Choice, leave: Callable[[list[Item]], int]) -> int:
     """Take files out of the queue, and out of what found no place in it."""
     with pipeline.condition:
+        spilled = task.ledger.refill(_NO_END) if task.spilled else []  # before anything changes, as it may fail
         chosen = [item for item in task.queue if choice.fits(item.path)]
         chosen += [entry[2] for entry in task.delayed if choice.fits(entry[2].path)]
         taken = {id(item) for item in chosen}
         if taken:
             task.queue = type(task.queue)(item for item in task.queue if id(item) not in taken)
             task.delayed[:] = sorted(entry for entry in task.delayed if id(entry[2]) not in taken)
-        if task.spilled:
-            for item in task.ledger.refill(_NO_END):
-                if path_key(item.path) not in task.busy and choice.fits(item.path):
-                    task.busy.add(path_key(item.path))
-                    chosen.append(item)
+        for item in spilled:
+            if path_key(item.path) not in task.busy and choice.fits(item.path):
+                task.busy.add(path_key(item.path))
+                chosen.append(item)
     try:
         count = leave(chosen) if chosen else 0
     except BaseException:
