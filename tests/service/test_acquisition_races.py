@@ -13,7 +13,7 @@ from sqlalchemy import text
 from dm.common.errors import ServiceUnavailable
 from dm.site.storage.store import Store as StorageDatabase
 from dm.station.acquisition.after import After
-from dm.station.acquisition.amends import feed
+from dm.station.acquisition.amends import Choice, feed, retry, skip
 from dm.station.acquisition.batch import Batch
 from dm.station.acquisition.completion import Rule
 from dm.station.acquisition.ledger import Item, State, path_key
@@ -24,7 +24,7 @@ from dm.station.acquisition.resume import resume
 from dm.station.acquisition.runner import Runner
 from dm.station.acquisition.store import Document
 from dm.station.acquisition.task import Task
-from dm.station.acquisition.transports.base import FileOutcome, FileStamp, NoSettings, TransferBatch
+from dm.station.acquisition.transports.base import FileOutcome, FileStamp, NoSettings, Source, TransferBatch
 from dm.station.acquisition.transports.local import Local, LocalSettings
 from tests.service.acquisition_fixtures import PRINCIPAL, Site, finish, running_office, running_site, tree, until
 from tests.service.plugin_fixtures import context
@@ -280,4 +280,54 @@ def test_nothing_moves_any_more_once_a_stop_is_carried_out(office: Office, task:
     assert runner._wind_down(time.monotonic())
     with pipeline.condition:
         assert not isinstance(pipeline._next(), Batch)
+    runner.rule.close()
+
+
+def test_a_database_that_fails_while_files_are_left_out_takes_none_from_the_queue(
+    office: Office, task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline = Pipeline(office.pipeline.settings)
+    pipeline.add(task, taken(task, b"a"))
+    task.spilled = True
+
+    def refused(_limit: int) -> list[Item]:
+        raise ServiceUnavailable("The database does not answer.")
+
+    monkeypatch.setattr(task.ledger, "refill", refused)
+    with pytest.raises(ServiceUnavailable):
+        skip(task, pipeline, Choice("d123456", path=b"a"), "")
+    assert [item.path for item in task.queue] == [b"a"]
+
+
+def test_files_taken_up_again_travel_although_the_database_fails_then(
+    office: Office, task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline = Pipeline(office.pipeline.settings)
+    with open(task.source.root + b"/a", "wb"):
+        pass
+    items = taken(task, b"a")
+    task.ledger.finish([(items[0], State.SKIPPED, {"skippedBy": "d123456"})])
+    task.declined = {path_key(b"a")}
+
+    def refused(*_arguments: Any) -> None:
+        raise ServiceUnavailable("The database does not answer.")
+
+    monkeypatch.setattr(task.store, "set_task", refused)
+    with pytest.raises(ServiceUnavailable):
+        retry(task, pipeline, Choice("d123456", state="skipped"))
+    assert [item.path for item in task.queue] == [b"a"]
+
+
+def test_what_was_stored_does_not_vanish_with_its_source(office: Office, task: Task) -> None:
+    task.source = Source("@detector:/data", b"/data", host="detector", scheme="ssh")
+    pipeline = Pipeline(office.pipeline.settings)
+    runner = Runner(task, pipeline, pipeline.settings, office.closing, lambda _task: None)
+    items = taken(task, b"a", b"b")
+    task.ledger.finish([(items[0], State.DONE, {})])
+    task.inbox.extend([b"a", b"b"])  # both changed on their way, and were removed then
+    runner._inbox(0.0)
+    runner._final_deadline = 1.0
+    runner._wait_for_the_last(2.0)
+    assert [(item.path, state) for item, state, _why in runner._skipped] == [(b"b", State.VANISHED)]
+    assert not len(runner.tracker)
     runner.rule.close()

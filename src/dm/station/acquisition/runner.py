@@ -397,7 +397,8 @@ class Runner:
             if waited is None or seen is None:
                 continue
             if seen.stamp is None:  # only said to have changed, and not seen since
-                self._skipped.append((Item(path, 0, 0, ""), State.VANISHED, ""))
+                if self.task.ledger.state(path) not in _TAKEN - {State.READY}:
+                    self._skipped.append((Item(path, 0, 0, ""), State.VANISHED, ""))
                 continue
             why = (
                 f"Not taken: {self.settings.finalize_seconds:g} s after the end of the {what} the file was "
