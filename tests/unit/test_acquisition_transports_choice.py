@@ -257,3 +257,17 @@ def test_a_hostile_listing_leads_nowhere() -> None:
     found = {entry.path: entry.stamp for entry in Choice([Hostile()]).walk(source)}
     assert found.keys() == {b"good", b"huge", b"negative"}
     assert all(0 <= stamp.size < 1 << 63 and -(1 << 63) <= stamp.mtime_ns < 1 << 63 for stamp in found.values())
+
+
+def test_a_password_is_for_the_port_of_its_daemon_alone(tmp_path: Path) -> None:
+    """Anybody on that host may listen on another port, and take what proves the password home for guessing."""
+    known = DaemonSettings(url="rsync://dm@storage:8873/staging", directory="/s", password_file=tmp_path / "secret")
+    usual = DaemonSettings(url="rsync://dm@det/data", directory="/d", password_file=tmp_path / "secret")
+    caller = Caller(RsyncSettings(daemons={"storage": known, "det": usual}))
+
+    def shown(host: str, port: int | None) -> bool:
+        arguments = caller.origin(Source("url", b"/staging/x", host, "rsync", port))
+        return any(str(argument).startswith("--password-file=") for argument in arguments)
+
+    assert shown("dm@storage", 8873) and shown("dm@det", None) and shown("dm@det", 873)
+    assert not shown("dm@storage", None) and not shown("dm@storage", 9999) and not shown("dm@det", 8873)

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -22,6 +23,7 @@ from dm.station.acquisition.transports.rsync_process import Result, run
 _HOST = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9_.-]*@)?(?:[A-Za-z0-9_][A-Za-z0-9_.-]*|\[[0-9A-Fa-f:.]+\])")
 _SSH_DEFAULTS = ["BatchMode=yes", "ConnectTimeout={0}", "ServerAliveInterval=15", "ServerAliveCountMax=4"]
 _SPARE_SECONDS = 30
+_PORT = 873
 
 
 class DaemonSettings(BaseModel):
@@ -131,7 +133,10 @@ class Caller:
                 raise InvalidArgument(
                     f"Data directory {source.text!r} names no module; write rsync://host/module/directory."
                 )
-            return [*self._password(source.host), b"rsync://" + host + port + b"/" + module + b"/"]
+            return [
+                *self._password(source.host, source.port or _PORT),
+                b"rsync://" + host + port + b"/" + module + b"/",
+            ]
         path = source.root.rstrip(b"/") + b"/"
         return [host + b":" + path if host else path]
 
@@ -161,8 +166,11 @@ class Caller:
             )
         return [*self._password(batch.staging_host), daemon.url.rstrip("/").encode() + b"/" + path[len(shown) :]]
 
-    def _password(self, host: str | None) -> list[str]:
+    def _password(self, host: str | None, port: int | None = None) -> list[str]:
+        """Return how a daemon gets its password; one on another port of its host gets nothing."""
         daemon = self.settings.daemons.get((host or "").rpartition("@")[2])
+        if daemon is not None and port not in (None, urlsplit(daemon.url).port or _PORT):
+            return []
         return [f"--password-file={daemon.password_file}"] if daemon and daemon.password_file else []
 
 
