@@ -80,3 +80,7 @@ def test_the_manifest_counts_committed_batches_only(tmp_path: Path) -> None:
     manifest.append([{"event": "committed", "batch": "a", "failed": ["failed"]}])
     assert [(entry["path"], entry["version"]) for entry in read(str(tmp_path))] == [("one", 2), ("raw-\udcff", 1)]
     assert path.stat().st_mode & 0o777 == 0o640 and path.read_bytes().isascii()
+    # replayed after its end, of which the database had not heard; the file that failed then is there now
+    manifest.append([line("a", "one", 2), line("a", "raw-\udcff"), line("a", "failed")])
+    manifest.append([{"event": "committed", "batch": "a", "failed": []}])
+    assert [entry["path"] for entry in read(str(tmp_path))] == ["one", "raw-\udcff", "failed"]

@@ -92,6 +92,7 @@ def read(storage_directory: str) -> Iterator[dict[str, Any]]:
     """
     directory = Path(storage_directory, "system", "manifest")
     pending: dict[str, dict[str, dict[str, Any]]] = {}
+    told: dict[str, set[str]] = {}  # committed batches -> their files that failed then
     try:
         files = sorted(directory.glob("*.jsonl"))
     except FileNotFoundError:
@@ -106,7 +107,9 @@ def read(storage_directory: str) -> Iterator[dict[str, Any]]:
                 if entry.get("event") == "file":
                     pending.setdefault(entry["batch"], {})[entry["path"]] = entry
                 elif entry.get("event") == "committed":
-                    failed = set(entry.get("failed", ()))
+                    # One replayed after its end, as the database had not heard of it, has its lines twice.
+                    before = told.get(entry["batch"])
+                    failed = told[entry["batch"]] = set(entry.get("failed", ()))
                     for path, found in pending.pop(entry["batch"], {}).items():
-                        if path not in failed:
+                        if path not in failed and (before is None or path in before):
                             yield found
