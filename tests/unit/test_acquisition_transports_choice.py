@@ -197,8 +197,8 @@ def test_command_lines_hold_no_name_a_user_chose() -> None:
 def test_daemon_lines(tmp_path: Path) -> None:
     daemon = DaemonSettings(url="rsync://u@s:8730/dm/", directory="/srv/dm/", password_file=tmp_path / "p")
     caller = Caller(RsyncSettings(daemons={"s": daemon}))
-    source = Source("x", b"/module/run 7/data", "u@s", "rsync", 873)
-    assert caller.origin(source) == [f"--password-file={tmp_path / 'p'}", b"rsync://u@s:873/module/"]
+    source = Source("x", b"/module/run 7/data", "u@s", "rsync", 8730)
+    assert caller.origin(source) == [f"--password-file={tmp_path / 'p'}", b"rsync://u@s:8730/module/"]
     assert caller.names(source, [b"f"]) == [b"run 7/data/./f"]
     assert caller.names(Source("x", b"/module", "s", "rsync"), [b"f"]) == [b"./f"]
     assert not [word for word in caller.command(*caller.origin(source)) if b"--rsh" in os.fsencode(word)]
