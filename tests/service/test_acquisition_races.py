@@ -268,6 +268,22 @@ def test_the_upload_after_a_daq_comes_although_the_database_refused_it_once(
     assert tree(experiment["dataDirectory"]).keys() == {b"notes/notes"}
 
 
+def test_a_start_that_the_database_refused_leaves_nothing_behind(
+    office: Office, experiment: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = office.store.claim
+
+    def refused(_key: str, _task: str) -> str:
+        monkeypatch.setattr(office.store, "claim", real)
+        raise ServiceUnavailable("The database does not answer.")
+
+    monkeypatch.setattr(office.store, "claim", refused)
+    with pytest.raises(ServiceUnavailable):
+        begin(office, "upload", experiment, tmp_path)
+    assert [row for row in office.list("upload") if row["experimentName"] == experiment["name"]] == []
+    assert finish(office, "upload", begin(office, "upload", experiment, tmp_path))["status"] == "done"
+
+
 def test_nothing_moves_any_more_once_a_stop_is_carried_out(office: Office, task: Task) -> None:
     pipeline = Pipeline(office.pipeline.settings)
     runner = Runner(task, pipeline, pipeline.settings, office.closing, lambda _task: None)

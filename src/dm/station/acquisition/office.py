@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import threading
@@ -170,6 +171,9 @@ class Office:
             try:
                 return self._begin(document, wish)
             except DmException:
+                with contextlib.suppress(ServiceUnavailable):  # else the next start of the service does it
+                    if task_id not in self.live:
+                        self.store.forget_task(task_id)
                 self.closing.revoke(kind, task_id, grant)
                 raise
 
