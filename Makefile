@@ -64,17 +64,17 @@ test-deps:
 		echo "The tests need:$$missing. Install them, for example: sudo apt-get install $$packages"; exit 1; \
 	fi
 
-# Tests wait more than they work, so two halves run side by side: what shares one running suite, and all else.
+# Tests wait more than they work, so two halves run side by side: what needs a whole suite, and single services.
 test: developer clients test-deps
 	@echo "Two halves run side by side; each shows its results when it is done."
-	@$(MAKE) --no-print-directory --jobs=2 --keep-going --output-sync=target test-suite test-parts
+	@$(MAKE) --no-print-directory --jobs=2 --keep-going --output-sync=target test-suites test-services
 
-.PHONY: test-suite test-parts
-test-suite:
-	$(BIN)/python -m pytest -m "not long" tests/clients tests/system
+.PHONY: test-suites test-services
+test-suites:
+	$(BIN)/python -m pytest -m "not long" tests/clients tests/system tests/faults
 
-test-parts:
-	$(BIN)/python -m pytest -m "not long" tests/faults tests/service tests/unit
+test-services:
+	$(BIN)/python -m pytest -m "not long" tests/service tests/unit
 
 test-long: developer clients test-deps
 	$(BIN)/python -m pytest
