@@ -100,8 +100,9 @@ def test_a_file_rewritten_just_before_is_never_lost(root: Path, rounds: int) -> 
     turn = threading.Barrier(2)
 
     def rewrite() -> None:
-        for _ in range(rounds):
+        for start in range(rounds):
             turn.wait(30)
+            time.sleep(0.002 * (start % 3))  # now one of the two is ahead, now the other
             for number, name in enumerate(names):
                 if number % 2:
                     name.with_suffix(".tmp").write_bytes(new)
