@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from dm.station.acquisition.completion import Rule, SettleTimes, Tracker, Verdict, look
-from dm.station.acquisition.rules.base import RuleContext
+from dm.station.acquisition.rules.base import Judgement, RuleContext, Seen
 from dm.station.acquisition.rules.settle import Closed, ClosedSettings
 from dm.station.acquisition.writers import unwritten
 
@@ -277,3 +277,32 @@ def test_a_found_file_is_whole_soon_only_where_all_writers_are_seen(root: Path) 
     waiting.offer(b"a", None, 100)
     assert waiting.take(101) == []
     assert len(waiting.take(110)) == 1
+
+
+class _Answered(Closed):
+    """A rule whose answer for one file arrives while another is being judged."""
+
+    others: tuple[bytes, ...] = ()
+    asked: int = 0
+
+    def judge(self, seen: Seen, now: float) -> Judgement:
+        self.asked += 1
+        assert self.asked < 100, "it never comes to an end"
+        for path in self.others:
+            self.context.poke(path)
+        return super().judge(seen, now) if seen.path == b"a" else Judgement("", 5.0)
+
+
+def test_answers_that_arrive_meanwhile_wait_for_the_next_turn(root: Path) -> None:
+    """Taking went on and on once, as if what has been answered meant that something else is due."""
+    (root / "b").write_bytes(b"two")
+    rule = _Answered(ClosedSettings(), RuleContext(os.fsencode(root), TIMES))
+    waiting = Tracker(os.fsencode(root), rule)
+    for name in (b"a", b"b"):
+        waiting.offer(name, None, 100, closed=True)
+    rule.others = (b"b",)
+    assert [row.path for row in waiting.take(101)] == [b"a"]
+    assert waiting.next_due() == 0.0
+    rule.others = ()
+    assert waiting.take(101) == []
+    assert waiting.next_due() == 106

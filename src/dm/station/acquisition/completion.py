@@ -231,8 +231,9 @@ class Tracker:
 
     def next_due(self) -> float | None:
         """Return when :meth:`take` has something to do next (monotonic seconds)."""
-        if self._poked:
-            return 0.0
+        return 0.0 if self._poked else self._next_timed()
+
+    def _next_timed(self) -> float | None:
         while self._heap:
             due, path = self._heap[0]
             seen = self._candidates.get(path)
@@ -248,7 +249,8 @@ class Tracker:
         self._drain_pokes(now)
         decided: list[Decision] = []
         soon = now + 1e-6  # rounding is no reason to come again
-        while len(decided) < limit and (due := self.next_due()) is not None and due <= soon:
+        # What is poked meanwhile waits for the next turn: only what is timed is on the heap.
+        while len(decided) < limit and (due := self._next_timed()) is not None and due <= soon:
             _due, path = heapq.heappop(self._heap)
             seen = self._candidates[path]
             stamp, mode = self._look(os.path.join(self.root, path))
