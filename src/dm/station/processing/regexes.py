@@ -16,7 +16,7 @@ from dm.common.errors import InvalidArgument
 MAX_PATTERN = 10_000
 MAX_PROGRAM = 1_000
 WORK = 200_000_000  # pattern instructions x bytes of text per stage, about 1.5 s in the slowest case
-RESERVED_GROUPS = frozenset({"id", "owner", "stage", "workflow"})
+RESERVED_GROUPS = frozenset({"id", "owner", "stage", "workflow", "errorCode"})  # the last marks errors on the wire
 
 
 @functools.lru_cache(maxsize=1024)
