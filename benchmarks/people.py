@@ -30,9 +30,10 @@ from dm.station.acquisition import listing
 from dm.station.acquisition.completion import Rule
 from dm.station.acquisition.exporting import exported
 from dm.station.acquisition.keeping import Keeping
-from dm.station.acquisition.ledger import Ledger, State
+from dm.station.acquisition.ledger import Ledger
 from dm.station.acquisition.listing import Query, listed_files
 from dm.station.acquisition.office import Office, Parts
+from dm.station.acquisition.rows import State
 from dm.station.acquisition.settings import AcquisitionSettings
 from dm.station.acquisition.site import StorageSite
 from dm.station.acquisition.store import Store

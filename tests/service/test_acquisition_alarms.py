@@ -16,9 +16,9 @@ from dm.common.client import RestClient
 from dm.common.health import Health
 from dm.station.acquisition import metrics
 from dm.station.acquisition.alarms import Alarms
-from dm.station.acquisition.ledger import State, stamp_key
 from dm.station.acquisition.office import Office
 from dm.station.acquisition.pace import Pace, Progress
+from dm.station.acquisition.rows import State, stamp_key
 from dm.station.acquisition.service import build_from_settings
 from dm.station.acquisition.task import Task
 from tests.service.acquisition_fixtures import MANAGER, PRINCIPAL, Site, finish, running_office, running_site, until

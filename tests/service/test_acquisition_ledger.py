@@ -16,7 +16,8 @@ from dm.station.acquisition import journal
 from dm.station.acquisition.batch import Batch
 from dm.station.acquisition.completion import Rule
 from dm.station.acquisition.lease import Lease, process_start
-from dm.station.acquisition.ledger import Item, Ledger, State, row_id, shown, stamp_key
+from dm.station.acquisition.ledger import Ledger
+from dm.station.acquisition.rows import Item, State, row_id, shown, stamp_key
 from dm.station.acquisition.store import Store
 from dm.station.acquisition.transports.base import FileStamp
 

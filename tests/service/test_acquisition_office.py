@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from dm.common.errors import InvalidArgument, InvalidObjectState, ObjectNotFound
-from dm.station.acquisition.ledger import State
 from dm.station.acquisition.listing import listed_files
 from dm.station.acquisition.office import Office
+from dm.station.acquisition.rows import State
 from tests.service.acquisition_fixtures import (
     PRINCIPAL,
     Site,

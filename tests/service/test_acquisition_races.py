@@ -16,11 +16,11 @@ from dm.station.acquisition.after import After
 from dm.station.acquisition.amends import Choice, feed, retry, skip
 from dm.station.acquisition.batch import Batch
 from dm.station.acquisition.completion import Rule
-from dm.station.acquisition.ledger import Item, State, path_key
 from dm.station.acquisition.office import Office
 from dm.station.acquisition.pipeline import Pipeline
 from dm.station.acquisition.plugins.base import Plugin, PluginBatch, PluginOptions
 from dm.station.acquisition.resume import resume
+from dm.station.acquisition.rows import Item, State, path_key
 from dm.station.acquisition.runner import Runner
 from dm.station.acquisition.store import Document
 from dm.station.acquisition.task import Task

@@ -22,9 +22,9 @@ from dm.common.spent import part
 from dm.station.acquisition.batch import Batch, Load
 from dm.station.acquisition.gate import Gate
 from dm.station.acquisition.inplace import remove_sources
-from dm.station.acquisition.ledger import Item, State, row_id
 from dm.station.acquisition.pipeline import Pipeline
 from dm.station.acquisition.plugins.base import Plugin, PluginBatch, PluginFile
+from dm.station.acquisition.rows import Item, State, row_id
 from dm.station.acquisition.settings import AcquisitionSettings
 from dm.station.acquisition.site import StorageSite
 from dm.station.acquisition.store import Document, Store

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from dm.common.errors import ServiceUnavailable
 from dm.common.health import LEVELS, Health, Latch, Level
-from dm.station.acquisition.ledger import State
+from dm.station.acquisition.rows import State
 from dm.station.acquisition.task import DAQ, Task
 
 if TYPE_CHECKING:

@@ -18,10 +18,10 @@ from dm.common.paths import display
 from dm.station.acquisition import batch as phases
 from dm.station.acquisition.batch import Batch
 from dm.station.acquisition.completion import look
-from dm.station.acquisition.ledger import Item, State, item_of, path_key, row_id
 from dm.station.acquisition.listing import Query
 from dm.station.acquisition.plugins.base import Order, still_needed
 from dm.station.acquisition.resume import load_of
+from dm.station.acquisition.rows import Item, State, item_of, path_key, row_id
 from dm.station.acquisition.store import Document
 from dm.station.acquisition.transports.base import FileStamp
 from dm.station.acquisition.watch.scan import kind_of

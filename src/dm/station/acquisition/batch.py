@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from dm.common.paths import decode, encode
-from dm.station.acquisition.ledger import Item
+from dm.station.acquisition.rows import Item
 from dm.station.acquisition.store import Document
 
 if TYPE_CHECKING:

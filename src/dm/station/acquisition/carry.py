@@ -25,9 +25,9 @@ from dm.station.acquisition import batch as phases
 from dm.station.acquisition.after import After
 from dm.station.acquisition.batch import Batch, Load
 from dm.station.acquisition.inplace import in_place, verdict_in_place
-from dm.station.acquisition.ledger import Item, State, path_key
 from dm.station.acquisition.pipeline import Pipeline
 from dm.station.acquisition.places import Places, destination_of
+from dm.station.acquisition.rows import Item, State, path_key
 from dm.station.acquisition.settings import AcquisitionSettings
 from dm.station.acquisition.site import StorageSite
 from dm.station.acquisition.store import Document, Store

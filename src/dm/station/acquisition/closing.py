@@ -11,10 +11,10 @@ from dm.common.errors import DmException, InvalidRequest, ServiceUnavailable
 from dm.common.paths import display
 from dm.station.acquisition.after import plugin_file
 from dm.station.acquisition.carry import forget
-from dm.station.acquisition.ledger import Item, State, item_of
 from dm.station.acquisition.pipeline import Pipeline
 from dm.station.acquisition.plugins.base import Plugin, PluginBatch, PluginFile
 from dm.station.acquisition.resume import load_of
+from dm.station.acquisition.rows import Item, State, item_of
 from dm.station.acquisition.site import Grant, StorageSite
 from dm.station.acquisition.store import Document, Store
 from dm.station.acquisition.task import UPLOAD, Task

@@ -17,7 +17,8 @@ from dm.common import statuses, timestamps
 from dm.common.errors import DmException, ObjectNotFound
 from dm.common.paths import decode, display, opened_parent
 from dm.common.wire import literal
-from dm.station.acquisition.ledger import Ledger, State
+from dm.station.acquisition.ledger import Ledger
+from dm.station.acquisition.rows import State
 from dm.station.acquisition.selection import Selection
 from dm.station.acquisition.timeline import timeline
 from dm.station.acquisition.transports.base import FileStamp, storable
@@ -300,7 +301,7 @@ def _remembered(case: _Case) -> State | None:
 
 def _bringer(case: _Case) -> str:
     """Return the earlier DAQ or upload that brought a file."""
-    from dm.station.acquisition.ledger import row_id
+    from dm.station.acquisition.rows import row_id
 
     for document in case.office.store.tasks_at(str(case.candidate.document["place"])):
         row = case.office.store.row(row_id(str(document["_id"]), case.candidate.path))

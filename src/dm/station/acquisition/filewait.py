@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from dm.common.errors import InvalidArgument, ObjectNotFound
 from dm.common.paths import decode
-from dm.station.acquisition.ledger import State
 from dm.station.acquisition.plugins.base import Order
+from dm.station.acquisition.rows import State
 from dm.station.acquisition.whereabouts import Candidate, Record, Sees, Wanted, best, candidates, record_of
 
 if TYPE_CHECKING:

@@ -2,110 +2,51 @@
 
 A file found whole is written down with its neighbours in one *intake* document. It gets a row of its own, for people,
 with the first thing there is to tell: an error, or its outcome; rows are followed by a *journal* entry, so that what
-the journal tells has its row. In memory there are two 64-bit numbers per file - a hash of its path, and a hash of its
-size and modification time with the state in the low three bits - so that a scan of a large tree can be compared, and a
-restart be done, without a query per file. Intake and journal are numbered from one sequence: a file of an intake is
-decided when a later journal entry names it.
+the journal tells has its row. Intake and journal are numbered from one sequence: a file of an intake is decided when a
+later journal entry names it. What it knows without asking the database is its :mod:`~dm.station.acquisition.memory`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import enum
-import hashlib
 import logging
 import struct
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from typing import Any
-
-import xxhash
 
 from dm.common.errors import ServiceUnavailable
-from dm.common.paths import decode, display
+from dm.common.paths import display
 from dm.common.spent import part
 from dm.station.acquisition import journal
 from dm.station.acquisition.completion import Rule
+from dm.station.acquisition.memory import SHOWN_ERRORS, Memory
+from dm.station.acquisition.rows import (
+    FINAL,
+    STATE_BITS,
+    WITHOUT_ROW,
+    Item,
+    State,
+    item_of,
+    item_of_entry,
+    path_key,
+    row_id,
+    shown,
+    shown_entry,
+    stamp_key,
+)
 from dm.station.acquisition.store import Document, Store
 from dm.station.acquisition.transports.base import FileStamp
 
 _log = logging.getLogger(__name__)
-_PACK = struct.Struct("<qq")
 _PAIR = struct.Struct("<QQ")
-_STATE_BITS = 7
 _BLOCK = 50_000
 _MERGE_FROM = 500  # so many small journal entries become one
-_EVENTS = 50  # so many are kept of what happened to a file
-_SHOWN_ERRORS = 1000
-
-
-class State(enum.IntEnum):
-    """What the memory knows of a file; ``BASELINE`` and ``PRIOR`` have no row."""
-
-    BASELINE = 0  # lay there before a DAQ that takes only new files
-    PRIOR = 1  # moved unchanged by an earlier DAQ or upload
-    READY = 2
-    STORED = 3
-    DONE = 4
-    FAILED = 5
-    SKIPPED = 6
-    VANISHED = 7
-
-
-FINAL = frozenset({State.DONE, State.FAILED, State.SKIPPED, State.VANISHED})
-_WAITING = frozenset({State.READY, State.STORED})
-_WITHOUT_ROW = frozenset({State.BASELINE, State.PRIOR})
 _RECORD_BYTES = len(journal.pack_records([(0, 0, 0)]))
 
 
-def row_id(task: str, path: bytes) -> str:
-    """Return the ``_id`` of a file's row."""
-    return f"{task}:{hashlib.sha256(path).hexdigest()}"
-
-
-def path_key(path: bytes) -> int:
-    """Return the number a path is known by in memory."""
-    return xxhash.xxh3_64_intdigest(path)
-
-
-def stamp_key(size: int, mtime_ns: int) -> int:
-    """Return the number a size and modification time are known by in memory; the low three bits are free."""
-    return xxhash.xxh3_64_intdigest(_PACK.pack(size, mtime_ns)) & ~_STATE_BITS
-
-
-@dataclass(slots=True)
-class Item:
-    """One ready file on its way.
-
-    :param due: monotonic seconds before which it is not taken. :param since: when it became ready (monotonic).
-    :param ready: the same in epoch seconds.
-    :param alone: it travels in a batch of its own, as one like it upset storage.
-    :param history: what happened to it so far: dictionaries with ``time`` (epoch seconds), ``event`` and ``text``.
-    """
-
-    path: bytes
-    size: int
-    mtime_ns: int
-    rule: str
-    attempts: int = 0
-    due: float = 0.0
-    since: float = field(default_factory=time.monotonic, compare=False)
-    ready: float = field(default_factory=time.time, compare=False)
-    first_failure: float = 0.0
-    alone: bool = False
-    history: list[Document] | None = None
-
-    def happened(self, event: str, text: str) -> None:
-        """Remember an event for the file's row; the same one again and again counts once."""
-        before = self.history or []
-        if not before or (before[-1]["event"], before[-1]["text"]) != (event, text):
-            self.history = [*before, {"time": time.time(), "event": event, "text": text}][-_EVENTS:]
-
-
-class Ledger:
+class Ledger(Memory):
     """See the module. Methods that write may raise :class:`~dm.common.errors.ServiceUnavailable`; what they were
     to write is then unchanged in memory, too.
 
@@ -113,94 +54,24 @@ class Ledger:
     """
 
     def __init__(self, store: Store, task: str) -> None:
+        super().__init__()
         self.store = store
         self.task = task
-        self._known: dict[int, int] = {}
-        self._counts = [0] * len(State)
-        self._lock = threading.Lock()
         self._number = 0
         self._merging = threading.Lock()
         self._small: list[int] = []  # journal entries that are to be merged
         self._fresh: dict[int, int] = {}  # files without a row -> number of their intake
         self._left: dict[int, int] = {}  # intakes -> files in them that have no row
-        self._sizes: dict[int, int] = {}  # of files that wait or failed
-        self.bytes_done = 0  # of every version of a file that was brought
-        self.bytes_waiting = 0
-        self.bytes_failed = 0
-        self.errors: dict[int, str] = {}
         self.changed = threading.Condition()  # told of every write
         self.writes = 0
 
-    # --- memory ------------------------------------------------------------------------------------------------------
-    def __len__(self) -> int:
-        return len(self._known)
-
-    @property
-    def bytes_total(self) -> int:
-        """Bytes of all that was taken: brought, waiting, and failed."""
-        return self.bytes_done + self.bytes_waiting + self.bytes_failed
-
-    def state(self, path: bytes) -> State | None:
-        """Return what is known of a path."""
-        value = self._known.get(path_key(path))
-        return None if value is None else State(value & _STATE_BITS)
-
-    def knows(self, path: bytes, stamp: FileStamp) -> State | None:
-        """Return the state of a path if it was in the same shape when last taken; a vanished one counts as unknown."""
-        value = self._known.get(path_key(path))
-        if value is None or value & ~_STATE_BITS != stamp_key(stamp.size, stamp.mtime_ns):
-            return None
-        if value & _STATE_BITS == State.VANISHED:
-            return None
-        return State(value & _STATE_BITS)
-
-    def _mark(self, key: int, value: int, size: int, error: str = "") -> None:
-        """Remember a state (under the lock)."""
-        old, state = self._known.get(key), value & _STATE_BITS
-        if old is not None:
-            self._counts[old & _STATE_BITS] -= 1
-        self._known[key] = value
-        self._counts[state] += 1
-        self.errors.pop(key, None)
-        if error and state == State.FAILED and len(self.errors) < _SHOWN_ERRORS:
-            self.errors[key] = error
-        before = None if old is None else old & _STATE_BITS
-        held = self._sizes.pop(key, 0)
-        if before in _WAITING:
-            self.bytes_waiting -= held
-        elif before == State.FAILED:
-            self.bytes_failed -= held
-        elif before == State.DONE != state and not ((old or 0) ^ value) & ~_STATE_BITS:
-            self.bytes_done -= size  # it is processed again
-        if state in _WAITING:
-            self.bytes_waiting += size
-            self._sizes[key] = size
-        elif state == State.FAILED:
-            self.bytes_failed += size
-            self._sizes[key] = size
-        elif state == State.DONE and (before != State.DONE or ((old or 0) ^ value) & ~_STATE_BITS):
-            self.bytes_done += size
-
-    def forget(self, path: bytes) -> None:
-        """Let the next look at a path count as new, whatever its stamp. Its row stays as it is."""
-        key = path_key(path)
-        with self._lock:
-            value = self._known.get(key)
-            if value is not None:
-                self._known[key] = value & _STATE_BITS
-
-    def count(self, *states: State) -> int:
-        """Return how many files are in these states."""
-        return sum(self._counts[state] for state in states)
-
     def clear(self) -> None:
         """Forget everything, to load it anew."""
+        super().clear()
         with self._lock:
-            for memory in (self._known, self._sizes, self._fresh, self._left, self.errors, self._small):
+            for memory in (self._fresh, self._left, self._small):
                 memory.clear()
-            self._counts = [0] * len(State)
             self._number = 0
-            self.bytes_done = self.bytes_waiting = self.bytes_failed = 0
 
     # --- after a restart ---------------------------------------------------------------------------------------------
     def load(self) -> list[Item]:
@@ -230,7 +101,7 @@ class Ledger:
             with self._lock:
                 if key not in self._fresh:  # a crash may have come before its journal entry
                     self._mark(key, stamp_key(item.size, item.mtime_ns) | State.READY, item.size)
-        for row in self.store.rows_in(self.task, "failed", limit=_SHOWN_ERRORS):
+        for row in self.store.rows_in(self.task, "failed", limit=SHOWN_ERRORS):
             self.errors[path_key(bytes(row["pathBytes"]))] = str(row.get("lastError") or "")
         self._merge()
         return list(items.values())
@@ -257,13 +128,13 @@ class Ledger:
         moved: dict[int, int] = {}
         for _number, data in self.store.journal_of(task):
             for key, value, _size in journal.unpack_records(data):
-                if value & _STATE_BITS in (State.DONE, State.STORED):
-                    moved[key] = value & ~_STATE_BITS | State.PRIOR
+                if value & STATE_BITS in (State.DONE, State.STORED):
+                    moved[key] = value & ~STATE_BITS | State.PRIOR
                 else:
                     moved.pop(key, None)
         with self._lock:
             for key, value in moved.items():
-                if key not in self._known or self._known[key] & _STATE_BITS in (State.PRIOR, State.BASELINE):
+                if key not in self._known or self._known[key] & STATE_BITS in (State.PRIOR, State.BASELINE):
                     self._mark(key, value, 0)
 
     def load_baseline(self) -> None:
@@ -299,7 +170,7 @@ class Ledger:
         untold: list[Item] = []
         for item in items:
             state = self.state(item.path)
-            fresh = state is None or state in _WITHOUT_ROW or path_key(item.path) in self._fresh
+            fresh = state is None or state in WITHOUT_ROW or path_key(item.path) in self._fresh
             (untold if fresh else told).append(item)
         if told:
             self.finish([(item, State.READY, {"rule": item.rule, "attempts": 0, "lastError": ""}) for item in told])
@@ -460,7 +331,7 @@ class Ledger:
             before = 0 if rows or state != "ready" else len(self.store.rows_in(self.task, state))
         else:
             rows = self.store.page(self.task, skip, limit)
-            before = len(self._known) - len(self._fresh) - self.count(*_WITHOUT_ROW)
+            before = len(self._known) - len(self._fresh) - self.count(*WITHOUT_ROW)
         found = [shown(row) for row in rows]
         if state in (None, "", "ready") and len(found) < limit and self._fresh:
             skip = max(0, skip - before)
@@ -488,49 +359,5 @@ class Ledger:
 def tally(store: Store, task: str) -> Callable[[State], int]:
     """Return a function that tells how many files of a task that does not run are in a state, from its journal."""
     last = {key: value for _, data in store.journal_of(task) for key, value, _size in journal.unpack_records(data)}
-    counts = Counter(value & _STATE_BITS for value in last.values())
+    counts = Counter(value & STATE_BITS for value in last.values())
     return lambda state: counts[int(state)]
-
-
-def item_of(row: Document) -> Item:
-    """Return the item of a row."""
-    return Item(
-        bytes(row["pathBytes"]),
-        int(row["size"]),
-        int(row["mtimeNs"]),
-        str(row.get("rule", "")),
-        int(row.get("attempts") or 0),
-        ready=float((row.get("times") or {}).get("ready") or time.time()),
-        history=list(row.get("history") or []) or None,
-    )
-
-
-def item_of_entry(entry: journal.Entry) -> Item:
-    """Return the item of a file in an intake."""
-    path, size, mtime_ns, rule, ready = entry
-    return Item(path, size, mtime_ns, rule, ready=ready)
-
-
-def shown(row: Document) -> dict[str, Any]:
-    """Return a row as users see it: camelCase keys, ``state``, and the exact path as text."""
-    result = {key: value for key, value in row.items() if key not in ("_id", "task", "slot", "pathBytes")}
-    result["state"] = str(row["slot"]).rpartition(":")[2]
-    result["path"] = decode(bytes(row["pathBytes"]))
-    result["displayPath"] = row.get("path", "")
-    return result
-
-
-def shown_entry(entry: journal.Entry) -> dict[str, Any]:
-    """Return a file that has no row yet as users see it."""
-    path, size, mtime_ns, rule, ready = entry
-    return {
-        "path": decode(path),
-        "displayPath": display(path),
-        "state": "ready",
-        "size": size,
-        "mtimeNs": mtime_ns,
-        "rule": rule,
-        "attempts": 0,
-        "lastError": "",
-        "times": {"ready": ready},
-    }

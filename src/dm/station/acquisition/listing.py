@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from dm.common.errors import InvalidArgument
 from dm.common.paths import decode, display, encode
 from dm.station.acquisition.completion import Waiting
-from dm.station.acquisition.ledger import Ledger, State, path_key, shown, tally
+from dm.station.acquisition.ledger import Ledger, tally
+from dm.station.acquisition.rows import State, path_key, shown
 from dm.station.acquisition.task import Task
 
 if TYPE_CHECKING:

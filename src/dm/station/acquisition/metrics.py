@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from prometheus_client import Counter, Histogram, Summary
 
 from dm.common.health import Health
-from dm.station.acquisition.ledger import Item, State
+from dm.station.acquisition.rows import Item, State
 
 if TYPE_CHECKING:
     from dm.station.acquisition.office import Office

@@ -16,7 +16,7 @@ from collections import deque
 from typing import Protocol
 
 from dm.station.acquisition.batch import Batch
-from dm.station.acquisition.ledger import Item, State, path_key
+from dm.station.acquisition.rows import Item, State, path_key
 from dm.station.acquisition.settings import AcquisitionSettings
 from dm.station.acquisition.task import Task
 from dm.station.acquisition.transports.base import FileStamp

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dm.station.acquisition import batch as phases
 from dm.station.acquisition.batch import Batch, Load
-from dm.station.acquisition.ledger import State, item_of, path_key
 from dm.station.acquisition.pipeline import Pipeline
 from dm.station.acquisition.plugins.base import still_needed
+from dm.station.acquisition.rows import State, item_of, path_key
 from dm.station.acquisition.store import Document, Store
 from dm.station.acquisition.task import Task
 from dm.station.acquisition.transports.base import FileStamp

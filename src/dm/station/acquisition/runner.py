@@ -17,9 +17,9 @@ from dm.station.acquisition import telling as telling_
 from dm.station.acquisition.amends import feed
 from dm.station.acquisition.closing import Closing
 from dm.station.acquisition.completion import Decision, Rule, SettleTimes, Tracker, Verdict, look
-from dm.station.acquisition.ledger import Item, State, path_key
 from dm.station.acquisition.pipeline import Pipeline
 from dm.station.acquisition.resume import resume
+from dm.station.acquisition.rows import Item, State, path_key
 from dm.station.acquisition.rules import choice
 from dm.station.acquisition.rules.base import RuleContext
 from dm.station.acquisition.scout import Scout

@@ -19,7 +19,7 @@ from typing import Any
 from dm.common import timestamps
 from dm.common.errors import DmException
 from dm.station.acquisition.completion import look
-from dm.station.acquisition.ledger import State
+from dm.station.acquisition.rows import State
 from dm.station.acquisition.rules.base import CompletionRule
 from dm.station.acquisition.settings import AcquisitionSettings
 from dm.station.acquisition.task import UPLOAD, Task

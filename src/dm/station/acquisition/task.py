@@ -18,9 +18,10 @@ from dm.common import statuses, timestamps
 from dm.common.paths import display
 from dm.station.acquisition import spec as specs
 from dm.station.acquisition.completion import Waiting
-from dm.station.acquisition.ledger import Item, Ledger, State, path_key
+from dm.station.acquisition.ledger import Ledger
 from dm.station.acquisition.metrics import UNSHOWN
 from dm.station.acquisition.pace import Motion, Pace, Progress, remaining
+from dm.station.acquisition.rows import Item, State, path_key
 from dm.station.acquisition.site import Grant
 from dm.station.acquisition.store import Document, Store
 from dm.station.acquisition.transports.base import Source, Transport
