@@ -9,14 +9,13 @@ from dm.common.errors import InvalidArgument, ObjectNotFound
 from dm.common.paths import decode
 from dm.station.acquisition.plugins.base import Order
 from dm.station.acquisition.rows import State
-from dm.station.acquisition.whereabouts import Candidate, Record, Sees, Wanted, best, candidates, record_of
+from dm.station.acquisition.whereabouts import Candidate, Record, Sees, Wanted, record_of, responsible
 
 if TYPE_CHECKING:
     from dm.station.acquisition.office import Office
 
 UNTIL = ("stored", "cataloged", "done")
 _SLICE = 0.25  # seconds after which a waiting request looks whether the service stops
-_PLACES = 50
 
 
 def wait_for_file(office: Office, wanted: Wanted, sees: Sees, until: str, seconds: float) -> Record:
@@ -33,10 +32,10 @@ def wait_for_file(office: Office, wanted: Wanted, sees: Sees, until: str, second
     with office.waits.place() as held:
         while True:
             changes = office.changes
-            found = _responsible(office, wanted, sees)
+            found = responsible(office, wanted, sees)
             if found is None and wanted.id:
                 raise ObjectNotFound(f"DAQ or upload {wanted.id[:80]!r} does not exist.")
-            answer = _watched(office, found, wanted, until, deadline if held else 0.0)
+            answer = _watched(office, found[0] if found else None, wanted, until, deadline if held else 0.0)
             if answer["reached"] or answer["over"] or not held or _late(office, deadline):
                 return answer
             # Nobody is responsible, or who was has just ended: something has to begin or end before that is otherwise.
@@ -47,16 +46,6 @@ def wait_for_file(office: Office, wanted: Wanted, sees: Sees, until: str, second
 
 def _late(office: Office, deadline: float) -> bool:
     return time.monotonic() >= deadline or office.stopping.is_set()
-
-
-def _responsible(office: Office, wanted: Wanted, sees: Sees) -> Candidate | None:
-    found: list[Candidate] = []
-    for candidate in candidates(office, wanted, sees):
-        found.append(candidate)
-        if len(found) >= _PLACES:
-            break
-    chosen = best(office, found)
-    return chosen[0] if chosen is not None else None
 
 
 def _watched(office: Office, found: Candidate | None, wanted: Wanted, until: str, deadline: float) -> Record:

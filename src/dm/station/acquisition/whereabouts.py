@@ -20,6 +20,7 @@ from dm.station.acquisition.transports.base import Source
 if TYPE_CHECKING:
     from dm.station.acquisition.office import Office
 
+_CONSIDERED = 50  # tasks that may have a file and are asked for it
 _SEARCHED = 2000  # DAQs and uploads of the past that are looked through, newest first
 
 Sees = Callable[[Document], bool]
@@ -94,11 +95,16 @@ class Candidate:
         return below + b"/" + self.path if below else self.path
 
 
-def candidates(office: Office, wanted: Wanted, sees: Sees) -> Iterator[Candidate]:
-    """Yield the DAQs and uploads a file may belong to: running ones first, then the newest first.
+def responsible(office: Office, wanted: Wanted, sees: Sees) -> tuple[Candidate, Record | None] | None:
+    """Return the DAQ or upload that a file belongs to, and what its ledger says of it; ``None``: none takes it.
 
     :param sees: whether the caller may see a task. :raises InvalidArgument: the source path cannot be read.
     """
+    return _best(office, list(itertools.islice(_candidates(office, wanted, sees), _CONSIDERED)))
+
+
+def _candidates(office: Office, wanted: Wanted, sees: Sees) -> Iterator[Candidate]:
+    """Yield the DAQs and uploads a file may belong to: running ones first, then the newest first."""
     if wanted.id:
         document = office.store.task(wanted.id)
         if document is not None and not document.get("pruned") and sees(document):
@@ -125,7 +131,7 @@ def candidates(office: Office, wanted: Wanted, sees: Sees) -> Iterator[Candidate
             yield found
 
 
-def best(office: Office, found: list[Candidate]) -> tuple[Candidate, Record | None] | None:
+def _best(office: Office, found: list[Candidate]) -> tuple[Candidate, Record | None] | None:
     """Return the candidate that knows most of its file, and what its ledger says."""
     for one in found:
         record = record_of(office, one)
