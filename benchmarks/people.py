@@ -32,7 +32,8 @@ from dm.station.acquisition.exporting import exported
 from dm.station.acquisition.keeping import Keeping
 from dm.station.acquisition.ledger import Ledger
 from dm.station.acquisition.listing import Query, listed_files
-from dm.station.acquisition.office import Office, Parts
+from dm.station.acquisition.office import Office
+from dm.station.acquisition.parts import Parts
 from dm.station.acquisition.rows import State
 from dm.station.acquisition.settings import AcquisitionSettings
 from dm.station.acquisition.site import StorageSite

@@ -21,7 +21,8 @@ from dm.site.storage.bootstrap import Station, bootstrap
 from dm.site.storage.service import StorageService, build_from_settings
 from dm.site.storage.settings import StorageSettings
 from dm.station.acquisition.amends import Choice, retry
-from dm.station.acquisition.office import Office, Parts
+from dm.station.acquisition.office import Office
+from dm.station.acquisition.parts import Parts
 from dm.station.acquisition.plugins.base import Plugin
 from dm.station.acquisition.settings import AcquisitionSettings
 from dm.station.acquisition.site import StorageSite

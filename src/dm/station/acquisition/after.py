@@ -21,6 +21,7 @@ from dm.common.paths import encode
 from dm.common.spent import part
 from dm.station.acquisition.batch import Batch, Load
 from dm.station.acquisition.gate import Gate
+from dm.station.acquisition.info import source_url
 from dm.station.acquisition.inplace import remove_sources
 from dm.station.acquisition.pipeline import Pipeline
 from dm.station.acquisition.plugins.base import Plugin, PluginBatch, PluginFile
@@ -28,7 +29,7 @@ from dm.station.acquisition.rows import Item, State, row_id
 from dm.station.acquisition.settings import AcquisitionSettings
 from dm.station.acquisition.site import StorageSite
 from dm.station.acquisition.store import Document, Store
-from dm.station.acquisition.task import Task, source_url
+from dm.station.acquisition.task import Task
 
 _log = logging.getLogger(__name__)
 _AWAY = (  # what says of a service that nobody need ask it now; other errors may be about these files only

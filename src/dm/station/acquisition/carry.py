@@ -24,6 +24,7 @@ from dm.common.paths import decode, display, encode
 from dm.station.acquisition import batch as phases
 from dm.station.acquisition.after import After
 from dm.station.acquisition.batch import Batch, Load
+from dm.station.acquisition.info import source_url
 from dm.station.acquisition.inplace import in_place, verdict_in_place
 from dm.station.acquisition.pipeline import Pipeline
 from dm.station.acquisition.places import Places, destination_of
@@ -31,7 +32,7 @@ from dm.station.acquisition.rows import Item, State, path_key
 from dm.station.acquisition.settings import AcquisitionSettings
 from dm.station.acquisition.site import StorageSite
 from dm.station.acquisition.store import Document, Store
-from dm.station.acquisition.task import Task, source_url
+from dm.station.acquisition.task import Task
 from dm.station.acquisition.transports.base import FileOutcome, FileStamp, TransferBatch, TransferFile
 
 _log = logging.getLogger(__name__)

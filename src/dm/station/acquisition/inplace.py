@@ -11,9 +11,10 @@ from dm.common.digests import VERIFICATION, digest_stream
 from dm.common.errors import DmException, ObjectNotFound
 from dm.common.paths import display, encode, opened_file
 from dm.station.acquisition.batch import Load
+from dm.station.acquisition.info import source_url
 from dm.station.acquisition.removal import Fate, Proof, remove
 from dm.station.acquisition.site import StorageSite
-from dm.station.acquisition.task import Task, source_url
+from dm.station.acquisition.task import Task
 from dm.station.acquisition.transports.base import FileOutcome, FileStamp
 
 _AUDIT = logging.getLogger("dm.audit")

@@ -9,12 +9,9 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from dm.common import statuses
-from dm.common.client import RestClient
 from dm.common.errors import (
     DmException,
     InvalidArgument,
@@ -28,20 +25,18 @@ from dm.station.acquisition import requests, sources
 from dm.station.acquisition.after import After
 from dm.station.acquisition.carry import Carry
 from dm.station.acquisition.closing import Closing
+from dm.station.acquisition.info import info
 from dm.station.acquisition.keeping import Keeping
 from dm.station.acquisition.lease import Lease
 from dm.station.acquisition.metrics import Meters
+from dm.station.acquisition.parts import Parts
 from dm.station.acquisition.pipeline import Pipeline
-from dm.station.acquisition.plugins.base import Plugin
 from dm.station.acquisition.reopening import Decision, Reopened, reopened
 from dm.station.acquisition.requests import Wish
 from dm.station.acquisition.resume import drop_unborn
 from dm.station.acquisition.runner import Runner
-from dm.station.acquisition.settings import AcquisitionSettings
-from dm.station.acquisition.site import StorageSite
-from dm.station.acquisition.store import Document, Store
-from dm.station.acquisition.task import DAQ, Task, info
-from dm.station.acquisition.transports.base import Transport
+from dm.station.acquisition.store import Document
+from dm.station.acquisition.task import DAQ, Task
 from dm.station.acquisition.waits import Waits
 
 _log = logging.getLogger(__name__)
@@ -49,32 +44,6 @@ _STRIPES = 64
 _ENDING_SECONDS = 20.0  # a decision waits so long for a task that is just ending
 _DECISION_SECONDS = 50.0  # below what clients wait for an answer
 _EXIT_UPLOAD = uuid.UUID("6f0b6d0e-6f5c-4b51-9a5e-2f4b8d0a3c11")
-
-
-class Identity(Protocol):
-    """What is needed of :class:`dm.station.identity.SiteIdentity`."""
-
-    def experiment(self, principal: Principal, name: str) -> Any:
-        """Return the experiment as this user sees it. :raises ObjectNotFound: ``... does not exist``."""
-
-
-@dataclass(frozen=True)
-class Parts:
-    """What an :class:`Office` is made of.
-
-    :param user_client: makes a client of the storage service under a user's own session.
-    :param secrets: files and directories of the service itself, never to be read as data.
-    """
-
-    store: Store
-    site: StorageSite
-    identity: Identity
-    user_client: Callable[[Principal], RestClient]
-    station: str
-    settings: AcquisitionSettings
-    transports: list[Transport]
-    plugins: list[Plugin]
-    secrets: tuple[Path, ...] = ()
 
 
 class Office:

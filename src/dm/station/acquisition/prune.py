@@ -18,12 +18,13 @@ from dm.common import statuses, timestamps
 from dm.common.errors import InvalidObjectState, ObjectNotFound, ServiceLimit, ServiceUnavailable
 from dm.common.paths import decode, encode
 from dm.station.acquisition import sources, spec
+from dm.station.acquisition.info import root_directory, source_url
 from dm.station.acquisition.inplace import audit
 from dm.station.acquisition.removal import Fate, Proof, remove
 from dm.station.acquisition.settings import AcquisitionSettings
 from dm.station.acquisition.site import StorageSite
 from dm.station.acquisition.store import Document, Store
-from dm.station.acquisition.task import DAQ, root_directory, source_url
+from dm.station.acquisition.task import DAQ
 from dm.station.acquisition.transports.base import Source
 
 _DAY = 86_400.0

@@ -26,7 +26,7 @@ from dm.station.acquisition.transports.base import FileStamp, Source
 from dm.station.acquisition.watch.scan import Walk, kind_of
 
 if TYPE_CHECKING:
-    from dm.station.acquisition.office import Parts
+    from dm.station.acquisition.parts import Parts
 
 
 @dataclass(frozen=True)

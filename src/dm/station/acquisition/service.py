@@ -18,7 +18,8 @@ from dm.common.web.sessions import MemorySessionStore, SessionStore
 from dm.station.acquisition import metrics
 from dm.station.acquisition.alarms import Alarms
 from dm.station.acquisition.extensions import make_plugins, make_transports
-from dm.station.acquisition.office import Office, Parts
+from dm.station.acquisition.office import Office
+from dm.station.acquisition.parts import Parts
 from dm.station.acquisition.plugins.base import PluginContext
 from dm.station.acquisition.routes import routes
 from dm.station.acquisition.rules import choice

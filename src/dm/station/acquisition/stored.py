@@ -12,8 +12,8 @@ from typing import Any
 
 from dm.common.errors import InvalidArgument
 from dm.common.paths import decode, display, encode
+from dm.station.acquisition.info import root_directory
 from dm.station.acquisition.spec import TaskSpec
-from dm.station.acquisition.task import root_directory
 from dm.station.acquisition.transports.base import Source
 
 

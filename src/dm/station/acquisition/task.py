@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import heapq
 import json
-import os
 import threading
 import time
 from collections import deque
@@ -15,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import xxhash
 
 from dm.common import statuses, timestamps
-from dm.common.paths import display
 from dm.station.acquisition import spec as specs
 from dm.station.acquisition.completion import Waiting
+from dm.station.acquisition.info import info, root_directory
 from dm.station.acquisition.ledger import Ledger
 from dm.station.acquisition.metrics import UNSHOWN
 from dm.station.acquisition.pace import Motion, Pace, Progress, remaining
@@ -25,6 +23,7 @@ from dm.station.acquisition.rows import Item, State, path_key
 from dm.station.acquisition.site import Grant
 from dm.station.acquisition.store import Document, Store
 from dm.station.acquisition.transports.base import Source, Transport
+from dm.station.acquisition.wake import Wake
 
 if TYPE_CHECKING:
     from dm.station.acquisition.batch import Batch
@@ -35,36 +34,6 @@ DAQ = "daq"
 UPLOAD = "upload"
 _SHOWN_ERRORS = 100
 _SLICE = 0.25  # seconds after which a waiting request looks whether the service stops
-
-
-class Wake:
-    """Wakes a thread that polls descriptors."""
-
-    def __init__(self) -> None:
-        self._descriptor = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._lock = threading.Lock()
-
-    def fileno(self) -> int:
-        """Return the descriptor to poll for reading."""
-        return self._descriptor
-
-    def set(self) -> None:
-        """Wake the thread; does nothing once closed."""
-        with self._lock:
-            if self._descriptor >= 0:
-                os.eventfd_write(self._descriptor, 1)
-
-    def clear(self) -> None:
-        """Forget the wakes so far."""
-        with contextlib.suppress(BlockingIOError):
-            os.eventfd_read(self._descriptor)
-
-    def close(self) -> None:
-        """Release the descriptor."""
-        with self._lock:
-            if self._descriptor >= 0:
-                os.close(self._descriptor)
-                self._descriptor = -1
 
 
 def declined_of(document: Document) -> set[int]:
@@ -345,68 +314,3 @@ class Task:
                 self.changed.wait(min(left, _SLICE))
                 if revision and self.revision() != revision:
                     return
-
-
-def root_directory(experiment: dict[str, Any], root: str) -> str:
-    """Return the directory of an experiment for ``data`` or ``analysis``."""
-    key = "analysisDirectory" if root == "analysis" else "dataDirectory"
-    return str(experiment.get(key) or f"{experiment.get('storageDirectory', '')}/{root}")
-
-
-def info(document: Document) -> dict[str, Any]:
-    """Return the record of 6.3 of a task document."""
-    request = json.loads(document["request"])
-    experiment = json.loads(document["experiment"])
-    echo = request["taskInfo"]
-    counts = document.get("counts") or {}
-    total = counts.get("countFiles", 0)
-    status = document["status"]
-    finished = status in statuses.INACTIVE
-    percentage = 100.0 * counts.get("nProcessedFiles", 0) / total if total else (100.0 if finished else 0.0)
-    start = float(document["startTime"])
-    end = document.get("endTime")
-    root = "analysis" if echo.get("useAnalysisDirectoryAsRoot") else "data"
-    result = dict(echo)
-    result.update(
-        id=document["_id"],
-        experimentId=int(experiment["id"]),
-        experimentName=experiment["name"],
-        experimentStationName=document["station"],
-        dataDirectory=request["dataDirectory"],
-        owner=document["owner"],
-        status=status,
-        percentageComplete=round(percentage, 2),
-        errorMessage=document.get("errorMessage") or "",
-        startTime=start,
-        startTimestamp=timestamps.text(start),
-        runTime=max(0.0, (float(end) if end else timestamps.now()) - start),
-        storageDirectory=root_directory(experiment, root),
-        storageHost=experiment.get("storageHost", ""),
-        storageUrl=experiment.get("storageUrl", ""),
-        workflowJobOwner=str(echo.get("workflowJobOwner") or echo.get("workflowOwner") or document["owner"]),
-    )
-    zero = {"countFiles", "nFiles", "nProcessedFiles", "nCompletedFiles", "nProcessingErrors", "nWaitingFiles"}
-    result.update(dict.fromkeys(sorted(zero | {"nSkippedFiles", "countBytes", "completedBytes"}), 0))
-    result["processingErrors"] = []
-    result.update(fileRate=0.0, byteRate=0.0, movingBytes=0, alarms=[])
-    result.update(counts)
-    result.update(document.get("speed") or {})
-    if document.get("runs"):
-        result["reprocessRuns"] = int(document["runs"])
-    if end:
-        run_time = max(float(end) - start, 1e-3)  # the average of it all
-        result.update(
-            fileRate=round(result["nCompletedFiles"] / run_time, 3),
-            byteRate=round(result["completedBytes"] / run_time, 1),
-        )
-        result.update(endTime=float(end), endTimestamp=timestamps.text(float(end)))
-    return result
-
-
-def source_url(source: Source, path: bytes) -> str:
-    """Return where a file came from, as valid text."""
-    place = display(source.root.rstrip(b"/") + b"/" + path)
-    if source.host is None:
-        return f"file://{place}"
-    port = f":{source.port}" if source.port else ""
-    return f"{source.scheme}://{source.host}{port}{place}"
