@@ -16,6 +16,7 @@ from dm.station.acquisition.after import After
 from dm.station.acquisition.amends import Choice, feed, retry, skip
 from dm.station.acquisition.batch import Batch
 from dm.station.acquisition.completion import Rule
+from dm.station.acquisition.life import Means
 from dm.station.acquisition.office import Office
 from dm.station.acquisition.pipeline import Pipeline
 from dm.station.acquisition.plugins.base import Plugin, PluginBatch, PluginOptions
@@ -286,7 +287,7 @@ def test_a_start_that_the_database_refused_leaves_nothing_behind(
 
 def test_nothing_moves_any_more_once_a_stop_is_carried_out(office: Office, task: Task) -> None:
     pipeline = Pipeline(office.pipeline.settings)
-    runner = Runner(task, pipeline, pipeline.settings, office.closing, lambda _task: None)
+    runner = Runner(task, Means(pipeline, pipeline.settings, office.closing, lambda _task: None))
     pipeline.attach(task)
     pipeline.adopt(Batch.of(task, taken(task, b"a")))
     task.halt("It cannot go on.")
@@ -337,7 +338,7 @@ def test_files_taken_up_again_travel_although_the_database_fails_then(
 def test_what_was_stored_does_not_vanish_with_its_source(office: Office, task: Task) -> None:
     task.source = Source("@detector:/data", b"/data", host="detector", scheme="ssh")
     pipeline = Pipeline(office.pipeline.settings)
-    runner = Runner(task, pipeline, pipeline.settings, office.closing, lambda _task: None)
+    runner = Runner(task, Means(pipeline, pipeline.settings, office.closing, lambda _task: None))
     items = taken(task, b"a", b"b")
     task.ledger.finish([(items[0], State.DONE, {})])
     task.inbox.extend([b"a", b"b"])  # both changed on their way, and were removed then

@@ -28,6 +28,7 @@ from dm.station.acquisition.closing import Closing
 from dm.station.acquisition.info import info
 from dm.station.acquisition.keeping import Keeping
 from dm.station.acquisition.lease import Lease
+from dm.station.acquisition.life import Means
 from dm.station.acquisition.metrics import Meters
 from dm.station.acquisition.parts import Parts
 from dm.station.acquisition.pipeline import Pipeline
@@ -188,8 +189,8 @@ class Office:
         return task
 
     def _run(self, task: Task, decision: Decision | None = None) -> Runner:
-        parts = (task, self.pipeline, self.parts.settings, self.closing, self._ended)
-        runner = Reopened(*parts, decision) if task.document.get("reopened") else Runner(*parts)
+        means = Means(self.pipeline, self.parts.settings, self.closing, self._ended)
+        runner = Reopened(task, means, decision) if task.document.get("reopened") else Runner(task, means)
         with self._lock:
             self.live[task.id] = task
             self._threads[task.id] = runner.thread

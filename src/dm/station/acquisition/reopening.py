@@ -15,15 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from dm.common import statuses
 from dm.common.errors import DmException
+from dm.station.acquisition.life import Means
 from dm.station.acquisition.runner import Runner
 from dm.station.acquisition.scout import WATCH_KEYS, Hints
 from dm.station.acquisition.store import Document
 from dm.station.acquisition.transports.base import SourceEntry
 
 if TYPE_CHECKING:
-    from dm.station.acquisition.closing import Closing
-    from dm.station.acquisition.pipeline import Pipeline
-    from dm.station.acquisition.settings import AcquisitionSettings
     from dm.station.acquisition.site import Grant
     from dm.station.acquisition.task import Task
 
@@ -98,16 +96,8 @@ class Reopened(Runner):
     :param decision: to be carried out first; after a restart there is none, it is in the ledger.
     """
 
-    def __init__(  # noqa: PLR0917 - those of its base first
-        self,
-        task: Task,
-        pipeline: Pipeline,
-        settings: AcquisitionSettings,
-        closing: Closing,
-        ended: Callable[[Task], None],
-        decision: Decision | None = None,
-    ) -> None:
-        super().__init__(task, pipeline, settings, closing, ended)
+    def __init__(self, task: Task, means: Means, decision: Decision | None = None) -> None:
+        super().__init__(task, means)
         revisit: Any = Revisit(task, self._paths)
         self.scout = revisit
         self.outcome: Future[int] = Future()

@@ -6,24 +6,18 @@ import logging
 import os
 import select
 import stat
-import threading
 import time
-from collections.abc import Callable
 from typing import Any
 
 from dm.common import statuses
-from dm.common.errors import DmException, ServiceUnavailable
 from dm.station.acquisition import telling as telling_
 from dm.station.acquisition.amends import feed
-from dm.station.acquisition.closing import Closing
 from dm.station.acquisition.completion import Decision, Rule, SettleTimes, Tracker, Verdict, look
-from dm.station.acquisition.pipeline import Pipeline
-from dm.station.acquisition.resume import resume
+from dm.station.acquisition.life import Life, Means
 from dm.station.acquisition.rows import Item, State, path_key
 from dm.station.acquisition.rules import choice
 from dm.station.acquisition.rules.base import RuleContext
 from dm.station.acquisition.scout import Scout
-from dm.station.acquisition.settings import AcquisitionSettings
 from dm.station.acquisition.task import UPLOAD, Task
 from dm.station.acquisition.transports.base import FileStamp, SourceEntry
 from dm.station.acquisition.watch.filesystem import method_of
@@ -36,26 +30,15 @@ _TAKEN = frozenset({State.READY, State.STORED, State.DONE, State.FAILED})
 _KINDS = {"link": "a symbolic link; links are not followed", "other": "no regular file (fifo, socket or device)"}
 
 
-class Runner:
+class Runner(Life):
     """See the module.
 
-    :param closing: ends the task. :param ended: called with the task when its thread is over.
     :raises InvalidArgument: the task's completion rule is not to be had any more.
     """
 
-    def __init__(
-        self,
-        task: Task,
-        pipeline: Pipeline,
-        settings: AcquisitionSettings,
-        closing: Closing,
-        ended: Callable[[Task], None],
-    ) -> None:
-        self.task = task
-        self.pipeline = pipeline
-        self.settings = settings
-        self.closing = closing
-        self.ended = ended
+    def __init__(self, task: Task, means: Means) -> None:
+        super().__init__(task, means)
+        self.settings = settings = means.settings
         scanned = settings.settle_upload_seconds if task.kind == UPLOAD else settings.settle_scanned_seconds
         times = SettleTimes(
             settings.settle_closed_seconds,
@@ -78,11 +61,8 @@ class Runner:
         task.settling = lambda: list(self.tracker.paths())
         task.waiting, task.waiting_for = self.tracker.waiting, self.tracker.waiting_for
         task.watched = self._watched
-        self.thread = threading.Thread(target=self._run, name=f"{task.kind}-{task.id[:8]}", daemon=True)
         self._unwritten: list[tuple[bytes, FileStamp, Rule]] = []
         self._skipped: list[tuple[Item, State, str]] = []
-        self._retry = 0
-        self._not_before = 0.0
         self._finalizing = False
         self._final_walk = 0
         self._final_deadline = 0.0
@@ -90,71 +70,18 @@ class Runner:
         self._told = telling_.Told()
         self._walks = 0
 
-    def start(self) -> None:
-        """Start the thread."""
-        self.thread.start()
+    def _open(self) -> None:
+        self.scout.open()
 
-    # --- life -------------------------------------------------------------------------------------------------------
-    def _run(self) -> None:
-        task = self.task
-        try:
-            self._insist(lambda: resume(task, self.pipeline))
-            self.pipeline.attach(task)
-            self.scout.open()
-            if task.status == statuses.PENDING:
-                self._insist(lambda: task.set(status=statuses.RUNNING))
-            while not self._stopped() and not self._steady_turn():
-                pass
-            if not self._stopped():
-                self._insist(lambda: self.closing.close(task))
-        except _Stopped:
-            _log.info("%s %s pauses: the service stops.", task.kind, task.id)
-        except Exception:
-            _log.exception("%s %s stopped unexpectedly; a restart of the service continues it.", task.kind, task.id)
-            task.trouble = "Its thread stopped unexpectedly; a restart of the service continues it."
-        finally:
-            self.pipeline.detach(task)
-            self.scout.close()
-            self.rule.close()
-            self.ended(task)
-            task.wake.close()
-            task.let_go()
+    def _look_again(self) -> None:
+        self.scout.start_over(time.monotonic())
 
-    def _steady_turn(self) -> bool:
-        """Do one turn; whatever goes wrong, the watch goes on, with a look at everything."""
-        try:
-            return self._turn()
-        except _Stopped:
-            raise
-        except Exception as error:
-            _log.exception("%s %s stumbled and goes on.", self.task.kind, self.task.id)
-            self.task.trouble = f"Watching stumbled over {type(error).__name__}: {error}"
-            self._retry += 1
-            self.scout.start_over(time.monotonic())
-            self.pipeline.stop_event.wait(self.pipeline.pause_for(self._retry))
-            return False
-
-    def _stopped(self) -> bool:
-        return self.pipeline.stop_event.is_set()
-
-    def _insist(self, action: Callable[[], object]) -> None:
-        """Do something, again and again while the database or a service is down."""
-        attempt = 0
-        while True:
-            if self._stopped():
-                raise _Stopped
-            try:
-                action()
-                return
-            except DmException as error:
-                attempt += 1
-                self.task.trouble = error.message
-                _log.warning("%s %s waits: %s", self.task.kind, self.task.id, error)
-                self.pipeline.stop_event.wait(self.pipeline.pause_for(attempt))
+    def _close(self) -> None:
+        self.scout.close()
+        self.rule.close()
 
     # --- one turn ---------------------------------------------------------------------------------------------------
     def _turn(self) -> bool:
-        """Do what there is to do, waiting a little for it; return whether the task has come to its end."""
         task = self.task
         self._sleep()
         task.note_pace()
@@ -337,17 +264,6 @@ class Runner:
             if self._try(lambda: ledger.finish(list(outcomes))):
                 self._skipped = []
 
-    def _try(self, action: Callable[[], object]) -> bool:
-        try:
-            action()
-        except ServiceUnavailable as error:
-            self._retry += 1
-            self._not_before = time.monotonic() + self.pipeline.pause_for(self._retry)
-            self.task.trouble = error.message
-            return False
-        self._retry = 0
-        return True
-
     # --- ending -----------------------------------------------------------------------------------------------------
     def _over(self, now: float) -> bool:
         task = self.task
@@ -432,7 +348,3 @@ class Runner:
             if over:
                 self.pipeline.detach(task)  # what rests must not be carried on while its files are decided
             return over
-
-
-class _Stopped(Exception):  # noqa: N818 - not an error
-    """The service stops."""
