@@ -294,26 +294,35 @@ class Application(Shell):
         return _Followed(self, call, status, chunks)
 
     def login(self, request: Request, username: str, password: str) -> Reply:
-        """Check a password and begin a session (the handler of ``POST /login``).
+        """Check a password and begin a session (the handler of ``POST /login``)."""
+        try:
+            session_id, principal = self.sign_in(username, password, request.remote)
+        except ServiceLimit as error:  # ours, or the site's that a station asked
+            return error_reply(error, request.id, 429)
+        reply = json_reply(common.describe(principal))
+        reply.headers["Set-Cookie"] = cookies.set_session(session_id, time.time() + self.sessions.absolute_seconds)
+        return reply
+
+    def sign_in(self, username: str, password: str, remote: str) -> tuple[str, Principal]:
+        """Check a password and begin a session, for REST and whatever else a service speaks.
 
         A session the caller already has is never reused: a session id is new at each login.
+
+        :returns: the session's id and whose it is.
+        :raises AuthenticationError: wrong. :raises ServiceLimit: too many wrong ones before.
         """
         shown = shorten(username)
         try:
-            with self.throttle.attempt(username, request.remote):
+            with self.throttle.attempt(username, remote):
                 if not username or not password or "\0" in username or len(username) > 256 or len(password) > 1024:
                     raise AuthenticationError("Incorrect username or password.")
                 principal = self.authenticator.login(username, password)
         except (AuthenticationError, ServiceLimit) as error:
-            _audit_log.warning("login refused user=%s remote=%s: %s", shown, request.remote, type(error).__name__)
-            if isinstance(error, ServiceLimit):  # ours, or the site's that a station asked
-                return error_reply(error, request.id, 429)
+            _audit_log.warning("login refused user=%s remote=%s: %s", shown, remote, type(error).__name__)
             raise
         session_id = self.sessions.create(principal)
-        _audit_log.info("login user=%s remote=%s", shown, request.remote)
-        reply = json_reply(common.describe(principal))
-        reply.headers["Set-Cookie"] = cookies.set_session(session_id, time.time() + self.sessions.absolute_seconds)
-        return reply
+        _audit_log.info("login user=%s remote=%s", shown, remote)
+        return session_id, principal
 
     def logout(self, request: Request) -> Reply:
         """End every session whose id came with the request (the handler of ``POST /logout``)."""
