@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import datetime
 import json
 import math
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from dm.common.client import ApiClient, ServiceMonitorApi, segment
 from dm.common.errors import InvalidArgument
 from dm.common.records import DmObject
+from dm.station.catalog.sending import add_up, by_experiment, experiment_of, mapping, parts, plain
 
 __all__ = [
     "CatalogServiceApi",
@@ -28,9 +27,6 @@ __all__ = [
 URL_VARIABLE = "DM_CAT_WEB_SERVICE_URL"
 MAX_FILES = 500_000
 PAGE = 2000
-BULK_FILES = 1000
-BULK_BYTES = 24 << 20
-_INT64 = 1 << 63
 LONG = 600.0
 """Seconds to wait for what walks over a whole collection."""
 
@@ -69,53 +65,6 @@ class RunMetadata(DmObject):
     DEFAULT_KEY_LIST: ClassVar[list[str]] = ["id", "experimentName", "runId", "createTimestamp"]
 
 
-def plain(value: Any) -> Any:
-    """Return a value as JSON has it: what comes from numpy, tuples, sets, dates, paths and bytes is converted.
-
-    Numbers the catalog cannot hold become texts: ``NaN``, ``Infinity``, ``-Infinity``, whole numbers beyond 64 bits.
-
-    :raises InvalidArgument: an object of another kind.
-    """
-    if value is None or isinstance(value, bool):
-        return value
-    if isinstance(value, str):
-        return str(value)
-    if isinstance(value, int):
-        return int(value) if -_INT64 <= value < _INT64 else str(int(value))
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else json.dumps(float(value))
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    return _plain_other(value)
-
-
-def _plain_other(value: Any) -> Any:
-    if isinstance(value, datetime.date | datetime.time):
-        return value.isoformat()
-    if isinstance(value, bytes | os.PathLike):
-        return os.fsdecode(value)
-    for convert in ("tolist", "_asdict", "model_dump"):  # numpy arrays and scalars, named tuples, pydantic models
-        if callable(method := getattr(value, convert, None)):
-            return plain(method())
-    if isinstance(value, Iterable):
-        return [plain(item) for item in value]
-    raise InvalidArgument(f"Metadata of type {type(value).__name__} cannot be written as JSON: {value!r:.60}.")
-
-
-def _experiment_of(record: Mapping[str, Any], what: str) -> str:
-    name = record.get("experimentName")
-    if not isinstance(name, str) or not name:
-        raise InvalidArgument(f"{what} has no experimentName; say which experiment it belongs to.")
-    return name
-
-
-def _mapping(value: Any, what: str) -> dict[str, Any]:
-    if not isinstance(value, Mapping):
-        raise InvalidArgument(f"{what} is a {type(value).__name__}, not a dictionary.")
-    found: dict[str, Any] = plain(value)
-    return found
-
-
 def _keys(key_list: KeyList) -> str | list[str] | None:
     return key_list if key_list is None or isinstance(key_list, str) else list(key_list)
 
@@ -133,8 +82,8 @@ class FileCatApi(_CatApi):
         :param fileMetadata: ``experimentName``, ``experimentFilePath``, any system key, free metadata beside them.
         :raises ObjectAlreadyExists: it is there.
         """
-        record = _mapping(fileMetadata, "fileMetadata")
-        name = _experiment_of(record, "File record")
+        record = mapping(fileMetadata, "fileMetadata")
+        name = experiment_of(record, "File record")
         path = f"/experimentFiles/{segment(name)}"
         return self._record(FileMetadata, self.client.post(path, {"fileInfo": record}))
 
@@ -143,8 +92,8 @@ class FileCatApi(_CatApi):
 
         :raises ObjectNotFound: no such file.
         """
-        record = _mapping(fileMetadata, "fileMetadata")
-        name = _experiment_of(record, "File record")
+        record = mapping(fileMetadata, "fileMetadata")
+        name = experiment_of(record, "File record")
         file_path = record.get("experimentFilePath")
         if not isinstance(file_path, str) or not file_path:
             raise InvalidArgument("File record has no experimentFilePath; name the file.")
@@ -153,8 +102,8 @@ class FileCatApi(_CatApi):
 
     def updateExperimentFileById(self, fileMetadata: Mapping[str, Any]) -> FileMetadata:
         """Set the given keys of a file's record (``experimentName`` and ``id`` say which)."""
-        record = _mapping(fileMetadata, "fileMetadata")
-        name = _experiment_of(record, "File record")
+        record = mapping(fileMetadata, "fileMetadata")
+        name = experiment_of(record, "File record")
         if not record.get("id"):
             raise InvalidArgument("File record has no id; give it, or update by path.")
         path = f"/experimentFilesById/{segment(name)}/{segment(record['id'])}"
@@ -170,10 +119,10 @@ class FileCatApi(_CatApi):
         :returns: ``countFiles``, ``nUpdated``, ``nUnchanged``, ``nErrors`` and ``errors``.
         """
         total: dict[str, Any] = {}
-        for name, records in _by_experiment(fileMetadataList, experimentName).items():
-            for part in _parts(records):
+        for name, records in by_experiment(fileMetadataList, experimentName).items():
+            for part in parts(records):
                 outcome = self.client.put(f"/experimentFiles/{segment(name)}", {"files": part}, timeout=LONG)
-                _add_up(total, outcome, name)
+                add_up(total, outcome, name)
         return DmObject(total)
 
     def updateExperimentFilesAsync(
@@ -183,7 +132,7 @@ class FileCatApi(_CatApi):
 
         :returns: the operation, with ``id`` and ``status``; see :meth:`getAsyncUpdateStatus`.
         """
-        groups = _by_experiment(fileMetadataList, experimentName)
+        groups = by_experiment(fileMetadataList, experimentName)
         if len(groups) != 1:
             raise InvalidArgument("Give the records of one experiment at a time.")
         [(name, records)] = groups.items()
@@ -288,44 +237,6 @@ class FileCatApi(_CatApi):
                 return
 
 
-def _by_experiment(records: Any, name: str | None) -> dict[str, list[dict[str, Any]]]:
-    if isinstance(records, str) and name is not None and not isinstance(name, str):
-        records, name = name, records
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for record in records:
-        found = _mapping(record, "A file record")
-        own = found.get("experimentName") or name
-        groups.setdefault(_experiment_of({"experimentName": own}, "File record"), []).append(found)
-    return groups
-
-
-def _parts(records: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    """Yield the records in parts that fit into one request."""
-    part: list[dict[str, Any]] = []
-    size = 0
-    for record in records:
-        weight = len(json.dumps(record))
-        if part and (len(part) >= BULK_FILES or size + weight > BULK_BYTES):
-            yield part
-            part, size = [], 0
-        part.append(record)
-        size += weight
-    if part:
-        yield part
-
-
-def _add_up(total: dict[str, Any], outcome: Mapping[str, Any], name: str | None) -> None:
-    """Add a part's outcome; its errors say the experiment, as their index is only that within a part."""
-    for key, value in outcome.items():
-        if key == "errors":
-            offset = total.get("countFiles", 0) - outcome["countFiles"]
-            named = {} if name is None else {"experimentName": name}
-            errors = [{**error, **named, "index": error["index"] + offset} for error in value]
-            total["errors"] = total.get("errors", []) + errors
-        else:
-            total[key] = total.get(key, 0) + value
-
-
 class DatasetCatApi(_CatApi):
     """Datasets: named parts of an experiment with free, nested metadata."""
 
@@ -336,22 +247,22 @@ class DatasetCatApi(_CatApi):
             ``fileQueryDict`` (a query) says which files belong to it. An ``_id`` may be given and becomes the id.
         :raises ObjectAlreadyExists: the experiment has a dataset of that name. :raises InvalidArgument: bad input.
         """
-        info = _mapping(datasetInfo, "datasetInfo")
-        path = f"/experimentDatasets/{segment(_experiment_of(info, 'Dataset'))}"
+        info = mapping(datasetInfo, "datasetInfo")
+        path = f"/experimentDatasets/{segment(experiment_of(info, 'Dataset'))}"
         return self._record(DatasetMetadata, self.client.post(path, {"datasetInfo": info}))
 
     def updateExperimentDataset(self, datasetInfo: Mapping[str, Any]) -> DatasetMetadata:
         """Set the given keys of the dataset that ``experimentName`` and ``datasetName`` name."""
-        info = _mapping(datasetInfo, "datasetInfo")
+        info = mapping(datasetInfo, "datasetInfo")
         name = info.get("datasetName")
         if not isinstance(name, str) or not name:
             raise InvalidArgument("Dataset has no datasetName; name it.")
-        path = f"/experimentDatasets/{segment(_experiment_of(info, 'Dataset'))}/{segment(name)}"
+        path = f"/experimentDatasets/{segment(experiment_of(info, 'Dataset'))}/{segment(name)}"
         return self._record(DatasetMetadata, self.client.put(path, {"datasetInfo": info}))
 
     def updateDatasetById(self, datasetInfo: Mapping[str, Any]) -> DatasetMetadata:
         """Set the given keys of the dataset with this ``id``."""
-        info = _mapping(datasetInfo, "datasetInfo")
+        info = mapping(datasetInfo, "datasetInfo")
         dataset_id = info.get("id") or info.get("_id")
         if not isinstance(dataset_id, str):
             raise InvalidArgument("Dataset has no id; give it, or update by name.")
@@ -418,17 +329,17 @@ class RunCatApi(_CatApi):
         :param runInfo: ``experimentName``, ``runId`` and anything else, usually ``metadata``.
         :raises ObjectAlreadyExists: the experiment has that run. :raises InvalidArgument: bad input.
         """
-        info = _mapping(runInfo, "runInfo")
-        path = f"/experimentRuns/{segment(_experiment_of(info, 'Run'))}"
+        info = mapping(runInfo, "runInfo")
+        path = f"/experimentRuns/{segment(experiment_of(info, 'Run'))}"
         return self._record(RunMetadata, self.client.post(path, {"runInfo": info}))
 
     def updateExperimentRun(self, runInfo: Mapping[str, Any]) -> RunMetadata:
         """Set the given keys of the run that ``experimentName`` and ``runId`` name."""
-        info = _mapping(runInfo, "runInfo")
+        info = mapping(runInfo, "runInfo")
         run_id = info.get("runId")
         if not isinstance(run_id, str) or not run_id:
             raise InvalidArgument("Run has no runId; name it.")
-        path = f"/experimentRuns/{segment(_experiment_of(info, 'Run'))}/{segment(run_id)}"
+        path = f"/experimentRuns/{segment(experiment_of(info, 'Run'))}/{segment(run_id)}"
         return self._record(RunMetadata, self.client.put(path, {"runInfo": info}))
 
     def getExperimentRuns(
@@ -475,7 +386,7 @@ class CatalogServiceApi(_CatApi):
         """
         total: dict[str, Any] = {}
         records = [{**record, "metadata": plain(record.get("metadata") or {})} for record in files]
-        for part in _parts(records):
-            _add_up(total, self.client.post("/files/bulk", {"files": part}), None)
+        for part in parts(records):
+            add_up(total, self.client.post("/files/bulk", {"files": part}), None)
         empty = {"countFiles": 0, "nAdded": 0, "nUpdated": 0, "nUnchanged": 0, "nErrors": 0, "errors": []}
         return total or empty

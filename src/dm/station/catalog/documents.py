@@ -17,8 +17,9 @@ from dm.common.errors import (
     ServiceUnavailable,
 )
 from dm.station.catalog import codec, items
-from dm.station.catalog.files import MAX_PAGE, Budget, FileCatalog, choose, parse_query, pause
+from dm.station.catalog.files import MAX_PAGE, FileCatalog, parse_query, pause
 from dm.station.catalog.queries import Query
+from dm.station.catalog.replies import Budget, choose
 from dm.station.catalog.store import Document, ExperimentRef, Shelf, Store, Update, list_key
 
 Record = dict[str, Any]

@@ -15,9 +15,10 @@ from dm.station.catalog import arguments as given
 from dm.station.catalog.access import Access
 from dm.station.catalog.documents import DatasetCatalog, DocumentCatalog
 from dm.station.catalog.filecollections import FileCollections
-from dm.station.catalog.files import MAX_PAGE, FileCatalog, Outcome, parse_query
+from dm.station.catalog.files import MAX_PAGE, FileCatalog, parse_query
 from dm.station.catalog.operations import Operations
 from dm.station.catalog.queries import Query
+from dm.station.catalog.replies import Outcome
 from dm.station.catalog.store import ExperimentRef
 
 MEMBER = Permission(Who.EXPERIMENT, "experiment_name")

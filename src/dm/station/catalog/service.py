@@ -17,8 +17,9 @@ from dm.common.web.sessions import MemorySessionStore, SessionStore
 from dm.station.catalog.access import Access, Site
 from dm.station.catalog.documents import RUN, DatasetCatalog, DocumentCatalog
 from dm.station.catalog.filecollections import FileCollections
-from dm.station.catalog.files import FileCatalog, Outcome
+from dm.station.catalog.files import FileCatalog
 from dm.station.catalog.operations import Operations
+from dm.station.catalog.replies import Outcome
 from dm.station.catalog.routes import UseCases, routes
 from dm.station.catalog.settings import CatalogSettings
 from dm.station.catalog.site import Site as RemoteSite
