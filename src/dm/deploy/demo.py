@@ -14,7 +14,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,8 @@ from dm.common.errors import CommunicationError, InvalidArgument, ServiceUnavail
 from dm.common.setupfile import read_setup
 from dm.common.statuses import INACTIVE
 from dm.deploy import components, demo_data, runtime
-from dm.deploy.demo_checks import Check, Claims, jobs_by_name, verify
+from dm.deploy.demo_checks import Claims, jobs_by_name, verify
+from dm.deploy.demo_outcome import Outcome, Progress, Step
 from dm.deploy.demo_process import look
 from dm.deploy.install import ADMINISTRATOR, Installed, Plan, install
 from dm.deploy.layout import Layout
@@ -37,40 +37,6 @@ PATIENCE = 300.0
 _PAUSE = 0.08
 _POLL = 0.3
 _JOB_KEYS = ["id", "status", "stage", "experimentFilePath", "kind", "points", "maximum", "scans", "errorMessage"]
-
-
-@dataclass
-class Step:
-    """One step of the demo: what it was, how long it took (seconds), what came of it."""
-
-    name: str
-    seconds: float
-    outcome: str
-
-
-@dataclass
-class Progress:
-    """How far the files are: events written by the detector, files whole, files done by the DAQ, jobs finished."""
-
-    total: int = 0
-    written: int = 0
-    stored: int = 0
-    processed: int = 0
-
-
-@dataclass
-class Outcome:
-    """What the demo did and found."""
-
-    steps: list[Step] = field(default_factory=list)
-    checks: list[Check] = field(default_factory=list)
-    records: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    jobs: Mapping[str, list[Mapping[str, Any]]] = field(default_factory=dict)
-
-    @property
-    def ok(self) -> bool:
-        """Whether everything claimed is so."""
-        return bool(self.checks) and all(check.ok for check in self.checks)
 
 
 class Demo:

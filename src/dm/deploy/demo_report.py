@@ -16,7 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from dm.deploy import components
-from dm.deploy.demo import EXPERIMENT, Outcome, Progress
+from dm.deploy.demo import EXPERIMENT
+from dm.deploy.demo_outcome import Outcome, Progress
 from dm.deploy.layout import Layout
 
 PIPE_COLUMNS = 120
