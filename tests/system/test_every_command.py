@@ -24,7 +24,11 @@ ROOT = Path(__file__).parents[2]
 SCRIPTS: dict[str, str] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
 SERVICES = [name for name in SCRIPTS if name.endswith("-service")]
 INSTALLED = {point.name: point for point in entry_points(group="console_scripts") if point.name in SCRIPTS}
-ALIASES = {"dm-create-experiment": "dm-add-experiment", "dm-get-experiment-files": "dm-list-experiment-files"}
+ALIASES = {
+    "dm-create-experiment": "dm-add-experiment",
+    "dm-get-experiment-files": "dm-list-experiment-files",
+    "dm-abort-processing-job": "dm-stop-processing-job",
+}
 
 
 def described(name: str, command: click.Command) -> Iterator[tuple[list[str], click.Command]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import click
+
 from dm.common.command import command, option
 from dm.station.processing.api import ProcessingJob, WorkflowProcApi
 
@@ -10,12 +12,16 @@ from dm.station.processing.api import ProcessingJob, WorkflowProcApi
 @option("--workflow-name", required=True, help="Workflow name.")
 @option("--workflow-owner", help="Its owner; default: yourself.")
 @option("--job-owner", help="Whose job it is; default: yourself. For managers of the station.")
+@option(
+    "--priority", type=click.IntRange(-100, 100), help="Jobs of a higher one go first; default: the workflow's, else 0."
+)
 @option("--idempotency-key", help="Started again with the same key, the job is not started twice.")
 def main(  # noqa: PLR0917 - given by name
     api: WorkflowProcApi,
     workflow_name: str,
     workflow_owner: str | None,
     job_owner: str | None,
+    priority: int | None,
     idempotency_key: str | None,
     words: dict[str, str],
 ) -> ProcessingJob:
@@ -25,4 +31,6 @@ def main(  # noqa: PLR0917 - given by name
     dataDir:/data, experimentName:e1) and the values of the workflow's variables.
     """
     owner = workflow_owner or api.username
-    return api.startProcessingJob(owner, workflow_name, words, idempotencyKey=idempotency_key, jobOwner=job_owner)
+    return api.startProcessingJob(
+        owner, workflow_name, words, idempotencyKey=idempotency_key, jobOwner=job_owner, priority=priority
+    )
