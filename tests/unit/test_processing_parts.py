@@ -29,7 +29,7 @@ def test_output_that_is_not_text_is_searched_as_bytes() -> None:
 def test_no_regex_takes_long() -> None:
     regexes.capture(["(?P<x>(a+)+)$", "(?P<y>(.*)*)z", r"(?P<z>(a|a)*)b"], b"a" * (1 << 20))
     pattern = "(?P<x>[ab]{0,300}a[ab]{300})c"
-    regexes.check(pattern, "1")
+    regexes.check(pattern)
     regexes.capture([pattern], b"ab" * (1 << 19))
 
 

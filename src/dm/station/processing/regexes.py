@@ -28,12 +28,12 @@ def _compiled(pattern: str | bytes) -> Any:
     return re2.compile(pattern, options)
 
 
-def check(pattern: Any, stage: str) -> None:
+def check(pattern: Any) -> None:
     """Check one regex of a stage.
 
-    :raises InvalidArgument: naming stage and regex.
+    :raises InvalidArgument: naming the regex.
     """
-    where = f"Stage {stage!r}: output regex {str(pattern)[:200]!r}"
+    where = f"output regex {str(pattern)[:200]!r}"
     if not isinstance(pattern, str):
         raise InvalidArgument(f"{where} is not a text.")
     if len(pattern) > MAX_PATTERN or "\0" in pattern:

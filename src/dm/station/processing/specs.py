@@ -1,30 +1,26 @@
 """Workflow specifications: reading spec files and checking what they say.
 
-The published keys and rules are those of the workflow definition page; keys DM does not know are kept.
+The keys are those of :mod:`dm.station.processing.models`; keys DM does not know are kept.
 """
 
 from __future__ import annotations
 
 import json
-import re
 import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dm.common.errors import InvalidArgument, ObjectNotFound
-from dm.station.processing import expressions, literals, regexes
+from pydantic import ValidationError
 
-MAX_NAME = 255
-MAX_STAGES = 1_000
-MAX_COMMAND = 256 << 10
-MAX_REGEXES = 200
+from dm.common.errors import InvalidArgument, ObjectNotFound
+from dm.station.processing import checks, literals, parameters
+from dm.station.processing.example import EXAMPLE
+from dm.station.processing.models import OWNER, WORKFLOW_ID, Workflow
+
+__all__ = ["EXAMPLE", "WORKFLOW_ID", "check_owner", "checked", "new_id", "problems", "read"]
+
 MAX_SPEC = 1 << 20
-MAX_REPEATS = 10_000_000
-MAX_PERIOD = 366 * 86_400
-OWNER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._@-]{0,63}", re.ASCII)
-WORKFLOW_ID = re.compile(r"[0-9a-f]{24}", re.ASCII)
-REPEAT_KEYS = ("repeatPeriod", "repeatUntil", "maxRepeats")
 EXECUTION_KEYS = frozenset(
     {
         "childProcesses",
@@ -36,34 +32,12 @@ EXECUTION_KEYS = frozenset(
         "status",
     }
 )
-
-EXAMPLE: dict[str, Any] = {
-    "name": "example-01",
-    "owner": "dm",
-    "description": "Shows variables, output regexes, a condition and a repeated stage.",
-    "stages": {
-        "01-START": {
-            "command": "/bin/date +%Y%m%d%H%M%S",
-            "outputVariableRegexList": ["(?P<timeStamp>[0-9]+)"],
-        },
-        "02-MKDIR": {"command": 'mkdir -p "/tmp/workflow.$id.$timeStamp"'},
-        "03-ECHO": {
-            "command": 'echo "START JOB ID: $id" > "/tmp/workflow.$id.$timeStamp/$timeStamp.out"',
-        },
-        "04-MD5SUM": {
-            "command": 'echo "MD5: `md5sum < $filePath | cut -f1 -d\\" \\"`"',
-            "outputVariableRegexList": ["MD5: (?P<md5Sum>.*)"],
-        },
-        "05-REPEAT": {
-            "command": 'echo "COUNT: `date +%S | sed s/^0//`"; echo "WANTED: 0"',
-            "outputVariableRegexList": ["COUNT: (?P<count>.*)", "WANTED: (?P<wanted>.*)"],
-            "repeatPeriod": 1,
-            "repeatUntil": "$count >= $wanted",
-            "maxRepeats": 10,
-        },
-        "06-DONE": {"command": 'rm -r "/tmp/workflow.$id.$timeStamp"; echo "DONE: $md5Sum"'},
-    },
-}
+KEPT_KEYS = frozenset({"revision", "revisionTime", "revisionTimestamp", "revisionUser"})
+"""What the service itself says of a workflow; not part of its definition."""
+_NORMAL = (
+    ("stages", ("parallelExec", "timeout", "retry", "cleanup", "dependsOn", "artefacts", "onFailure", "onLost")),
+    ("arguments", ("required",)),
+)
 
 
 def read(path: str | Path, reader: Callable[[bytes, str], dict[str, Any]] | None = None) -> dict[str, Any]:
@@ -106,136 +80,99 @@ def checked(spec: Any, default_owner: str | None = None) -> dict[str, Any]:
 
     :param spec: the dictionary as submitted; not changed.
     :param default_owner: taken when the spec names no owner.
-    :returns: a copy with ``description`` and ``userAccount`` filled in and the stages in execution order; ``id`` only
-        where the spec had a usable one (24 hexadecimal digits).
-    :raises InvalidArgument: one sentence naming stage and value.
+    :returns: a copy with ``description`` and ``userAccount`` filled in and the stages in execution order, without what
+        the service adds to records; ``id`` only where the spec had a usable one (24 hexadecimal digits). Keys that
+        have a default are not filled in.
+    :raises InvalidArgument: the first thing that is wrong, in one sentence naming stage, key and value.
     """
+    workflow, wrong = _examined(spec, default_owner)
+    if wrong:
+        raise InvalidArgument(wrong[0])
+    return workflow
+
+
+def problems(spec: Any, default_owner: str | None = None) -> list[str]:
+    """Return all that is wrong with a specification, one sentence each; none when :func:`checked` accepts it."""
+    return _examined(spec, default_owner)[1]
+
+
+def _examined(spec: Any, default_owner: str | None) -> tuple[dict[str, Any], list[str]]:
     if not isinstance(spec, dict):
-        raise InvalidArgument(f"A workflow is a dictionary, not {type(spec).__name__}.")
-    result = {**spec}
-    result["name"] = _name(spec.get("name"))
-    if not spec.get("owner") and default_owner is None:
-        raise InvalidArgument(f"Workflow {result['name']!r} names no owner.")
-    result["owner"] = check_owner(spec.get("owner") or default_owner)
-    result["description"] = _text(spec.get("description"), "description")
-    result["userAccount"] = check_owner(spec.get("userAccount") or result["owner"])
-    _version(result)
-    if not spec.get("id"):  # dmax cannot leave it out and sends an empty text
-        result.pop("id", None)
-    elif not isinstance(spec["id"], str) or not WORKFLOW_ID.fullmatch(spec["id"]):
-        raise InvalidArgument(f"Workflow id {str(spec['id'])[:80]!r} is not of 24 hexadecimal digits.")
-    arguments = spec.get("arguments")
-    if isinstance(arguments, dict) and "workflow" in arguments:
-        raise InvalidArgument("Argument name 'workflow' is reserved; choose another.")
-    result["stages"] = _stages(spec.get("stages"), result["name"])
+        return {}, [f"A workflow is a dictionary, not {type(spec).__name__}."]
+    given = _stripped(spec)
+    name = str(given.get("name"))
     try:
-        size = len(json.dumps(result, allow_nan=False))
-        json.dumps(result, ensure_ascii=False).encode()
+        model = Workflow.model_validate(given)
+    except ValidationError as error:
+        wrong = checks.sentences(error, name)
+        return {}, [*wrong, *checks.misspelt(given)]
+    wrong = list(checks.misspelt(given))
+    if not model.owner and default_owner is None:
+        wrong.append(f"Workflow {name[:80]!r} names no owner.")
+    workflow = _normal(given, model, default_owner)
+    wrong += checks.together(workflow["stages"])
+    wrong += parameters.problems(workflow.get("arguments"))
+    wrong += _not_json(workflow)
+    return workflow, wrong
+
+
+def _stripped(spec: dict[str, Any]) -> dict[str, Any]:
+    """Return a definition without what the service adds to records, which clients send again with it."""
+    result = {key: value for key, value in spec.items() if key not in KEPT_KEYS}
+    stages = spec.get("stages")
+    if isinstance(stages, dict):
+        result["stages"] = {
+            name: {key: value for key, value in stage.items() if key not in EXECUTION_KEYS}
+            if isinstance(stage, dict)
+            else stage
+            for name, stage in stages.items()
+        }
+    return result
+
+
+def _normal(given: dict[str, Any], model: Workflow, default_owner: str | None) -> dict[str, Any]:
+    owner = model.owner or default_owner
+    result = {**given, "owner": owner and check_owner(owner)}
+    result["description"] = model.description or ""
+    result["userAccount"] = model.userAccount or result["owner"]
+    for key in ("version", "id", "priority", "maxConcurrentJobs", "onLost"):
+        value = getattr(model, key)
+        if value is None:
+            result.pop(key, None)
+        elif key in {"priority", "maxConcurrentJobs"}:
+            result[key] = value
+    result["stages"] = dict(sorted(given["stages"].items()))
+    if isinstance(given.get("arguments"), dict):
+        result["arguments"] = {
+            name: {"description": item} if isinstance(item, str) else (item or {})
+            for name, item in given["arguments"].items()
+        }
+    for place, keys in _NORMAL:
+        models = getattr(model, place)
+        for name, part in result.get(place, {}).items() if models else ():
+            result[place][name] = _part(part, models[name], keys)
+    return result
+
+
+def _part(part: dict[str, Any], model: Any, keys: tuple[str, ...]) -> dict[str, Any]:
+    """Return a stage or argument with these keys as the model has them; without those that are ``None``."""
+    result = dict(part)
+    for key in keys:
+        if key not in part:
+            continue
+        value = getattr(model, key)
+        if value is None:
+            del result[key]
+        else:
+            result[key] = value.model_dump(exclude_unset=True) if hasattr(value, "model_dump") else value
+    return result
+
+
+def _not_json(workflow: dict[str, Any]) -> list[str]:
+    name = workflow["name"]
+    try:
+        size = len(json.dumps(workflow, allow_nan=False))
+        json.dumps(workflow, ensure_ascii=False).encode()
     except (TypeError, ValueError, RecursionError) as error:
-        raise InvalidArgument(f"Workflow {result['name']!r} holds a value that is not JSON: {error}.") from None
-    if size > MAX_SPEC:
-        raise InvalidArgument(f"Workflow {result['name']!r} is larger than {MAX_SPEC} bytes.")
-    return result
-
-
-def _version(result: dict[str, Any]) -> None:
-    version = result.get("version")
-    if version is None:
-        result.pop("version", None)
-    elif isinstance(version, bool) or not isinstance(version, int | float | str):
-        raise InvalidArgument(f"Workflow version {str(version)[:80]!r} is neither a number nor a text.")
-
-
-def _text(value: Any, what: str) -> str:
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        raise InvalidArgument(f"Workflow {what} {str(value)[:80]!r} is not a text.")
-    return value
-
-
-def _name(name: Any) -> str:
-    if not isinstance(name, str) or not name.strip():
-        raise InvalidArgument("A workflow needs a name.")
-    if len(name) > MAX_NAME or not name.isprintable():
-        raise InvalidArgument(f"Workflow name {name[:80]!r} is longer than {MAX_NAME} or holds control characters.")
-    return name
-
-
-def _stages(stages: Any, workflow: str) -> dict[str, dict[str, Any]]:
-    if not isinstance(stages, dict) or not stages:
-        raise InvalidArgument(f"Workflow {workflow!r} has no stages; give at least one with a command.")
-    if len(stages) > MAX_STAGES:
-        raise InvalidArgument(f"Workflow {workflow!r} has more than {MAX_STAGES} stages.")
-    for name in stages:
-        if not isinstance(name, str) or not name.strip() or len(name) > MAX_NAME or not name.isprintable():
-            raise InvalidArgument(f"Stage name {str(name)[:80]!r} is not a text of 1 to {MAX_NAME} characters.")
-    return {name: _stage(name, stages[name]) for name in sorted(stages)}
-
-
-def _stage(name: str, stage: Any) -> dict[str, Any]:
-    where = f"Stage {name[:80]!r}"
-    if not isinstance(stage, dict):
-        raise InvalidArgument(f"{where} is not a dictionary.")
-    result = {key: value for key, value in stage.items() if key not in EXECUTION_KEYS}
-    command = stage.get("command")
-    if not isinstance(command, str) or not command.strip():
-        raise InvalidArgument(f"{where} has no command.")
-    if len(command) > MAX_COMMAND or "\0" in command:
-        raise InvalidArgument(f"{where}: the command is longer than {MAX_COMMAND} characters or holds a NUL.")
-    directory = stage.get("workingDir")
-    if directory is not None and (not isinstance(directory, str) or "\0" in directory):
-        raise InvalidArgument(f"{where}: workingDir {str(directory)[:80]!r} is not a path.")
-    patterns = stage.get("outputVariableRegexList")
-    if patterns is not None:
-        if not isinstance(patterns, list) or len(patterns) > MAX_REGEXES:
-            raise InvalidArgument(f"{where}: outputVariableRegexList is not a list of at most {MAX_REGEXES} regexes.")
-        for pattern in patterns:
-            regexes.check(pattern, name)
-    if stage.get("runIf") is not None:
-        expressions.check(stage["runIf"], f"{where}: runIf")
-    _repeat(where, result)
-    _timeout(where, result)
-    _parallel(where, result)
-    return result
-
-
-def _timeout(where: str, stage: dict[str, Any]) -> None:
-    value = stage.get("timeout")
-    if value is None:
-        return
-    try:
-        seconds = float(value)
-    except (TypeError, ValueError):
-        seconds = 0.0
-    if not 0 < seconds <= MAX_PERIOD:
-        raise InvalidArgument(f"{where}: timeout {str(value)[:80]!r} is not between 0 and {MAX_PERIOD} seconds.")
-
-
-def _parallel(where: str, stage: dict[str, Any]) -> None:
-    value = stage.get("parallelExec")
-    words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
-    if value is None:
-        stage.pop("parallelExec", None)
-    elif str(value).lower() in words:
-        stage["parallelExec"] = words[str(value).lower()]
-    else:
-        raise InvalidArgument(f"{where}: parallelExec {str(value)[:80]!r} is neither true nor false.")
-
-
-def _repeat(where: str, stage: dict[str, Any]) -> None:
-    given = [key for key in REPEAT_KEYS if stage.get(key) is not None]
-    if not given:
-        return
-    if len(given) != len(REPEAT_KEYS):
-        missing = ", ".join(key for key in REPEAT_KEYS if key not in given)
-        raise InvalidArgument(f"{where} has {given[0]} but not {missing}; give all three.")
-    try:
-        period, count = float(stage["repeatPeriod"]), int(stage["maxRepeats"])
-    except (TypeError, ValueError, OverflowError):
-        raise InvalidArgument(f"{where}: repeatPeriod and maxRepeats must be numbers.") from None
-    if not 0 <= period <= MAX_PERIOD:
-        raise InvalidArgument(f"{where}: repeatPeriod {period:g} is not between 0 and {MAX_PERIOD} seconds.")
-    if not 1 <= count <= MAX_REPEATS:
-        raise InvalidArgument(f"{where}: maxRepeats {count} is not between 1 and {MAX_REPEATS}.")
-    expressions.check(stage["repeatUntil"], f"{where}: repeatUntil")
+        return [f"Workflow {name!r} holds a value that is not JSON: {error}."]
+    return [f"Workflow {name!r} is larger than {MAX_SPEC} bytes."] if size > MAX_SPEC else []
