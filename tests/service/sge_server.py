@@ -27,6 +27,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -140,7 +141,7 @@ class SgeCluster:
         )
 
     @property
-    def identity(self) -> dict[str, object]:
+    def identity(self) -> dict[str, Any]:
         """Arguments of ``subprocess`` functions by which a process runs as :attr:`account`."""
         if not _ROOT:
             return {}
