@@ -8,6 +8,7 @@ from pydantic import Field
 
 from dm.common.web.routes import Arguments
 from dm.station.processing.jobs import MAX_PAGE
+from dm.station.processing.logbook import MAX_ENTRIES
 
 MAX_WAIT = 30.0
 
@@ -63,6 +64,21 @@ class JobPageOfOwner(JobPage, Owner):
     """The same of one owner."""
 
 
+class JobCursorPage(Arguments):
+    """Which jobs, which page by cursor, which keys."""
+
+    query_dict: dict[str, Any] = Field(
+        default={}, description="Conditions on job keys, arguments and captured variables, as JSON."
+    )
+    after: str | None = Field(default=None, description="Cursor of the page before.")
+    limit: int = Field(default=1_000, ge=1, le=MAX_PAGE, description="Most jobs on the page.")
+    key_list: str | list[str] | None = Field(default=None, description='Keys to return: "DEFAULT", "ALL" or a list.')
+
+
+class JobCursorPageOfOwner(JobCursorPage, Owner):
+    """The same of one owner."""
+
+
 class JobId(Arguments):
     """One job."""
 
@@ -71,6 +87,12 @@ class JobId(Arguments):
 
 class JobIdOfOwner(JobId, Owner):
     """One job of an owner."""
+
+
+class JobRestart(JobIdOfOwner):
+    """From where to run a job again."""
+
+    from_stage: str = Field(description="Name of the first stage to run again.")
 
 
 class JobWait(JobId):
@@ -90,6 +112,24 @@ class Children(JobIdOfOwner):
     limit: int = Field(default=1_000, ge=0, le=10_000, description="Most processes to return.")
 
 
+class ChildNumber(JobIdOfOwner):
+    """One process of a job."""
+
+    number: int = Field(ge=0, le=1 << 40, description="Number of the process in its job, from 0.")
+
+
+class ChildOutput(ChildNumber):
+    """Which part of what a process printed."""
+
+    offset: int = Field(default=0, ge=0, le=1 << 60, description="Bytes to leave out at the beginning.")
+    wait_time: float = Field(
+        default=0,
+        ge=0,
+        le=MAX_WAIT,
+        description="Seconds to wait first until there is more than the offset, or the process has ended.",
+    )
+
+
 class JobStart(Owner):
     """A job to start."""
 
@@ -103,6 +143,9 @@ class JobStart(Owner):
     job_owner: str | None = Field(
         default=None, description="Whose job it is, when not the caller's; for managers of the station."
     )
+    priority: int | None = Field(
+        default=None, ge=-100, le=100, description="Jobs of a higher one go first; default: the workflow's, else 0."
+    )
 
 
 class JobsStart(Owner):
@@ -110,5 +153,13 @@ class JobsStart(Owner):
 
     workflow: str = Field(description="Workflow name.")
     jobs: list[dict[str, Any]] = Field(
-        description="Of each job argsDict and, as for a single one, perhaps idempotencyKey and jobOwner."
+        description="Of each job argsDict and, as for a single one, perhaps idempotencyKey, jobOwner and priority."
     )
+
+
+class LogPage(Arguments):
+    """Which page of which day of the logbook."""
+
+    date: str = Field(description="Day by the calendar of the station, e.g. 2026-03-05, or today.")
+    after: str | None = Field(default=None, description="Cursor of the page before.")
+    limit: int = Field(default=1_000, ge=1, le=MAX_ENTRIES, description="Most entries on the page.")
