@@ -128,7 +128,7 @@ def test_a_bad_input_specification_is_accepted_and_fails_the_job(
     service: Running, arguments: dict[str, object]
 ) -> None:
     job = service.run({"1": {"command": "true"}}, **arguments)
-    assert job["status"] == "failed" and job["errorMessage"].startswith("Invalid input specification")
+    assert job["status"] == "failed" and job["errorMessage"].startswith("Invalid input file specification.")
     assert job["countFiles"] == 0 and "stage" not in job and job["runTime"] < 5 and processes(job) == []
 
 

@@ -64,9 +64,9 @@ def test_directories_are_listed_within_their_limits(tmp_path: Path) -> None:
         {"filePathPattern": "*.nothing"},
         {"dataDir": "nowhere"},
     ):
-        with pytest.raises(InvalidArgument, match="Invalid input specification"):
+        with pytest.raises(InvalidArgument, match=r"^Invalid input file specification\. [A-Z]"):
             inputs.files(bad, 10, root, False)
-    with pytest.raises(InvalidArgument, match="more than 1 files"):
+    with pytest.raises(InvalidArgument, match="More than 1 files"):
         inputs.files({"dataDir": str(data)}, 1)
 
 
@@ -83,18 +83,69 @@ def test_directories_are_listed_within_their_limits(tmp_path: Path) -> None:
         {"filePathPattern": "*.h5"},
         {"dataDir": "relative"},
         {"dataDir": ["/a"]},
+        {"fileQuery": {"fileSize": 1}},
+        {"datasetName": "d"},
+        {"experimentName": "e", "fileQuery": "fileSize > 5"},
+        {"experimentName": "e", "fileQuery": "[1]"},
+        {"experimentName": "e", "fileQuery": "[" * 70_000},
+        {"experimentName": "e", "datasetName": 5},
     ],
 )
 def test_bad_input_specifications_are_told(arguments: dict[str, object]) -> None:
-    with pytest.raises(InvalidArgument, match=r"^Invalid input specification"):
+    with pytest.raises(InvalidArgument, match=r"^Invalid input file specification\. \S.*\.$"):
         inputs.files(arguments, 10)
 
 
 @pytest.mark.parametrize("path", ["../x", "a/../../x"])
 def test_relative_files_stay_in_their_experiment(path: str) -> None:
-    with pytest.raises(InvalidArgument, match=r"Invalid input specification.*leaves"):
+    with pytest.raises(InvalidArgument, match=r"^Invalid input file specification\. .*leaves"):
         inputs.files({"filePath": path}, 10, "/data/e1")
     assert inputs.files({"filePath": "a/b.h5"}, 10, "/data/e1") == ["a/b.h5"]
+
+
+def test_the_catalog_is_asked_when_nothing_else_names_files() -> None:
+    asked: list[object] = []
+
+    def catalog(*question: object) -> list[str]:
+        asked.append(question)
+        return ["run1/a.h5", "./b.h5"]
+
+    for given in ({"datasetName": "d"}, {"dataset": "d"}, {"fileQuery": '{"a": {"$gt": 1}}'}, {"fileQuery": {"a": 1}}):
+        arguments = {"experimentName": "e1", **given}
+        assert inputs.files(arguments, 5, "/data/e1", catalog=catalog) == ["run1/a.h5", "b.h5"]
+        assert inputs.files({**arguments, "filePath": "x"}, 5, "/data/e1", catalog=catalog) == ["x"]
+    assert asked == [
+        ("e1", "d", None, 5),
+        ("e1", "d", None, 5),
+        ("e1", None, {"a": {"$gt": 1}}, 5),
+        ("e1", None, {"a": 1}, 5),
+    ]
+    with pytest.raises(InvalidArgument, match="More than 1 files match"):
+        inputs.files({"experimentName": "e1", "datasetName": "d"}, 1, "/data/e1", catalog=catalog)
+
+
+def test_a_stage_may_have_files_of_its_own(tmp_path: Path) -> None:
+    for name in ("data/in/b.h5", "data/in/a.h5", "data/out/c.h5", "data/in/.hidden", "other/d.h5"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    root, known = str(tmp_path / "data"), {"run": "in", "evil": "../other", "n": 5}
+    assert inputs.stage_files({"dataDir": "$run"}, known, 10, root) == ["in/a.h5", "in/b.h5"]
+    assert inputs.stage_files({"dataDir": ["out", "${run}/", "out"]}, known, 10, root) == [
+        "out/c.h5",
+        "in/a.h5",
+        "in/b.h5",
+    ]
+    for bad, reason in (
+        ("$nothing", "'nothing', which has no value"),
+        ("$evil", "leaves the experiment"),
+        ("$n", "cannot be read"),
+        ("*", "Wildcards"),
+        ([], "No file lies"),
+    ):
+        with pytest.raises(InvalidArgument, match=reason):
+            inputs.stage_files({"dataDir": bad}, known, 10, root)
+    with pytest.raises(InvalidArgument, match="More than 2 files"):
+        inputs.stage_files({"dataDir": ["in", "out"]}, known, 2, root)
 
 
 def test_queries_are_translated() -> None:

@@ -188,3 +188,8 @@ class _Scanner:
 def places(command: str, known: frozenset[str]) -> tuple[Place, ...]:
     """Return the places of the known names in a command, in order."""
     return tuple(_Scanner(command, known).scan())
+
+
+def names(text: str) -> set[str]:
+    """Return the names of the ``$name`` and ``${name}`` places of a text, however they are quoted."""
+    return {str(plain or braced) for plain, braced in _NAME.findall(text)}
