@@ -1,0 +1,201 @@
+"""What runs on a dask worker: plain functions, sent by value, so that workers need no DM installation.
+
+They use the standard library and ``distributed`` alone, take and return plain values, and never raise on purpose: what
+goes wrong is told to the ledger at the scheduler (:mod:`~dm.station.processing.executors.dask_ledger`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fnmatch
+import json
+import os
+import pwd
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from typing import Any
+
+STAGE_PREFIX = "dm-stage-"
+RUNNING = "dm_stages"  # attribute of the worker: the supervisors by token
+INLINE = 256 << 10  # bytes of both streams that travel with the result
+_ENDS = 32 << 10  # of longer streams: what survives the worker, of each end
+_OUTPUT = (1 << 20) + 1
+_PATIENCE = 60.0
+
+
+def identify() -> dict[str, Any]:
+    """Say who runs this worker, and where: ``{uid, account, host}``."""
+    uid = os.geteuid()
+    try:
+        account = pwd.getpwuid(uid).pw_name
+    except KeyError:
+        account = str(uid)
+    return {"uid": uid, "account": account, "host": socket.gethostname()}
+
+
+def run(order: dict[str, Any]) -> None:
+    """Run one stage process, unless the ledger says that it is not to be run here (any more).
+
+    :param order: ``{owner, key, token, script, supervisor, limit, grace, directory, environment, variables}``.
+    """
+    from distributed import get_worker
+    from distributed.utils import sync
+
+    worker = get_worker()
+
+    def tell(act: str, **values: Any) -> Any:
+        deadline = time.monotonic() + _PATIENCE
+        known = {name: order[name] for name in ("owner", "key", "token")}
+        while True:
+            try:
+                return sync(worker.loop, worker.scheduler.dm_ledger_1, act=act, values={**known, **values})
+            except OSError:  # the connection broke; saying it twice does no harm
+                if time.monotonic() > deadline or worker.status.name in ("closing", "closed", "failed"):
+                    raise
+                time.sleep(0.5)
+
+    if os.geteuid() == 0:
+        tell("end", result={"reason": "The worker runs as root; stages never do."})
+        return
+    if not tell("claim", worker=worker.address):
+        return
+    try:
+        result = _supervise(worker, order)
+    except OSError as error:
+        result = {"reason": f"The worker could not start it: {error.strerror} ({error.filename})."}
+    tell("end", result=result)
+
+
+def _supervise(worker: Any, order: dict[str, Any]) -> dict[str, Any]:
+    base = order["directory"] or worker.local_directory
+    os.makedirs(base, exist_ok=True)
+    directory = tempfile.mkdtemp(prefix=STAGE_PREFIX, dir=base)
+    with open(os.path.join(directory, "script"), "xb", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
+        file.write(order["script"])
+    output = os.path.join(directory, "output.json")
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if any(fnmatch.fnmatchcase(name, pattern) for pattern in order["environment"])
+    }
+    environment.update(order["variables"])
+    environment["DM_OUTPUT_FILE"] = output
+    command = [sys.executable, "-I", "-S", "-c", order["supervisor"], directory]
+    supervisor = subprocess.Popen(
+        [*command, str(order["limit"]), str(order["grace"])],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        bufsize=0,
+        cwd="/",
+        env=environment,
+        start_new_session=True,
+    )
+    running = worker.__dict__.setdefault(RUNNING, {})
+    running[order["token"]] = supervisor
+    try:
+        answer = _answer(worker, supervisor)
+    finally:
+        running.pop(order["token"], None)
+        supervisor.stdin.close()  # type: ignore[union-attr]
+        supervisor.stdout.close()  # type: ignore[union-attr]
+        supervisor.wait()
+    if not answer:
+        _kill_marked(order["variables"])
+        shutil.rmtree(directory, ignore_errors=True)
+        return {"lost": "The supervisor of the process on the worker's host was killed, so nobody saw its end."}
+    result: dict[str, Any] = json.loads(answer)
+    result["output"] = _regular(output)
+    return result | _streams(directory, result["sizes"], order["limit"])
+
+
+def _answer(worker: Any, supervisor: subprocess.Popen[bytes]) -> bytes:
+    """Return what the supervisor says at the end; a worker that closes takes its stages with it."""
+    parts: list[bytes] = []
+    answer = supervisor.stdout.fileno()  # type: ignore[union-attr]
+    poll = select.poll()
+    poll.register(answer, select.POLLIN)
+    while True:
+        if poll.poll(500):
+            part = os.read(answer, 1 << 16)
+            if not part:
+                return b"".join(parts)
+            parts.append(part)
+        elif worker.status.name in ("closing", "closed", "failed"):
+            with contextlib.suppress(OSError):
+                supervisor.stdin.close()  # type: ignore[union-attr]
+
+
+def _kill_marked(variables: dict[str, str]) -> None:
+    """Kill what has all these variables in its environment."""
+    marks = {f"{name}={value}".encode() for name, value in variables.items() if name.startswith("DM_")}
+    for name in os.listdir("/proc"):
+        if name.isdigit() and int(name) != os.getpid():
+            with contextlib.suppress(OSError), open(f"/proc/{name}/environ", "rb") as stream:
+                if marks and marks <= set(stream.read().split(b"\0")):
+                    os.kill(int(name), signal.SIGKILL)
+
+
+def _regular(path: str) -> bytes:
+    """Return the beginning of a file, if it is one and no link or pipe."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return b""
+    with os.fdopen(descriptor, "rb") as stream:
+        try:
+            return stream.read(_OUTPUT) or b""
+        except OSError:
+            return b""
+
+
+def _streams(directory: str, sizes: list[int], limit: int) -> dict[str, Any]:
+    """Return both streams if they are small, else their ends and the directory to read them from."""
+    kept = [min(size, limit) for size in sizes]
+    paths = [os.path.join(directory, name) for name in ("stdout", "stderr")]
+    if sum(kept) <= INLINE:
+        streams = [read(path, 0, INLINE) for path in paths]
+        shutil.rmtree(directory, ignore_errors=True)
+        return {"streams": streams, "directory": ""}
+    streams = []
+    for path, size in zip(paths, kept, strict=True):
+        if size <= 2 * _ENDS:
+            streams.append(read(path, 0, 2 * _ENDS))
+        else:
+            missing = b"\n[... the rest was lost with its worker ...]\n"
+            streams.append(read(path, 0, _ENDS) + missing + read(path, size - _ENDS, _ENDS))
+    return {"streams": streams, "directory": directory}
+
+
+def read(path: str, offset: int, size: int) -> bytes:
+    """Return a part of a file; empty behind its end, or when it cannot be read."""
+    try:
+        with open(path, "rb") as stream:
+            stream.seek(offset)
+            return stream.read(size)
+    except OSError:
+        return b""
+
+
+def remove(directory: str) -> None:
+    """Remove the directory of an ended stage."""
+    if os.path.basename(directory).startswith(STAGE_PREFIX):
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def send_signal(token: str, number: int, dask_worker: Any) -> bool:
+    """Have a signal sent to all a stage started; false when it does not run here."""
+    supervisor = dask_worker.__dict__.get(RUNNING, {}).get(token)
+    if supervisor is None:
+        return False
+    try:
+        supervisor.stdin.write(b"%d\n" % number)
+    except (OSError, ValueError):  # it has just ended
+        return False
+    return True
