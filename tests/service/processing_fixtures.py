@@ -50,7 +50,7 @@ def processing_values(database_url: str, certificates: Path, **changes: Any) -> 
         "database_url": database_url,
         "threads": 12,
         "stop_grace": 1.0,
-        "output_grace": 1.0,
+        "executors": {"local": {"output_grace": 1.0}},
         **({"stage_account": STAGE_ACCOUNT} if STAGE_ACCOUNT else {}),
         **changes,
     }
@@ -185,6 +185,8 @@ class Process:
 
 
 def _toml(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key} = {_toml(item)}" for key, item in value.items()) + "}"
     if isinstance(value, bool):
         return str(value).lower()
     return str(value) if isinstance(value, int | float) else f'"{value}"'

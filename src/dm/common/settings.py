@@ -25,7 +25,7 @@ CONFIG_FILE = "DM_CONFIG_FILE"
 _SECRET_NAME = re.compile(r"password$|secret$|token$", re.IGNORECASE)
 _URL_PASSWORD = re.compile(r"(://[^:/@\s]*:)[^/\s]*@")
 
-M = TypeVar("M", bound="ServiceSettings")
+M = TypeVar("M", bound=BaseModel)
 
 
 class ServiceSettings(BaseModel):

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from pydantic import BaseModel
-
 from dm.common import plugins, settings
 from dm.common.errors import ConfigurationError
 from dm.station.acquisition.plugins.base import Plugin, PluginContext, PluginOptions
@@ -24,16 +22,6 @@ def _class(group: str, name: str, table: dict[str, Any], base: type) -> tuple[ty
     return found, values
 
 
-def _settings(model: type[BaseModel], values: dict[str, Any], section: str, file: str | os.PathLike[str]) -> BaseModel:
-    if issubclass(model, settings.ServiceSettings):
-        return settings.build(model, values, section, file)
-    try:
-        return model.model_validate(values)
-    except ValueError as error:
-        problem = " ".join(str(error).split())
-        raise ConfigurationError(f"Settings file {os.fspath(file)}: [{section}] is not acceptable: {problem}") from None
-
-
 def make_plugins(
     tables: dict[str, dict[str, Any]], context: PluginContext, file: str | os.PathLike[str] = "settings"
 ) -> list[Plugin]:
@@ -48,9 +36,8 @@ def make_plugins(
         found, values = _class(PLUGINS, name, table, Plugin)
         section = f"acquisition.plugins.{name}"
         common = {key: values.pop(key) for key in PluginOptions.model_fields if key in values}
-        options = _settings(PluginOptions, common, section, file)
-        assert isinstance(options, PluginOptions)
-        plugin: Plugin = found(_settings(found.settings_model, values, section, file), context)
+        options = settings.build(PluginOptions, common, section, file)
+        plugin: Plugin = found(settings.build(found.settings_model, values, section, file), context)
         plugin.name, plugin.placing = name, options
         if options.required is not None:
             plugin.required = options.required
@@ -86,5 +73,5 @@ def make_transports(tables: dict[str, dict[str, Any]], file: str | os.PathLike[s
     made: list[Transport] = []
     for name, table in tables.items():
         found, values = _class(TRANSPORTS, name, table, Transport)
-        made.append(found(_settings(found.settings_model, values, f"acquisition.transports.{name}", file)))
+        made.append(found(settings.build(found.settings_model, values, f"acquisition.transports.{name}", file)))
     return made

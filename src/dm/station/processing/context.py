@@ -4,53 +4,46 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import logging
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from dm.common.errors import ServiceUnavailable
-from dm.station.processing.executors.base import Executor
+from dm.station.processing.executors.running import Executors
+from dm.station.processing.logs import Logs
 from dm.station.processing.settings import ProcessingSettings
 from dm.station.processing.slots import FairSlots
-from dm.station.processing.store import Store
+from dm.station.processing.writer import Writer
 
 T = TypeVar("T")
-log = logging.getLogger(__name__)
+Event = dict[str, Any]
 
 
 @dataclass
 class Context:
     """Surroundings of all jobs.
 
+    :param writer: writes what changes. :param executors: run the processes. :param logs: keep long outputs.
     :param environment: what every stage finds in its environment.
-    :param threads: run what blocks. :param database_threads: the same for the database.
+    :param threads: run what blocks.
     :param count: called with ``(counter name, label)`` for the metrics.
+    :param events: called with what happened once that is on disk, in the engine's loop: ``{"event": "job", "id",
+        "owner", "workflowName", "workflowOwner", "status", "stage", "time"}`` or ``{"event": "file", "id", "owner",
+        "stage", "filePath", "status", "exitStatus", "time"}``; times in epoch seconds.
+    :param publish: uploads what a stage has made (see :mod:`dm.station.processing.artefacts`); ``None``: it cannot.
     """
 
-    store: Store
-    executor: Executor
+    writer: Writer
+    executors: Executors
+    logs: Logs
     settings: ProcessingSettings
     environment: Mapping[str, str]
     slots: FairSlots
     threads: ThreadPoolExecutor
-    database_threads: ThreadPoolExecutor
     count: Callable[[str, str], None]
+    events: Callable[[Event], None]
+    publish: Callable[..., Any] | None = None
 
     async def blocking(self, function: Callable[..., T], *arguments: Any) -> T:
         """Run something that blocks in a thread."""
         return await asyncio.get_running_loop().run_in_executor(self.threads, functools.partial(function, *arguments))
-
-    async def durably(self, function: Callable[..., T], *arguments: Any) -> T:
-        """Run a database operation in a thread until the database answers: outages delay writes, they lose none."""
-        pause = 0.2
-        while True:
-            try:
-                return await asyncio.get_running_loop().run_in_executor(
-                    self.database_threads, functools.partial(function, *arguments)
-                )
-            except ServiceUnavailable as error:
-                log.warning("%s", error)
-                await asyncio.sleep(pause)
-                pause = min(10.0, 2 * pause)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from dm.common import statuses, timestamps
@@ -35,6 +35,7 @@ DEFAULT_KEYS = (
     "errorMessage",
 )
 ENGINE_KEYS = frozenset({*DEFAULT_KEYS, "workflow"})
+_ALWAYS = frozenset({"command", "workingDir", "userAccount"})
 COUNTERS = (
     "nRunningChildProcesses",
     "nQueuedChildProcesses",
@@ -50,8 +51,11 @@ class Child:
 
     :param number: runs on across all stages and repeats of the job. :param stage: index of its stage.
     :param repeat: which repeat of the stage, from 0. :param file: index of its input file.
-    :param key: the executor's key. :param captured: values its output regexes found.
+    :param attempt: how often it was tried before, in this repeat and for this file.
+    :param executor: name of the executor that runs it. :param key: the executor's key.
+    :param captured: values its output regexes and its output file gave.
     :param reason: why it failed, where its exit status does not tell.
+    :param lost: nobody saw its end. :param signal: number of the signal that ended it.
     """
 
     number: int
@@ -63,6 +67,8 @@ class Child:
     workingDir: str | None
     userAccount: str
     submitTime: float
+    executor: str = "local"
+    attempt: int = 0
     status: str = statuses.RUNNING
     startTime: float | None = None
     endTime: float | None = None
@@ -70,18 +76,22 @@ class Child:
     stdOut: str = ""
     stdErr: str = ""
     outputTruncated: bool = False
-    captured: dict[str, str] = field(default_factory=dict)
+    captured: dict[str, Any] = field(default_factory=dict)
     reason: str | None = None
+    lost: bool = False
+    signal: int | None = None
 
     def to_document(self) -> dict[str, Any]:
-        """Return what is stored."""
-        return asdict(self) | {"captured": json.dumps(self.captured)}
+        """Return what is stored: what says nothing is left out."""
+        stored = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        stored["captured"] = json.dumps(self.captured) if self.captured else None
+        return {name: value for name, value in stored.items() if name in _ALWAYS or _tells(value)}
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> Child:
         """Rebuild from what is stored."""
         values = {key: document[key] for key in cls.__dataclass_fields__ if key in document}
-        return cls(**values | {"captured": json.loads(values["captured"])})
+        return cls(**values | {"captured": json.loads(values.get("captured") or "{}")})
 
     @property
     def ended(self) -> bool:
@@ -110,7 +120,17 @@ class Child:
         }
         if self.outputTruncated:
             result["outputTruncated"] = True
+        if self.attempt:
+            result["attempt"] = self.attempt
+        if self.signal:
+            result["signal"] = self.signal
+        if self.lost:
+            result["lost"] = True
         return result
+
+
+def _tells(value: Any) -> bool:
+    return value is not None and value is not False and value != ""
 
 
 def shortened(text: str, limit: int) -> str:
@@ -121,19 +141,19 @@ def shortened(text: str, limit: int) -> str:
     return f"{text[: limit // 2]}\n... ({left_out} characters left out) ...\n{text[-(limit - limit // 2) :]}"
 
 
-def displayed(output: bytes, limit: int) -> str:
-    """Return output as text any database and page can hold: bytes that are not UTF-8 and NUL show as escapes."""
-    half = limit // 2
-    if len(output) > limit:
-        left_out = len(output) - 2 * half
-        note = f"\n... ({left_out} bytes left out) ...\n".encode()
-        output = output[:half] + note + output[-half:]
+def displayed(output: bytes, tail: bytes = b"", left_out: int = 0) -> str:
+    """Return output as text any database and page can hold: bytes that are not UTF-8 and NUL show as escapes.
+
+    :param output: all of it, or its beginning. :param tail: its end, where ``left_out`` bytes between are left out.
+    """
+    if left_out:
+        output = output + f"\n... ({left_out} bytes left out) ...\n".encode() + tail
     return output.decode("utf-8", "backslashreplace").replace("\0", "\\x00")
 
 
 def displayable(text: str) -> str:
     """Return text with lone surrogates (bytes of file names that are not UTF-8) as escapes."""
-    return displayed(text.encode("utf-8", "surrogateescape"), 1 << 30) if not text.isascii() else text
+    return displayed(text.encode("utf-8", "surrogateescape")) if not text.isascii() else text
 
 
 def searchable(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -147,6 +167,12 @@ def searchable(values: Mapping[str, Any]) -> dict[str, Any]:
         elif isinstance(value, bool | float) or (isinstance(value, int) and abs(value) < 1 << 62):
             found[name] = value
     return found
+
+
+def settled(stage: Mapping[str, Any], status: str | None) -> bool:
+    """Whether later stages may begin when a stage has this status."""
+    tolerated = status == statuses.FAILED and stage.get("onFailure") == "continue"
+    return tolerated or status in (statuses.DONE, statuses.SKIPPED)
 
 
 def order_key(owner: str, order: str) -> str:
@@ -164,6 +190,7 @@ def new_job(
     files: list[str],
     error: str | None,
     data_directory: str | None,
+    priority: int = 0,
 ) -> dict[str, Any]:
     """Return the document of a job just submitted.
 
@@ -189,7 +216,8 @@ def new_job(
         "files": json.dumps(files),
         "inputError": error,
         "dataDirectory": data_directory,
-        "position": {"stage": 0, "repeat": 0, "wake": None},
+        "priority": priority,
+        "maxConcurrentJobs": int(workflow.get("maxConcurrentJobs") or 0),
         "nextChild": 0,
         "stages": {},
         "children": {},
@@ -222,6 +250,9 @@ def record(
     result["countFiles"] = document["countFiles"]
     if document.get("errorMessage"):
         result["errorMessage"] = document["errorMessage"]
+    for name in ("priority", "restarts"):
+        if document.get(name):
+            result[name] = document[name]
     if names is None or not ENGINE_KEYS.issuperset(names):
         free = {**json.loads(document["arguments"]), **json.loads(document["captured"])}
         result.update({name: value for name, value in free.items() if name not in ENGINE_KEYS})
@@ -260,8 +291,10 @@ def _workflow(document: Mapping[str, Any], further: Iterable[Mapping[str, Any]],
     for index, name in enumerate(names):
         stage = workflow["stages"][name]
         state = document["stages"].get(f"s{index}", {})
-        if state:
+        if state.get("status"):
             stage["status"] = state["status"]
+        if state.get("artefacts"):
+            stage["artefacts"] = json.loads(state["artefacts"])
         stage["childProcesses"] = {
             str(child.number): child.record(name, share) for child in children if child.stage == index
         }

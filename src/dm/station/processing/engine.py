@@ -15,18 +15,24 @@ from pathlib import Path
 from typing import Any
 
 from dm.common import setupfile, statuses
-from dm.common.errors import ConfigurationError
+from dm.common.errors import ConfigurationError, DmException, ServiceUnavailable
 from dm.station.processing import documents
-from dm.station.processing.context import Context
-from dm.station.processing.executors.base import Executor
+from dm.station.processing.admission import Admission, Waiting
+from dm.station.processing.context import Context, Event
+from dm.station.processing.documents import Child
+from dm.station.processing.executors.running import Executors
 from dm.station.processing.jobrun import JobRun
+from dm.station.processing.logs import Logs
 from dm.station.processing.settings import ProcessingSettings
 from dm.station.processing.slots import FairSlots
 from dm.station.processing.store import Store
+from dm.station.processing.writer import Writer
 
 log = logging.getLogger(__name__)
 _START_SECONDS = 60.0
 _STOP_SECONDS = 8.0
+_KEPT_IN_MEMORY = 2_000  # documents of waiting jobs; those of further ones are read again
+_EXPIRE_SECONDS = 3_600.0
 
 
 def stage_environment(settings: ProcessingSettings) -> dict[str, str]:
@@ -46,31 +52,39 @@ def stage_environment(settings: ProcessingSettings) -> dict[str, str]:
 class Engine:
     """Runs jobs.
 
-    :param store: :param executor: :param settings: of the service.
+    :param store: :param executors: :param settings: of the service.
     :param spool: directory that belongs to this engine alone; a second engine on it refuses to start.
     :param count: called with (counter, label) for the metrics.
+    :param events: see :class:`~dm.station.processing.context.Context`; called in the engine's thread.
     """
 
     def __init__(
         self,
         store: Store,
-        executor: Executor,
+        executors: Executors,
         settings: ProcessingSettings,
         spool: Path,
+        *,
         count: Callable[[str, str], None] = lambda name, label: None,
+        events: Callable[[Event], None] = lambda event: None,
     ) -> None:
+        self.writer = Writer(store)
         self.context = Context(
-            store=store,
-            executor=executor,
+            writer=self.writer,
+            executors=executors,
+            logs=Logs(spool / "logs"),
             settings=settings,
             environment=stage_environment(settings),
-            slots=FairSlots(settings.concurrent_stages),
+            slots=FairSlots(settings.concurrent_stages, settings.owner_stages),
             threads=ThreadPoolExecutor(8, "stages"),
-            database_threads=ThreadPoolExecutor(4, "database"),
             count=count,
+            events=events,
         )
+        self._store = store
         self._spool = spool
         self._accepted: set[str] = set()
+        self._wishes: set[str] = set()  # accepted jobs that are to be stopped
+        self._admission = Admission(settings.concurrent_jobs)
         self._runs: dict[str, JobRun] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._changed = threading.Condition()
@@ -98,6 +112,7 @@ class Engine:
                 f"Another processing service uses the spool directory {self._spool}; stop it first."
             ) from None
         self._lock = lock
+        self.writer.start()
         self._thread = threading.Thread(target=self._main, name="engine", daemon=True)
         self._thread.start()
         self._ready.wait(_START_SECONDS)
@@ -117,22 +132,45 @@ class Engine:
 
     async def _run(self) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        store, runs = self.context.store, []
-        for document in await self.context.blocking(store.active_jobs):
-            outside = document["nextChild"] >= documents.EMBEDDED
-            further = await self.context.blocking(store.children, document["_id"]) if outside else []
-            runs.append(JobRun(self.context, document, further))
-        open_keys = {child.key for run in runs for child in run.children.values() if not child.ended}
-        await self.context.blocking(self.context.executor.sweep, open_keys)
-        for run in runs:
-            self._begin(run)
-        if self._runs:
-            log.info("took over %d jobs", len(self._runs))
+        active = await self.context.blocking(self._store.active_jobs)
+        keys: dict[str, set[str]] = {}
+        begun: list[JobRun] = []
+        for document in active:
+            further = await self._further(document)
+            for child in map(Child.from_document, [*document["children"].values(), *further]):
+                if not child.ended:
+                    keys.setdefault(child.executor, set()).add(child.key)
+            self._enqueue(document)
+            if document["status"] != statuses.PENDING or document["children"]:
+                self._admission.remove(document["_id"])  # it is under way, whatever the limits are now
+                begun.append(JobRun(self.context, document, further))
+        await self.context.executors.open(keys)
+        for run in begun:
+            self._runs[run.id] = run
+            self._spawn(self._finish(run))
+        if active:
+            log.info("took over %d jobs", len(active))
+        self._admit()
+        housekeeping = asyncio.create_task(self._expire())
         self._ready.set()
         await self._stop.wait()
+        housekeeping.cancel()
         for task in self._tasks:
             task.cancel()  # their processes go on; the next engine takes them over
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(housekeeping, *self._tasks, return_exceptions=True)
+        await self.context.executors.close()
+
+    async def _further(self, document: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Return a job's processes that are stored outside of its document."""
+        if document["nextChild"] < documents.EMBEDDED:
+            return []
+        return await self.context.blocking(self._store.children, document["_id"])
+
+    async def _expire(self) -> None:
+        """Remove outputs that have been kept long enough, now and then."""
+        while self.context.settings.log_days:
+            await self.context.blocking(self.context.logs.expire, self.context.settings.log_days)
+            await asyncio.sleep(_EXPIRE_SECONDS)
 
     def alive(self) -> bool:
         """Whether the engine runs."""
@@ -144,10 +182,10 @@ class Engine:
             self._loop.call_soon_threadsafe(self._stop.set)
         if self._thread is not None:
             self._thread.join(_STOP_SECONDS)
+            self.writer.close()
         with self._changed:
             self._changed.notify_all()
         self.context.threads.shutdown(wait=False, cancel_futures=True)
-        self.context.database_threads.shutdown(wait=False, cancel_futures=True)
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -156,37 +194,92 @@ class Engine:
 
     def submit(self, document: Mapping[str, Any]) -> None:
         """Take over a job that has been stored."""
+
+        def enqueue() -> None:
+            self._enqueue(dict(document))
+            self._admit()
+
         if self._loop is not None and self.alive():
             self._accepted.add(document["_id"])
-            self._loop.call_soon_threadsafe(lambda: self._begin(JobRun(self.context, dict(document))))
+            self._loop.call_soon_threadsafe(enqueue)
 
-    def _begin(self, run: JobRun) -> None:
-        if run.id in self._runs:
-            return
-        self._runs[run.id] = run
-        self._accepted.add(run.id)
-        task = asyncio.get_running_loop().create_task(self._finish(run))
+    def _enqueue(self, document: dict[str, Any]) -> None:
+        workflow = f"{document.get('workflowOwner', '')}:{document.get('workflowName', '')}"
+        self._accepted.add(document["_id"])
+        self._admission.add(
+            Waiting(
+                rank=(-document.get("priority", 0), document["order"]),
+                id=document["_id"],
+                owner=document["owner"],
+                workflow=workflow,
+                most=document.get("maxConcurrentJobs", 0),
+                document=document if len(self._admission) < _KEPT_IN_MEMORY else None,
+            )
+        )
+
+    def _admit(self) -> None:
+        """Begin jobs as long as there is room."""
+        while (job := self._admission.next()) is not None:
+            self._spawn(self._take_up(job))
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    async def _take_up(self, job: Waiting) -> None:
+        """Run a job from the queue; its document may have to be read again."""
+        document, pause = job.document, 1.0
+        job.document = None
+        while document is None:
+            try:
+                document = await self.context.blocking(self._store.job, job.id)
+                break
+            except ServiceUnavailable as error:
+                log.warning("%s", error)
+                await asyncio.sleep(pause)
+                pause = min(10.0, 2 * pause)
+        if document is None or not document.get("active"):
+            self._over(job.id)
+            return
+        run = JobRun(self.context, document, await self._further(document))
+        if run.id in self._wishes:
+            run.abort.set()
+        self._runs[run.id] = run
+        await self._finish(run)
 
     async def _finish(self, run: JobRun) -> None:
         try:
             status = await run.run()
             self.context.count("jobs", status)
             log.info("job %s of %s ended: %s", run.id, run.owner, status)
+        except DmException as error:
+            log.warning("job %s goes on with the next service: %s", run.id, error)
         except Exception:
             log.exception("job %s could not be brought to its end", run.id)
         finally:
-            self._runs.pop(run.id, None)
-            self._accepted.discard(run.id)
-            with self._changed:
-                self._changed.notify_all()
+            self._over(run.id)
+
+    def _over(self, job_id: str) -> None:
+        self._runs.pop(job_id, None)
+        self._accepted.discard(job_id)
+        self._wishes.discard(job_id)
+        self._admission.ended(job_id)
+        with self._changed:
+            self._changed.notify_all()
+        if self._stop is not None and not self._stop.is_set():
+            self._admit()
 
     def abort(self, job_id: str) -> None:
         """Stop a job whose wish to stop has been stored."""
 
         def stop() -> None:
-            if run := self._runs.get(job_id):
+            if job_id in self._accepted:
+                self._wishes.add(job_id)
+            if (waiting := self._admission.remove(job_id)) is not None:
+                waiting.document = None  # it says nothing of the wish
+                self._spawn(self._take_up(waiting))
+            elif run := self._runs.get(job_id):
                 run.status = statuses.ABORTING
                 run.abort.set()
 
@@ -204,7 +297,25 @@ class Engine:
             while self.running(job_id) and self.alive() and (left := deadline - time.monotonic()) > 0:
                 self._changed.wait(left)
 
+    def output(self, job_id: str, number: int, stream: str) -> Path | None:
+        """Return the file with what a running process has printed so far, if there is one on this host.
+
+        :param number: of the process. :param stream: ``stdout`` or ``stderr``.
+        """
+        run = self._runs.get(job_id)
+        child = run.running.get(number) if run is not None else None
+        return self.context.executors.output(child.executor, child.key, stream) if child is not None else None
+
     def load(self) -> dict[str, int]:
-        """Return how much there is to do: jobs, processes running and waiting."""
+        """Return how much there is to do: jobs, those waiting to begin, processes running and waiting."""
         slots = self.context.slots
-        return {"jobs": len(self._accepted), "running": slots.used, "waiting": slots.waiting}
+        return {
+            "jobs": len(self._accepted),
+            "queued": len(self._admission),
+            "running": slots.used,
+            "waiting": slots.waiting,
+        }
+
+    def problems(self) -> dict[str, str]:
+        """Return why executors cannot be used at present, by name."""
+        return dict(self.context.executors.problems)

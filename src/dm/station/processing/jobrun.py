@@ -1,4 +1,4 @@
-"""Running one job: its stages in order, from wherever an earlier service left it."""
+"""Running one job: its stages in the order of their graph, from wherever an earlier service left them."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from collections.abc import Coroutine
 from typing import Any
 
 from dm.common import statuses
-from dm.common.errors import DmException, ProcessingError
-from dm.station.processing import documents
+from dm.common.errors import DmException, ProcessingError, ServiceUnavailable
+from dm.station.processing import documents, graph
 from dm.station.processing.context import Context
 from dm.station.processing.documents import Child
 from dm.station.processing.stagerun import StageRun
@@ -35,31 +35,34 @@ class JobRun:
         self.id: str = document["_id"]
         self.owner: str = document["owner"]
         self.order: str = document["order"]
+        self.priority: int = document.get("priority", 0)
         self.status: str = document["status"]
         self.workflow: dict[str, Any] = json.loads(document["workflow"])
-        self.stages: list[tuple[str, dict[str, Any]]] = list(self.workflow["stages"].items())
+        self.stages: dict[str, dict[str, Any]] = self.workflow["stages"]
+        self.names = list(self.stages)
+        self.index = {name: index for index, name in enumerate(self.names)}
         self.arguments: dict[str, Any] = json.loads(document["arguments"])
-        self.captured: dict[str, str] = json.loads(document["captured"])
         self.files: list[str] = json.loads(document["files"])
         self.input_error: str | None = document["inputError"]
         self.data_directory: str | None = document["dataDirectory"]
-        self.position: dict[str, Any] = dict(document["position"])
         self.states: dict[int, dict[str, Any]] = {int(key[1:]): value for key, value in document["stages"].items()}
+        self.outcome: dict[str, Any] | None = document.get("outcome")  # of all but the cleanup stages
         self.start_time: float | None = document.get("startTime")
+        self.stage: str | None = document.get("stage")  # the one entered last
         self.abort = asyncio.Event()
         if document.get("abort"):
             self.abort.set()
         known = [Child.from_document(child) for child in [*document["children"].values(), *(further or [])]]
         self.next_child = max([document["nextChild"], *(child.number + 1 for child in known)])
-        here = (self.position["stage"], self.position["repeat"])
-        self.children = {c.number: c for c in known if not c.ended or (c.stage, c.repeat) == here}
-        self.counts = {
-            wanted: sum(child.stage == here[0] and child.status == wanted for child in known)
-            for wanted in (statuses.DONE, statuses.FAILED, statuses.ABORTED)
-        }
+        self.children: dict[int, list[Child]] = {}  # of stages that have not ended, by stage
+        for child in sorted(known, key=lambda child: child.number):
+            if self.states.get(child.stage, {}).get("status") in (None, statuses.RUNNING):
+                self.children.setdefault(child.stage, []).append(child)
+        self.running: dict[int, Child] = {}  # by number; read by other threads
         self._values: dict[str, Any] = {}
         self._outside: dict[int, dict[str, Any]] = {}
-        self._forget: list[str] = []
+        self._forget: list[Child] = []
+        self._events: list[dict[str, Any]] = []
         self._writing = asyncio.Lock()
 
     # --- what is written -------------------------------------------------------------------------------------
@@ -81,14 +84,18 @@ class JobRun:
         else:
             self._outside[child.number] = child.to_document()
 
-    def set_position(self, stage: int, repeat: int, wake: float | None = None) -> None:
-        """Note how far the job has come; ``wake`` is when the next repeat is due."""
-        self.position = {"stage": stage, "repeat": repeat, "wake": wake}
-        self.set(position=self.position)
-
-    def forget(self, key: str) -> None:
+    def forget(self, child: Child) -> None:
         """Note a process whose traces can go once its result has been written."""
-        self._forget.append(key)
+        self._forget.append(child)
+
+    def tell(self, event: str, **values: Any) -> None:
+        """Note something to be told when what has been noted is on disk."""
+        self._events.append({"event": event, "id": self.id, "owner": self.owner, "time": time.time(), **values})
+
+    def tell_status(self) -> None:
+        """Note that the job has another status or stage."""
+        names = {"workflowName": self.workflow["name"], "workflowOwner": self.workflow["owner"]}
+        self.tell("job", status=self.status, stage=self.stage, **names)
 
     async def flush(self) -> None:
         """Write what has been noted; returns when it is durable."""
@@ -96,10 +103,14 @@ class JobRun:
             values, self._values = self._values, {}
             outside, self._outside = self._outside, {}
             forget, self._forget = self._forget, []
+            events, self._events = self._events, []
             if values or outside:
-                await self.context.durably(self.context.store.update_job, self.id, values, list(outside.values()))
-            for key in forget:
-                await self.context.blocking(self.context.executor.forget, key)
+                await asyncio.wrap_future(self.context.writer.update(self.id, values, outside.values()))
+            for child in forget:
+                executor = await self.context.executors.get(child.executor)
+                await executor.forget(child.key)
+            for event in events:
+                self.context.events(event)
 
     def enter(self, index: int) -> None:
         """Note that a stage begins; the first one makes the job run."""
@@ -109,66 +120,156 @@ class JobRun:
         if self.status == statuses.PENDING:
             self.status = statuses.RUNNING
             self.set(status=self.status)
-        self.set(stage=self.stages[index][0])
+        if self.stage != self.names[index]:
+            self.stage = self.names[index]
+            self.set(stage=self.stage)
+            self.tell_status()
 
-    def capture(self, values: dict[str, str]) -> None:
-        """Take over captured values: they override arguments and show in the record."""
+    def captured(self, indices: list[int] | None = None) -> dict[str, Any]:
+        """Return captured values: those of later stages override those of earlier ones.
+
+        :param indices: of which stages; ``None`` for all.
+        """
+        merged: dict[str, Any] = {}
+        for index in sorted(self.states if indices is None else indices):
+            if text := self.states.get(index, {}).get("captured"):
+                merged.update(json.loads(text))
+        return merged
+
+    def capture(self, index: int, values: dict[str, Any]) -> None:
+        """Take over captured values of a stage: they override arguments and show in the record."""
         if values:
-            self.captured.update(values)
-            if sum(len(value) for value in self.captured.values()) > MAX_CAPTURED:
+            own = json.loads(self.states.get(index, {}).get("captured") or "{}") | values
+            self.set_stage(index, captured=json.dumps(own))
+            merged = self.captured()
+            text = json.dumps(merged)
+            if len(text) > MAX_CAPTURED:
                 raise ProcessingError(f"The job has captured more than {MAX_CAPTURED} characters in all.")
-            self.set(captured=json.dumps(self.captured), values=documents.searchable(self.arguments | self.captured))
+            self.set(captured=text, values=documents.searchable(self.arguments | merged))
 
     # --- running ---------------------------------------------------------------------------------------------
 
-    async def unless_aborted(self, work: Coroutine[Any, Any, Any]) -> bool:
-        """Wait for something, but not when the job is to stop; say whether it was completed."""
-        task, abort = asyncio.ensure_future(work), asyncio.ensure_future(self.abort.wait())
+    async def unless(self, event: asyncio.Event, work: Coroutine[Any, Any, Any]) -> bool:
+        """Wait for something, but not beyond an event; say whether it was completed."""
+        task, over = asyncio.ensure_future(work), asyncio.ensure_future(event.wait())
         try:
-            await asyncio.wait({task, abort}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({task, over}, return_when=asyncio.FIRST_COMPLETED)
             if task.done():
                 task.result()
                 return True
             return False
         finally:
             task.cancel()
-            abort.cancel()
-            await asyncio.gather(task, abort, return_exceptions=True)
+            over.cancel()
+            await asyncio.gather(task, over, return_exceptions=True)
 
     async def run(self) -> str:
         """Run to the end and return the final status."""
         try:
-            status, message = await self._stages()
+            status, message = await self._all()
+        except ServiceUnavailable:
+            raise  # the service ends: the next one goes on from here
         except DmException as error:
             status, message = statuses.FAILED, error.message
         except Exception:
             log.exception("job %s failed by a defect of the service", self.id)
             status, message = statuses.FAILED, "An internal error of the processing service ended the job; see its log."
         end = time.time()
+        self.status = status
         self.set(status=status, active=0, startTime=self.start_time or end, endTime=end)
         if message:
             self.set(errorMessage=message)
-        with contextlib.suppress(DmException):  # e.g. too large a document: at least the end must be recorded
+        self.tell_status()
+        with contextlib.suppress(ProcessingError):  # e.g. too large a document: at least the end must be recorded
             await self.flush()
             return status
+        self.status = statuses.FAILED
         self.set(status=statuses.FAILED, active=0, startTime=self.start_time or end, endTime=end)
         self.set(errorMessage="The result of the job could not be stored; see the log of the processing service.")
+        self.tell_status()
         log.error("the result of job %s could not be stored", self.id)
         await self.flush()
         return statuses.FAILED
 
-    async def _stages(self) -> tuple[str, str | None]:
+    async def _all(self) -> tuple[str, str | None]:
         if self.input_error:
             return statuses.FAILED, self.input_error
-        for index in range(self.position["stage"], len(self.stages)):
-            if self.abort.is_set() and all(child.ended for child in self.children.values()):
-                if index in self.states:
-                    self.set_stage(index, status=statuses.ABORTED)
-                return statuses.ABORTED, None
-            status, message = await StageRun(self, index).run()
-            if status not in (statuses.DONE, statuses.SKIPPED):
+        cleanup = graph.dependencies(self.stages, cleanup=True)
+        if self.outcome is None:
+            status, message, failed = await _Walk(self, graph.dependencies(self.stages), self.abort).run()
+            if not cleanup:
                 return status, message
-            self.children.clear()
-            self.counts = dict.fromkeys(self.counts, 0)
-            self.set_position(index + 1, 0)
-        return statuses.DONE, None
+            self.outcome = {"status": status, "message": message, "stage": failed}
+            self.status = statuses.FINALIZING
+            self.set(outcome=self.outcome, status=self.status)
+        status, message = self.outcome["status"], self.outcome["message"]
+        if self.input_error is None and self.files:
+            after, why, _ = await _Walk(self, cleanup, asyncio.Event()).run()
+            if status == statuses.DONE and after != statuses.DONE:
+                return after, why
+        return status, message
+
+
+class _Walk:
+    """The stages of a graph, each begun when those it waits for have ended.
+
+    :param graph: stage name -> names it waits for. :param abort: ends it.
+    """
+
+    def __init__(self, job: JobRun, graph: dict[str, list[str]], abort: asyncio.Event) -> None:
+        self.job = job
+        self.graph = graph
+        self.abort = abort
+        self.halt = asyncio.Event()  # a stage has failed: the others begin nothing new
+        self.settled: set[str] = set()
+        self.failure: tuple[str, str | None, str | None] | None = None
+
+    async def run(self) -> tuple[str, str | None, str | None]:
+        """Return status, message and the name of the stage that failed."""
+        left = list(self.graph)
+        running: dict[asyncio.Task[tuple[str, str | None]], str] = {}
+        try:
+            while True:
+                if self.failure is None:
+                    begin = [name for name in left if self.settled.issuperset(self.graph[name])]
+                    left = [name for name in left if name not in begin]
+                    if len(begin) == 1 and not running and not self.abort.is_set():
+                        self._ended(begin[0], *await self._stage(begin[0]).run())
+                        continue
+                    running |= {asyncio.ensure_future(self._stage(name).run()): name for name in begin}
+                if not running:
+                    break
+                done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    self._ended(running.pop(task), *task.result())
+                if running:
+                    await self.job.flush()
+        finally:
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+        return self.failure or (statuses.DONE, None, None)
+
+    def _stage(self, name: str) -> StageRun:
+        return StageRun(self.job, self.job.index[name], self._before(name), self.abort, self.halt)
+
+    def _before(self, name: str) -> list[int] | None:
+        """Return the stages whose values a stage sees: all it waits for, directly or not."""
+        if self.job.stages[name].get("cleanup"):
+            return None
+        found, todo = set(), [name]
+        while todo:
+            for other in self.graph[todo.pop()]:
+                if other not in found:
+                    found.add(other)
+                    todo.append(other)
+        return [self.job.index[other] for other in [*found, name]]
+
+    def _ended(self, name: str, status: str, message: str | None) -> None:
+        job = self.job
+        job.children.pop(job.index[name], None)
+        if documents.settled(job.stages[name], status):
+            self.settled.add(name)
+        elif self.failure is None or self.failure[0] == statuses.ABORTED != status:
+            self.failure = (status, message, name)
+            self.halt.set()

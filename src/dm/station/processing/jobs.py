@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
 import threading
-import uuid
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from dm.common import statuses
@@ -22,19 +21,16 @@ from dm.common.errors import (
     ServiceUnavailable,
 )
 from dm.common.web.routes import Principal
-from dm.station.processing import documents, inputs, queries, specs, substitution
+from dm.station.processing import documents, inputs, logbook, parameters, queries, reopening, specs, wishes
 from dm.station.processing.engine import Engine
-from dm.station.processing.expressions import as_text
+from dm.station.processing.logbook import Logbook
 from dm.station.processing.rights import Rights
 from dm.station.processing.settings import ProcessingSettings
 from dm.station.processing.store import Store
+from dm.station.processing.wishes import Wish
 from dm.station.processing.workflows import Workflows
 
-MAX_ARGUMENTS = 1_000
-MAX_ARGUMENT_NAME = 255
-MAX_SIZE = 4 << 20
 MAX_PAGE = 5_000
-MAX_KEY = 1_024
 MAX_SUBMITTED = 500
 LIST_OUTPUT = 16 << 20
 SMALL_SHARE = 256
@@ -54,10 +50,22 @@ class Site(Protocol):
         """Close the connections."""
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """A job that can be accepted.
+
+    :param document: of the job. :param entry: of the logbook; ``None`` when the job has been accepted before.
+    """
+
+    document: dict[str, Any]
+    entry: dict[str, Any] | None
+
+
 class Jobs:
     """The processing jobs of a station.
 
-    :param store: :param engine: :param workflows: :param rights: :param settings: :param site: see there.
+    :param store: :param engine: :param workflows: :param rights: :param settings: :param site: :param logbook: see
+        there.
     """
 
     def __init__(
@@ -69,6 +77,7 @@ class Jobs:
         rights: Rights,
         settings: ProcessingSettings,
         site: Site,
+        logbook: Logbook,
     ) -> None:
         self._store = store
         self._engine = engine
@@ -76,6 +85,7 @@ class Jobs:
         self._rights = rights
         self._settings = settings
         self._site = site
+        self._logbook = logbook
         self._waiters = threading.BoundedSemaphore(max(1, settings.threads // 2))
 
     # --- submitting ------------------------------------------------------------------------------------------
@@ -89,65 +99,77 @@ class Jobs:
         *,
         job_owner: str | None = None,
         idempotency_key: str | None = None,
+        priority: int | None = None,
+        via: str = "REST",
     ) -> Job:
         """Accept a job; it is durable when this returns.
 
-        :param arguments: input specification and values of ``$name``; a bad input specification is accepted and
-            makes the job fail.
-        :param job_owner: whose job it is; only managers may name others than themselves.
-        :param idempotency_key: the same key of the same caller gives the same job, however often and whenever.
+        A bad input specification is accepted and makes the job fail, as published. The arguments are those of
+        :class:`~dm.station.processing.wishes.Wish`.
+
         :returns: the full record.
         :raises ObjectNotFound: no such workflow or experiment. :raises InvalidArgument: an argument that cannot be.
+        :raises AuthorizationError: only managers submit for others, or raise the priority.
         :raises ServiceLimit: too many jobs have not ended yet.
         """
         workflow = self._workflows.get(principal, workflow_owner, workflow_name)
-        return documents.record(self._submit(principal, workflow, arguments, job_owner, idempotency_key))
+        wish = Wish(arguments, job_owner, idempotency_key, priority, via)
+        [answer] = self._accept([self._prepared(principal, workflow, wish)])
+        if isinstance(answer, DmException):
+            raise answer
+        return documents.record(answer)
 
     def submit_many(
-        self, principal: Principal, workflow_owner: str, workflow_name: str, wishes: Sequence[Mapping[str, Any]]
+        self,
+        principal: Principal,
+        workflow_owner: str,
+        workflow_name: str,
+        wishes: Sequence[Mapping[str, Any]],
+        via: str = "REST",
     ) -> list[Job]:
         """Accept many jobs of one workflow; one that cannot be accepted does not stop the others.
 
-        :param wishes: of each job ``argsDict``, ``jobOwner`` and ``idempotencyKey``; see :meth:`submit`.
+        :param wishes: see :meth:`Wish.parse`. :param via: the interface they came by.
         :returns: in the same order ``id``, ``owner`` and ``status``, or the error as errors look on the wire.
         :raises ObjectNotFound: no such workflow. :raises ServiceUnavailable: not all were tried: repeat it.
         """
         if len(wishes) > MAX_SUBMITTED:
             raise ServiceLimit(f"{len(wishes)} jobs are more than {MAX_SUBMITTED}; submit them in parts.")
         workflow = self._workflows.get(principal, workflow_owner, workflow_name)
-        answers: list[Job] = []
+        prepared: list[Prepared | DmException] = []
         for wish in wishes:
-            arguments, owner, key = wish.get("argsDict") or {}, wish.get("jobOwner"), wish.get("idempotencyKey")
             try:
-                if not isinstance(arguments, Mapping):
-                    raise InvalidArgument(f"argsDict is {arguments!r:.80}, not an object.")
-                for name, text in (("jobOwner", owner), ("idempotencyKey", key)):
-                    if not isinstance(text, str | None):
-                        raise InvalidArgument(f"{name} is {text!r:.80}, not a text.")
-                document = self._submit(principal, workflow, arguments, owner, key)
-                answers.append(documents.record(document, ["id", "owner", "status"]))
+                prepared.append(self._prepared(principal, workflow, Wish.parse(wish, via)))
             except ServiceUnavailable:
                 raise
             except DmException as error:
-                answers.append(error.to_wire())
-        return answers
+                prepared.append(error)
+        answers = iter(self._accept([one for one in prepared if isinstance(one, Prepared)]))
+        found = [one if isinstance(one, DmException) else next(answers) for one in prepared]
+        if unavailable := next((one for one in found if isinstance(one, ServiceUnavailable)), None):
+            raise unavailable
+        return [
+            one.to_wire() if isinstance(one, DmException) else documents.record(one, ["id", "owner", "status"])
+            for one in found
+        ]
 
-    def _submit(
-        self,
-        principal: Principal,
-        workflow: Mapping[str, Any],
-        arguments: Mapping[str, Any],
-        job_owner: str | None,
-        idempotency_key: str | None,
-    ) -> dict[str, Any]:
-        """Accept a job of a workflow and return its document."""
-        owner = specs.check_owner(job_owner or principal.username)
+    def _prepared(self, principal: Principal, workflow: Mapping[str, Any], wish: Wish) -> Prepared:
+        """Check a wish, and return the document of its job."""
+        owner = specs.check_owner(wish.owner or principal.username)
         if owner != principal.username and not self._rights.manages(principal):
             raise AuthorizationError(f"User {principal.username!r} may not submit jobs of {owner!r}.")
-        job_id = _job_id(principal.username, idempotency_key)
-        if idempotency_key and (existing := self._store.job(job_id)):
-            return existing
-        _check_arguments(arguments)
+        job_id = wish.job_id(principal.username)
+        if wish.key and (existing := self._store.job(job_id)):
+            return Prepared(existing, None)
+        wishes.check_arguments(wish.arguments)
+        arguments = parameters.apply(workflow, wish.arguments)
+        priority = wish.priority_of(workflow)
+        usual = int(workflow.get("priority") or 0)
+        if priority > usual and not self._rights.manages(principal):
+            raise AuthorizationError(
+                f"User {principal.username!r} may not raise the priority of a job from {usual} to {priority}; managers "
+                "of the station may."
+            )
         if not self._engine.alive():
             raise ServiceUnavailable("The processing engine does not run; try again later.")
         directory = self._data_directory(principal, arguments)
@@ -163,11 +185,32 @@ class Jobs:
             files=files,
             error=error,
             data_directory=directory,
+            priority=priority,
         )
-        if not self._store.add_job(document):
-            return self._found(job_id)
-        self._engine.submit(document)
-        return document
+        entry = logbook.entry(
+            document, arguments, submitted_by=principal.username, via=wish.via, idempotency_key=wish.key
+        )
+        return Prepared(document, entry)
+
+    def _accept(self, prepared: Sequence[Prepared]) -> list[dict[str, Any] | DmException]:
+        """Log and store new jobs and hand them to the engine; return the documents, or why there is none."""
+        new = [one for one in prepared if one.entry is not None]
+        self._logbook.append(*(one.entry for one in new if one.entry is not None))
+        stored = {one.document["_id"]: self._engine.writer.add(one.document) for one in new}
+        answers: list[dict[str, Any] | DmException] = []
+        for one in prepared:
+            document = one.document
+            try:
+                if one.entry is not None and stored[document["_id"]].result():
+                    self._engine.submit(document)
+                elif one.entry is not None:  # somebody else was faster with the same key
+                    self._logbook.withdraw(document["_id"], "The same job was submitted before.")
+                    document = self._found(document["_id"])
+                answers.append(document)
+            except DmException as error:
+                self._logbook.withdraw(document["_id"], error.message)
+                answers.append(error)
+        return answers
 
     def _data_directory(self, principal: Principal, arguments: Mapping[str, Any]) -> str | None:
         """Return the data directory of the job's experiment, which the caller must be allowed to see."""
@@ -270,11 +313,43 @@ class Jobs:
         self._engine.abort(job_id)
         return documents.record(self._store.job(job_id) or document)
 
+    def resume(self, principal: Principal, job_id: str, owner: str | None = None) -> Job:
+        """Let a failed or aborted job go on where it stopped: what was successful is not run again.
+
+        :raises ObjectNotFound: none the caller may see. :raises InvalidObjectState: it has not ended, or it is done.
+        """
+        document = self._visible(principal, job_id, owner)
+        return self._reopen(principal, document, reopening.resumed(document))
+
+    def restart(
+        self, principal: Principal, job_id: str, owner: str | None = None, from_stage: str | None = None
+    ) -> Job:
+        """Run a stage of an ended job anew, and all stages that come after it.
+
+        :param from_stage: the stage; ``None``: the first. :raises ObjectNotFound: no such stage, or no job the caller
+            may see. :raises InvalidObjectState: it has not ended.
+        """
+        document = self._visible(principal, job_id, owner)
+        return self._reopen(principal, document, reopening.restarted(document, from_stage))
+
+    def _reopen(self, principal: Principal, document: Mapping[str, Any], values: Mapping[str, Any]) -> Job:
+        workflow = json.loads(document["workflow"])
+        if not self._rights.sees(principal, workflow["owner"]):  # its owner may have taken it away since
+            raise AuthorizationError(f"User {principal.username!r} may not run workflows of {workflow['owner']!r}.")
+        if not self._engine.alive():
+            raise ServiceUnavailable("The processing engine does not run; try again later.")
+        if not self._store.reopen_job(document["_id"], document.get("restarts", 0), values):
+            raise InvalidObjectState(f"Processing job {document['_id']} goes on already.")
+        found = self._found(document["_id"])
+        self._engine.submit(found)
+        return documents.record(found)
+
     def delete(self, principal: Principal, job_id: str, owner: str | None = None) -> Job:
         """Delete an ended job and return its record. :raises InvalidObjectState: it has not ended."""
         document = self._visible(principal, job_id, owner)
         if not self._store.delete_job(job_id):
             raise InvalidObjectState(f"Processing job {job_id} is {document['status']}; stop it first.")
+        self._engine.context.logs.remove(job_id)
         return documents.record(document)
 
     def _visible(self, principal: Principal, job_id: str, owner: str | None) -> dict[str, Any]:
@@ -299,28 +374,3 @@ def _missing(job_id: str) -> ObjectNotFound:
 def _children(record: Job) -> list[dict[str, Any]]:
     stages = record.get("workflow", {}).get("stages", {}).values()
     return [child for stage in stages for child in stage["childProcesses"].values()]
-
-
-def _job_id(username: str, key: str | None) -> str:
-    """Return a fresh id, or the one that belongs to an idempotency key: the database's unique key does the rest."""
-    if not key:
-        return str(uuid.uuid4())
-    if len(key) > MAX_KEY:
-        raise InvalidArgument(f"The idempotency key is longer than {MAX_KEY} characters.")
-    digest = hashlib.sha256(json.dumps([username, key]).encode()).digest()
-    return str(uuid.UUID(bytes=digest[:16], version=4))
-
-
-def _check_arguments(arguments: Mapping[str, Any]) -> None:
-    if len(arguments) > MAX_ARGUMENTS:
-        raise InvalidArgument(f"A job takes at most {MAX_ARGUMENTS} arguments, not {len(arguments)}.")
-    for name, value in arguments.items():
-        if not name or len(name) > MAX_ARGUMENT_NAME or not name.isprintable():
-            raise InvalidArgument(f"Argument name {name[:80]!r} is empty, too long or not printable.")
-        if name in documents.ENGINE_KEYS:
-            raise InvalidArgument(f"Argument name {name!r} is reserved; choose another.")
-        text = json.dumps(value) if isinstance(value, dict | list) else as_text(value)
-        if reason := substitution.bad_value(name, text):
-            raise InvalidArgument(reason)
-    if len(json.dumps(dict(arguments))) > MAX_SIZE:
-        raise ServiceLimit(f"The arguments of a job are larger than {MAX_SIZE} bytes.")

@@ -5,22 +5,25 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from dm.common import plugins, program
 from dm.common import settings as settings_files
-from dm.common.errors import ConfigurationError, DmException
+from dm.common.errors import DmException
 from dm.common.health import Health, Level
 from dm.common.settings import StationSettings
 from dm.common.web.application import Application, Authenticator, Authorizer
 from dm.common.web.server import Server, serve
 from dm.common.web.sessions import MemorySessionStore, SessionStore
 from dm.station.processing import accounts
+from dm.station.processing.context import Event
 from dm.station.processing.engine import Engine
 from dm.station.processing.executors.base import Executor
+from dm.station.processing.executors.running import Executors
 from dm.station.processing.jobs import Jobs, Site
+from dm.station.processing.logbook import Logbook
 from dm.station.processing.rights import Rights
 from dm.station.processing.routes import routes
 from dm.station.processing.settings import ProcessingSettings
@@ -35,17 +38,20 @@ _MIN_FREE = 64 << 20
 class Processing:
     """The service's working parts.
 
-    :param store: prepared database. :param executor: runs processes. :param settings: of the service.
+    :param store: prepared database. :param executors: run processes. :param settings: of the service.
     :param spool: directory for the state of running processes. :param site: answers about experiments.
+    :param logbook: of accepted jobs.
     """
 
     store: Store
-    executor: Executor
+    executors: Executors
     settings: ProcessingSettings
     spool: Path
     site: Site
     health: Health
     station: str
+    logbook: Logbook
+    listeners: list[Callable[[Event], None]] = field(default_factory=list)  # called in the engine's thread
     engine: Engine = field(init=False)
     workflows: Workflows = field(init=False)
     jobs: Jobs = field(init=False)
@@ -55,10 +61,11 @@ class Processing:
         ended = self.health.counter("processing_ended", "Jobs and processes that ended.", ("what", "status"))
         self.engine = Engine(
             self.store,
-            self.executor,
+            self.executors,
             self.settings,
             self.spool,
-            lambda what, status: ended.labels(what, status).inc(),
+            count=lambda what, status: ended.labels(what, status).inc(),
+            events=self._tell,
         )
         self.workflows = Workflows(self.store, rights)
         self.jobs = Jobs(
@@ -68,27 +75,38 @@ class Processing:
             rights=rights,
             settings=self.settings,
             site=self.site,
+            logbook=self.logbook,
         )
-        for name in ("jobs", "running", "waiting"):
+        for name in ("jobs", "queued", "running", "waiting"):
             gauge = self.health.gauge(f"processing_{name}", f"Processing: {name} at present.")
             gauge.set_function(functools.partial(self._load, name))
         for name, check in (
             ("database", self._check_database),
             ("engine", self._check_engine),
+            ("executors", self._check_executors),
             ("stage account", self._check_account),
             ("spool", self._check_spool),
         ):
             self.health.check(name, check)
 
     def start(self) -> None:
-        """Take over the jobs of an earlier run. :raises ConfigurationError: another service has the spool."""
+        """Take over the jobs of an earlier run.
+
+        :raises ConfigurationError: another service has the spool, or the logbook cannot be written.
+        """
+        self.logbook.prepare()
         self.engine.start()
 
     def stop(self) -> None:
         """Stop the engine (what runs goes on), close the connections to database and site."""
         self.engine.close()
+        self.logbook.close()
         self.store.close()
         self.site.close()
+
+    def _tell(self, event: Event) -> None:
+        for listener in self.listeners:
+            listener(event)
 
     def _load(self, name: str) -> float:
         return float(self.engine.load()[name])
@@ -106,6 +124,12 @@ class Processing:
         load = self.engine.load()
         level: Level = "warning" if load["jobs"] >= self.settings.active_jobs else "ok"
         return level, f"{load['jobs']} jobs, {load['running']} processes running, {load['waiting']} waiting."
+
+    def _check_executors(self) -> tuple[Level, str]:
+        problems = self.engine.problems()
+        if problems:
+            return "warning", "; ".join(f"{name}: {problem}" for name, problem in sorted(problems.items()))
+        return "ok", f"Executors: {', '.join(self.executors.names)}."
 
     def _check_account(self) -> tuple[Level, str]:
         try:
@@ -133,26 +157,27 @@ def build_app(
     return Application(NAME, table, authenticator, authorizer, sessions, processing.health)
 
 
-def build_executor(settings: ProcessingSettings, spool: Path) -> Executor:
-    """Return the executor the settings name. :raises ConfigurationError: none of that name, or bad settings."""
-    executor_class = plugins.load("dm.executors", settings.executor)
-    try:
-        executor: Executor = executor_class(
-            spool,
-            output_limit=settings.output_limit,
-            output_grace=settings.output_grace,
-            **settings.executor_settings,
-        )
-    except TypeError as error:
-        raise ConfigurationError(
-            f"Executor {settings.executor!r} does not take its executor_settings: {error}."
-        ) from error
-    return executor
+def build_executors(settings: ProcessingSettings, spool: Path, file: Path) -> Executors:
+    """Return the executors the settings name.
+
+    :param spool: of the service; each executor gets a directory below it. :param file: said in errors.
+    :raises ConfigurationError: none of that name, or bad settings.
+    """
+    made: dict[str, Executor] = {}
+    for name in {settings.executor: None, **settings.executors}:
+        given = dict(settings.executors.get(name, {}))
+        executor_class = plugins.load("dm.executors", str(given.pop("plugin", name)))
+        values = settings_files.build(executor_class.settings_model, given, f"processing.executors.{name}", file)
+        made[name] = executor_class(spool / name, values)
+    return Executors(settings.executor, made)
 
 
-def build_from_settings(settings: ProcessingSettings, station: StationSettings) -> tuple[Processing, Server]:
+def build_from_settings(
+    settings: ProcessingSettings, station: StationSettings, file: Path = Path("settings")
+) -> tuple[Processing, Server]:
     """Return the working parts and a server; neither is started.
 
+    :param file: the settings file, said in errors.
     :raises ConfigurationError: unusable settings. :raises ServiceUnavailable: the database does not answer.
     """
     from dm.station.identity import SiteIdentity
@@ -161,8 +186,17 @@ def build_from_settings(settings: ProcessingSettings, station: StationSettings) 
     spool = (settings.spool or station.var_dir / NAME).absolute()
     store = Store(settings.database_url)
     store.prepare()
-    executor = build_executor(settings, spool)
-    processing = Processing(store, executor, settings, spool, identity, Health(NAME, station.name), station.name)
+    executors = build_executors(settings, spool, file)
+    processing = Processing(
+        store=store,
+        executors=executors,
+        settings=settings,
+        spool=spool,
+        site=identity,
+        health=Health(NAME, station.name),
+        station=station.name,
+        logbook=Logbook((station.var_dir / "logbook").absolute(), settings.logbook_days),
+    )
     sessions = MemorySessionStore(*settings.session_limits)
     application = build_app(processing, identity, identity.authorizer(), sessions)
     server = Server(
@@ -180,7 +214,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(settings: ProcessingSettings, file: Path) -> None:
-    processing, server = build_from_settings(settings, settings_files.load(StationSettings, "station", file))
+    processing, server = build_from_settings(settings, settings_files.load(StationSettings, "station", file), file)
     try:
         processing.start()
         serve(server, NAME)

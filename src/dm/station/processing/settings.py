@@ -21,8 +21,12 @@ class ProcessingSettings(StationServiceSettings):
         description="Directory for the state of running stages, on a local disk; unset: processing below the "
         "station's var_dir.",
     )
-    executor: str = Field(default="local", description="Executor plugin that runs the stages.")
-    executor_settings: dict[str, Any] = Field(default={}, description="Settings of that plugin.")
+    executor: str = Field(default="local", description="Executor that runs the stages which name none.")
+    executors: dict[str, dict[str, Any]] = Field(
+        default={},
+        description="Settings of executors by name. The name is that of the plugin unless they say plugin = ...; those "
+        "listed here can be named by stages.",
+    )
     stage_account: str | None = Field(
         default=None,
         description="Unix account that stages run under; unset: the service's own. Must be set, and not be root, when "
@@ -47,6 +51,12 @@ class ProcessingSettings(StationServiceSettings):
     concurrent_stages: int = Field(
         default=2 * (os.cpu_count() or 1), ge=1, le=10_000, description="Processes run at the same time."
     )
+    owner_stages: int = Field(
+        default=0, ge=0, description="Processes of one owner's jobs run at the same time; 0 for any number."
+    )
+    concurrent_jobs: int = Field(
+        default=500, ge=1, le=10_000, description="Jobs under way at the same time; further ones wait as pending."
+    )
     parallel_files: int = Field(
         default=os.cpu_count() or 1,
         ge=1,
@@ -61,21 +71,59 @@ class ProcessingSettings(StationServiceSettings):
     stop_grace: float = Field(
         default=5, ge=0, le=600, description="Seconds between asking a process to end and killing it."
     )
-    output_grace: float = Field(
-        default=10, gt=0, le=3600, description="Seconds to wait for output of what a stage left running when it ended."
-    )
     output_limit: int = Field(
         default=1 << 20,
         ge=1024,
         le=64 << 20,
-        description="Bytes of standard output, and of standard error, that are kept and searched per process.",
+        description="Bytes of standard output that are searched by output regexes.",
     )
     record_output_limit: int = Field(
         default=32 << 10,
         ge=256,
         le=64 << 10,
-        description="Bytes of each that are kept in the job record; of longer output its beginning and end.",
+        description="Bytes of each output that are kept in the job record: of longer ones beginning and end. They are "
+        "kept whole in files below spool/logs.",
+    )
+    log_days: int = Field(
+        default=90, ge=0, description="Days for which whole outputs are kept in files; 0 until their job is deleted."
+    )
+    logbook_days: int = Field(
+        default=0,
+        ge=0,
+        description="Days for which the logbook of accepted jobs is kept (var_dir/logbook); 0 for ever.",
     )
     lost_stage: Literal["fail", "rerun"] = Field(
-        default="fail", description="What becomes of a process that disappeared without a result, e.g. by a power cut."
+        default="fail",
+        description="What becomes of a process that disappeared without a result, e.g. by a power cut, where its stage "
+        "or workflow does not say (onLost).",
+    )
+
+    zeromq: bool = Field(default=True, description="Whether jobs can be submitted and followed by ZeroMQ too.")
+    zeromq_port: int | None = Field(
+        default=None, ge=0, le=65535, description="Port of ZeroMQ requests; unset: the one after port; 0: a free one."
+    )
+    zeromq_events_port: int | None = Field(
+        default=None, ge=0, le=65535, description="Port of ZeroMQ events; unset: the second after port; 0: a free one."
+    )
+    zeromq_keys: Path | None = Field(
+        default=None,
+        description="Directory of the service's ZeroMQ keys (made when missing) and, below clients, of the public keys "
+        "that are let in; unset: zeromq below the station's var_dir.",
+    )
+    zeromq_threads: int = Field(default=8, ge=1, le=64, description="ZeroMQ requests carried out at the same time.")
+
+    artefact_directory: Path | None = Field(
+        default=None,
+        description="Directory for copies of artefacts on their way into an experiment, which the acquisition service "
+        "must be able to read and which must not lie below the station's var_dir; unset: stages cannot have artefacts.",
+    )
+    artefact_login_file: Path | None = Field(
+        default=None,
+        description="Login file of a manager of the station under whose name artefacts are uploaded; unset: stages "
+        "cannot have artefacts.",
+    )
+    acquisition_url: str = Field(
+        default="",
+        pattern=r"^(https?://\S+)?$",
+        description="Base URL of the acquisition service, for artefacts; unset: DM_DAQ_WEB_SERVICE_URL.",
     )

@@ -1,4 +1,4 @@
-"""Running one stage of a job: condition, one process per input file, repeats."""
+"""Running one stage of a job: condition, one process per input file, further attempts, repeats."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from dm.common import statuses
-from dm.common.errors import DmException
-from dm.station.processing import accounts, documents, expressions
-from dm.station.processing.childrun import ChildRun
+from dm.common.errors import DmException, ServiceUnavailable
+from dm.station.processing import accounts, documents, expressions, inputs
 from dm.station.processing.documents import Child
+from dm.station.processing.filerun import FileRun
 
 if TYPE_CHECKING:
     from dm.station.processing.jobrun import JobRun
@@ -23,41 +23,66 @@ Result = tuple[str, str | None]
 class StageRun:
     """One stage of a job.
 
-    :param job: the job. :param index: which of its stages.
+    Its state (``job.states``) may name ``since``: processes of lower numbers are of an earlier run of the stage and
+    count no more; and ``resumed``: of those only the successful ones count.
+
+    :param job: the job. :param index: which of its stages. :param before: the stages whose captured values it sees;
+        ``None``: all. :param abort: set when it is to stop at once. :param halt: set when it is to begin nothing new.
     """
 
-    def __init__(self, job: JobRun, index: int) -> None:
+    def __init__(
+        self, job: JobRun, index: int, before: list[int] | None, abort: asyncio.Event, halt: asyncio.Event
+    ) -> None:
         self.job = job
         self.index = index
-        self.name, self.stage = job.stages[index]
+        self.name, self.stage = job.names[index], job.stages[job.names[index]]
         self.where = f"Stage {self.name!r}"
+        self.before = before
+        self.abort = abort
+        self.halt = halt
+        self.inputs = job.files
         self.files: list[int] = []
         self.queued = 0
         self.running = 0
         self.account = accounts.Account("", "")
+        self._shared: dict[str, Any] | None = None
+        state = job.states.get(index, {})
+        since, resumed = state.get("since", 0), state.get("resumed", 0)
+        self.children = [
+            child
+            for child in job.children.get(index, [])
+            if child.number >= since and (child.number >= resumed or child.status == statuses.DONE)
+        ]
+        self.counts = {
+            wanted: sum(child.ended and child.status == wanted for child in self.children)
+            for wanted in (statuses.DONE, statuses.FAILED, statuses.ABORTED)
+        }
 
     def variables(self, file: int) -> dict[str, Any]:
         """Return what ``$name`` means for one input file; later ones of equal name win: arguments, captured, ours."""
         job = self.job
-        values = {
-            **job.arguments,
-            "filePath": job.files[file],
-            **job.captured,
-            "id": job.id,
-            "stage": self.name,
-            "owner": job.owner,
-        }
+        if self._shared is None:
+            captured = job.captured(self.before)
+            if self.stage.get("cleanup") and job.outcome is not None:
+                captured |= {"jobStatus": job.outcome["status"], "errorMessage": job.outcome["message"] or ""}
+                captured |= {"failedStage": job.outcome["stage"] or ""}
+            ours = {"id": job.id, "stage": self.name, "owner": job.owner}
+            self._shared = {"captured": captured, "ours": ours}
+        values = {**job.arguments, "filePath": self.inputs[file], **self._shared["captured"], **self._shared["ours"]}
         return {name: _plain(value) for name, value in values.items() if value is not None}
 
     async def run(self) -> Result:
         """Run the stage and return its status, with a message where no failing process tells the reason."""
-        state = self.job.states.get(self.index)
-        if state and state["status"] != statuses.RUNNING:
+        state = self.job.states.get(self.index, {})
+        if state.get("status") not in (None, statuses.RUNNING):
             return state["status"], None
+        if self.abort.is_set() and all(child.ended for child in self.children):
+            return self._end(statuses.ABORTED)
         try:
-            files = self._files() if state is None else state.get("files")
+            self.inputs = await self._inputs(state)
+            files = self._files() if state.get("status") is None else state.get("files")
             if files is None:
-                files = list(range(len(self.job.files)))
+                files = list(range(len(self.inputs)))
             if not files:
                 return self._end(statuses.SKIPPED)
             self.account = accounts.resolve(
@@ -66,13 +91,31 @@ class StageRun:
                 self.job.context.settings.stage_account,
                 self.job.context.settings.user_accounts,
             )
-            return self._end(*await self._repeats(files))
+            status, message = await self._repeats(files)
+            if status == statuses.DONE and self.stage.get("artefacts"):
+                await self._publish()
+            return self._end(status, message)
+        except ServiceUnavailable:
+            raise  # the service ends
         except DmException as error:
             return self._end(statuses.FAILED, f"{self.where} failed: {error.message}")
 
+    async def _inputs(self, state: dict[str, Any]) -> list[str]:
+        """Return the files the stage runs on: the job's, or those of its own data directories."""
+        if not self.stage.get("dataDir"):
+            return self.job.files
+        if "inputs" in state:
+            return list(json.loads(state["inputs"]))
+        limit = self.job.context.settings.files_per_job
+        found = await self.job.context.blocking(
+            inputs.stage_files, self.stage, self.variables(0), limit, self.job.data_directory
+        )
+        self.job.states.setdefault(self.index, {})["inputs"] = json.dumps(found)
+        return list(found)
+
     def _files(self) -> list[int]:
         """Return the input files for which the stage's condition holds."""
-        everything = list(range(len(self.job.files)))
+        everything = list(range(len(self.inputs)))
         condition = self.stage.get("runIf")
         if condition is None:
             return everything
@@ -86,14 +129,15 @@ class StageRun:
 
     async def _repeats(self, files: list[int]) -> Result:
         job, stage = self.job, self.stage
+        state = job.states.get(self.index, {})
         repeating = stage.get("repeatUntil") is not None
-        repeat = job.position["repeat"]
+        repeat, wake = state.get("repeat", 0), state.get("wake")
         self.files = files
         while True:
-            if (wake := job.position["wake"]) is not None:
+            if wake is not None:
                 await job.flush()
                 pause = min(max(0.0, wake - time.time()), float(stage["repeatPeriod"]))  # clocks may have jumped
-                if not await job.unless_aborted(asyncio.sleep(pause)):
+                if not await job.unless(self.abort, asyncio.sleep(pause)):
                     return statuses.ABORTED, None
             status, message = await self._round(repeat)
             if status != statuses.DONE or not repeating:
@@ -107,17 +151,31 @@ class StageRun:
                     f"{self.where} failed: its condition did not come true in {repeat} executions "
                     f"(maxRepeats): {stage['repeatUntil'][:200]}",
                 )
-            job.children.clear()
-            job.set_position(self.index, repeat, time.time() + float(stage["repeatPeriod"]))
+            if self.halt.is_set():
+                return statuses.ABORTED, None
+            self.children.clear()
+            wake = time.time() + float(stage["repeatPeriod"])
+            job.set_stage(self.index, status=statuses.RUNNING, repeat=repeat, wake=wake)
 
     async def _round(self, repeat: int) -> Result:
         """Run one process for each file, as many at once as the stage allows."""
-        job = self.job
-        existing = {child.file: child for child in job.children.values() if child.repeat == repeat}
-        waiting = deque(sorted(self.files, key=lambda file: file not in existing))
-        at_once = job.context.settings.parallel_files if self.stage.get("parallelExec") else 1
-        at_once = max(at_once, sum(not child.ended for child in existing.values()))
-        running: set[asyncio.Task[Child | None]] = set()
+        attempts: dict[int, list[Child]] = {}
+        for tried in self.children:
+            if tried.repeat == repeat:
+                attempts.setdefault(tried.file, []).append(tried)
+        if len(self.files) == 1:
+            [file] = self.files
+            ended, status, message = await self._file(file, repeat, attempts)
+            self._capture([ended] if ended is not None else [])
+            return status, message
+        return await self._side_by_side(repeat, attempts)
+
+    async def _side_by_side(self, repeat: int, attempts: dict[int, list[Child]]) -> Result:
+        """Run a round of several files."""
+        waiting = deque(sorted(self.files, key=lambda file: file not in attempts))
+        at_once = self.job.context.settings.parallel_files if self.stage.get("parallelExec") else 1
+        at_once = max(at_once, sum(not tried[-1].ended for tried in attempts.values()))
+        running: set[asyncio.Task[tuple[Child | None, str, str | None]]] = set()
         ended: list[Child] = []
         failure: Result = (statuses.DONE, None)
         try:
@@ -125,59 +183,75 @@ class StageRun:
                 while waiting and len(running) < at_once and failure[0] == statuses.DONE:
                     file = waiting.popleft()
                     self.queued = len(waiting)
-                    run = ChildRun(self, file, repeat, existing.get(file))
-                    running.add(asyncio.ensure_future(run.run()))
+                    running.add(asyncio.ensure_future(self._file(file, repeat, attempts)))
                 if not running:
                     break
                 done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
-                    child, status, message = _result(task, self.where)
-                    if child is not None:
-                        ended.append(child)
+                    child, status, message = task.result()
+                    ended += [child] if child is not None else []
                     if status != statuses.DONE and failure[0] == statuses.DONE:
                         failure = (status, message)
                 if running:
-                    await job.flush()
+                    await self.job.flush()
         finally:
             for task in running:
                 task.cancel()
             await asyncio.gather(*running, return_exceptions=True)
+        self._capture(ended)
+        return failure
+
+    async def _file(
+        self, file: int, repeat: int, attempts: dict[int, list[Child]]
+    ) -> tuple[Child | None, str, str | None]:
+        """Run the stage for one file; return its last process, if there is one, and what became of it."""
+        if self.halt.is_set() and file not in attempts:
+            return None, statuses.ABORTED, None
+        try:
+            child = await FileRun(self, file, repeat, attempts.get(file, [])).run()
+        except ServiceUnavailable:
+            raise
+        except DmException as error:
+            return None, statuses.FAILED, f"{self.where} failed: {error.message}"
+        if child is None:
+            return None, statuses.ABORTED, None
+        return child, child.status, child.reason
+
+    def _capture(self, ended: list[Child]) -> None:
+        """Take over what the processes of a round captured, in the order of their files."""
         for child in sorted(ended, key=lambda child: child.file):
-            job.capture(child.captured)
+            self.job.capture(self.index, child.captured)
             if child.number < documents.EMBEDDED:  # written together with the job's: nothing can be lost between
                 child.captured = {}
-                job.set_child(child)
-        return failure
+                self.job.set_child(child)
+        self._shared = None
+
+    async def _publish(self) -> None:
+        """Upload what the stage has made, as often as it takes: it is done again after a restart in between."""
+        job, publish = self.job, self.job.context.publish
+        if publish is not None:
+            await job.flush()
+            found = await publish(self)
+            job.set_stage(self.index, artefacts=json.dumps(found))
 
     def count(self) -> None:
         """Note the counters of the stage's record."""
-        job = self.job
         counters = {"nRunningChildProcesses": self.running, "nQueuedChildProcesses": self.queued}
         for status, name in (
             (statuses.DONE, "nCompletedChildProcesses"),
             (statuses.FAILED, "nFailedChildProcesses"),
             (statuses.ABORTED, "nAbortedChildProcesses"),
         ):
-            if job.counts[status]:
-                counters[name] = job.counts[status]
-        subset = self.files if len(self.files) != len(job.files) else None
-        job.set_stage(self.index, status=statuses.RUNNING, files=subset, **counters)
+            if self.counts[status]:
+                counters[name] = self.counts[status]
+        subset = self.files if len(self.files) != len(self.inputs) else None
+        self.job.set_stage(self.index, status=statuses.RUNNING, files=subset, **counters)
 
     def _end(self, status: str, message: str | None = None) -> Result:
         if status != statuses.ABORTED or self.index in self.job.states:
             self.job.enter(self.index)
             self.job.set_stage(self.index, status=status)
         return status, message
-
-
-def _result(task: asyncio.Task[Child | None], where: str) -> tuple[Child | None, str, str | None]:
-    try:
-        child = task.result()
-    except DmException as error:
-        return None, statuses.FAILED, f"{where} failed: {error.message}"
-    if child is None:
-        return None, statuses.ABORTED, None
-    return child, child.status, child.reason
 
 
 def _plain(value: Any) -> Any:

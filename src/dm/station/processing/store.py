@@ -6,28 +6,42 @@ import hashlib
 import json
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pymongo
-from pymongo.errors import ConnectionFailure, DuplicateKeyError, ExecutionTimeout, PyMongoError, WriteConcernError
+from pymongo.errors import (
+    BulkWriteError,
+    ConnectionFailure,
+    DocumentTooLarge,
+    DuplicateKeyError,
+    ExecutionTimeout,
+    InvalidDocument,
+    PyMongoError,
+    WriteConcernError,
+)
 
 from dm.common.errors import ObjectAlreadyExists, ProcessingError, ServiceUnavailable
+from dm.common.mongo import BulkWrites
+from dm.station.processing.mongo import translated
+from dm.station.processing.versionstore import VersionStore
 
 _TIMEOUT_MS = 10_000
+_DUPLICATE = 11_000
+
+Document = dict[str, Any]
 
 
-@contextmanager
-def _translated() -> Iterator[None]:
-    try:
-        yield
-    except DuplicateKeyError:
-        raise
-    except (ConnectionFailure, ExecutionTimeout, WriteConcernError) as error:
-        raise ServiceUnavailable("The processing database does not answer; try again.") from error
-    except PyMongoError as error:
-        raise ProcessingError(f"The processing database refuses an operation: {error}.") from error
+def _failed(error: BulkWriteError) -> list[dict[str, Any]]:
+    """Return what a bulk write could not write. :raises WriteConcernError: nobody knows what is on disk."""
+    details = error.details or {}
+    if concerns := details.get("writeConcernErrors"):
+        raise WriteConcernError(str(concerns[0].get("errmsg")), concerns[0].get("code"), concerns[0])
+    return list(details.get("writeErrors", ()))
+
+
+def _refused(failed: Mapping[str, Any]) -> ProcessingError:
+    return ProcessingError(f"The processing database refuses an operation: {failed.get('errmsg')}.")
 
 
 class Store:
@@ -52,17 +66,20 @@ class Store:
         self._workflows = database["processingWorkflows"]
         self._jobs = database["processingJobs"]
         self._children = database["processingChildren"]
+        self.versions = VersionStore(database["processingWorkflowVersions"])
+        self._bulk = BulkWrites(database, "processingSeals")
         self._order_lock = threading.Lock()
         self._last_order = 0
 
     def prepare(self) -> None:
         """Make the indexes, and learn the order number of the newest job."""
-        with _translated():
+        with translated():
             for field in ("owner", "workflowId"):
                 self._workflows.create_index(field)
             for field in ("ownerOrder", "order", "active"):
                 self._jobs.create_index(field)
             self._children.create_index("order")
+            self.versions.prepare()
             newest = self._jobs.find_one({}, {"order": 1}, sort=[("order", -1)])
         self._last_order = int(newest["order"]) if newest else 0
 
@@ -72,7 +89,7 @@ class Store:
 
     def ping(self) -> None:
         """Ask the database whether it is there."""
-        with _translated():
+        with translated():
             self._client.admin.command("ping")
 
     # --- workflows -------------------------------------------------------------------------------------------
@@ -87,13 +104,14 @@ class Store:
             "owner": workflow["owner"],
             "name": workflow["name"],
             "workflowId": workflow["id"],  # the embedded server takes a hexadecimal "id" for an object id
+            "revision": workflow["revision"],
             "workflow": json.dumps(workflow),
         }
 
     def add_workflow(self, workflow: Mapping[str, Any]) -> None:
         """Insert a workflow. :raises ObjectAlreadyExists: owner and name are taken."""
         try:
-            with _translated():
+            with translated():
                 self._workflows.insert_one(self._workflow_document(workflow))
         except DuplicateKeyError:
             raise ObjectAlreadyExists(
@@ -102,26 +120,26 @@ class Store:
 
     def workflow(self, owner: str, name: str) -> dict[str, Any] | None:
         """Return a workflow by owner and name."""
-        with _translated():
+        with translated():
             found = self._workflows.find_one({"_id": self._workflow_key(owner, name)})
         return json.loads(found["workflow"]) if found else None
 
     def workflow_by_id(self, workflow_id: str) -> dict[str, Any] | None:
         """Return a workflow by its id."""
-        with _translated():
+        with translated():
             found = self._workflows.find_one({"workflowId": workflow_id})
         return json.loads(found["workflow"]) if found else None
 
     def workflows(self, owner: str) -> list[dict[str, Any]]:
         """Return all workflows of an owner, by name."""
-        with _translated():
+        with translated():
             found = list(self._workflows.find({"owner": owner}))
         return [json.loads(entry["workflow"]) for entry in sorted(found, key=lambda entry: entry["name"])]
 
     def replace_workflow(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
         """Replace a workflow that may get another name or owner.
 
-        :returns: ``False`` when the old one is gone. :raises ObjectAlreadyExists: the new name is taken.
+        :returns: ``False`` when the old one is gone or has another revision by now. :raises ObjectAlreadyExists: the new name is taken.
         """
         document = self._workflow_document(new)
         old_key = self._workflow_key(old["owner"], old["name"])
@@ -129,12 +147,15 @@ class Store:
             self.add_workflow(new)
             self.delete_workflow(old["owner"], old["name"])
             return True
-        with _translated():
-            return self._workflows.replace_one({"_id": old_key, "workflowId": old["id"]}, document).matched_count > 0
+        unchanged = {"_id": old_key, "workflowId": old["id"]}
+        if "revision" in old:  # of before there were revisions
+            unchanged["revision"] = old["revision"]
+        with translated():
+            return self._workflows.replace_one(unchanged, document).matched_count > 0
 
     def delete_workflow(self, owner: str, name: str) -> bool:
         """Delete a workflow; ``False`` when there is none."""
-        with _translated():
+        with translated():
             return self._workflows.delete_one({"_id": self._workflow_key(owner, name)}).deleted_count > 0
 
     # --- jobs ------------------------------------------------------------------------------------------------
@@ -145,28 +166,35 @@ class Store:
             self._last_order = max(self._last_order + 1, int(time.time() * 1_000_000))
             return f"{self._last_order:017d}"
 
-    def add_job(self, document: Mapping[str, Any]) -> bool:
-        """Insert a job durably; ``False`` when a job of this id exists."""
-        try:
-            with _translated():
-                self._jobs.insert_one(dict(document))
-        except DuplicateKeyError:
-            return False
-        return True
+    def add_jobs(self, documents: Sequence[Document]) -> list[bool | ProcessingError]:
+        """Insert jobs durably.
+
+        :returns: of each, ``False`` when a job of its id exists, or why the database refuses it.
+        """
+        answers: list[bool | ProcessingError] = [True] * len(documents)
+        with translated():
+            try:
+                self._bulk.of(self._jobs).insert_many(documents, ordered=False)
+            except BulkWriteError as error:
+                for failed in _failed(error):
+                    taken = failed.get("code") == _DUPLICATE
+                    answers[failed["index"]] = False if taken else _refused(failed)
+            self._bulk.seal()
+        return answers
 
     def job(self, job_id: str) -> dict[str, Any] | None:
         """Return a job's document."""
-        with _translated():
+        with translated():
             return self._jobs.find_one({"_id": job_id})
 
     def active_jobs(self) -> list[dict[str, Any]]:
         """Return all jobs that have not ended, oldest first."""
-        with _translated():
+        with translated():
             return sorted(self._jobs.find({"active": 1}), key=lambda job: str(job["order"]))
 
     def count_active(self) -> int:
         """Return the number of jobs that have not ended."""
-        with _translated():
+        with translated():
             return self._jobs.count_documents({"active": 1})
 
     def jobs(
@@ -180,24 +208,61 @@ class Store:
         if owner is not None:
             field, bounds = "ownerOrder", {"ownerOrder": {"$gte": f"{owner}:", "$lt": f"{owner};"}}
         projection = dict.fromkeys(without, 0) or None
-        with _translated():
+        with translated():
             cursor = self._jobs.find({**query, **bounds}, projection).sort(field, -1).skip(skip).limit(limit)
             return list(cursor)[::-1]
 
-    def update_job(self, job_id: str, values: Mapping[str, Any], children: Iterable[Mapping[str, Any]] = ()) -> bool:
-        """Set fields of a job, after storing the processes that are not part of its document.
+    def update_jobs(self, changes: Mapping[str, tuple[Document, Mapping[int, Document]]]) -> dict[str, ProcessingError]:
+        """Set fields of jobs, after storing the processes that are not part of their documents; durably.
 
-        :returns: ``False`` when the job is gone.
+        :param changes: by job id: fields, and processes by number.
+        :returns: by job id, why the database refuses a change; the others are stored.
         """
-        with _translated():
-            for child in children:
-                key = self._child_key(job_id, child["number"])
-                self._children.replace_one({"_id": key}, {"_id": key, "order": key, **child}, upsert=True)
-            return self._jobs.update_one({"_id": job_id}, {"$set": dict(values)}).matched_count > 0
+        refused: dict[str, ProcessingError] = {}
+        children, owners = [], []
+        for job_id, (_, outside) in changes.items():
+            for number, child in outside.items():
+                key = self._child_key(job_id, number)
+                document = {"_id": key, "order": key, **child}
+                children.append(pymongo.ReplaceOne({"_id": key}, document, upsert=True))
+                owners.append(job_id)
+        with translated():
+            if children:
+                refused |= self._write(self._children, children, owners)
+            names = [name for name, (values, _) in changes.items() if values and name not in refused]
+            updates = [pymongo.UpdateOne({"_id": name}, {"$set": changes[name][0]}) for name in names]
+            if updates:
+                refused |= self._write(self._jobs, updates, names)
+            self._bulk.seal()
+        return refused
+
+    def _write(self, collection: Any, operations: list[Any], owners: list[str]) -> dict[str, ProcessingError]:
+        try:
+            self._bulk.of(collection).bulk_write(operations, ordered=False)
+        except BulkWriteError as error:
+            return {owners[failed["index"]]: _refused(failed) for failed in _failed(error)}
+        except (DocumentTooLarge, InvalidDocument) as error:
+            if len(operations) == 1:
+                return {owners[0]: ProcessingError(f"The processing database refuses a document: {error}.")}
+            refused: dict[str, ProcessingError] = {}
+            for operation, owner in zip(operations, owners, strict=True):  # the client refuses before it sends
+                refused |= self._write(collection, [operation], [owner])
+            return refused
+        return {}
+
+    def reopen_job(self, job_id: str, restarts: int, values: Mapping[str, Any]) -> bool:
+        """Let an ended job go on.
+
+        :param restarts: how often that was done before; ``False`` when it has changed, or the job has not ended.
+        """
+        known = {"_id": job_id, "active": 0, "restarts": restarts} if restarts else {"_id": job_id, "active": 0}
+        with translated():
+            found = self._jobs.update_one(known, {"$set": {**values, "active": 1, "restarts": restarts + 1}})
+        return found.matched_count > 0
 
     def request_abort(self, job_id: str, status: str) -> bool:
         """Note that a job is to be stopped; ``False`` when it has ended already."""
-        with _translated():
+        with translated():
             found = self._jobs.update_one({"_id": job_id, "active": 1}, {"$set": {"abort": True, "status": status}})
         return found.matched_count > 0
 
@@ -211,12 +276,12 @@ class Store:
         :param first: smallest number. :param count: how many at most; 0 for all.
         """
         bounds = {"$gte": self._child_key(job_id, first), "$lt": f"{job_id};"}
-        with _translated():
+        with translated():
             return list(self._children.find({"order": bounds}).sort("order", 1).limit(count))
 
     def delete_job(self, job_id: str) -> bool:
         """Delete an ended job; ``False`` when there is none."""
-        with _translated():
+        with translated():
             if not self._jobs.delete_one({"_id": job_id, "active": 0}).deleted_count:
                 return False
             self._children.delete_many({"order": {"$gte": self._child_key(job_id, 0), "$lt": f"{job_id};"}})

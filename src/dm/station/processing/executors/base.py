@@ -99,6 +99,12 @@ class Executor(Protocol):
     async def wait(self, key: str) -> Outcome:
         """Wait for the end of a started process. May be called again for the same key until it is forgotten."""
 
+    def output(self, key: str, stream: str) -> Path | None:
+        """Return the file with what a process has printed so far, if there is one on this host; from any thread.
+
+        :param stream: ``stdout`` or ``stderr``.
+        """
+
     async def stop(self, key: str, number: signal.Signals) -> None:
         """Signal the process and all it started, also what left its process group."""
 
