@@ -16,11 +16,14 @@ class Account:
 
     :param name: :param home: as in the account database.
     :param prefix: argument list that runs a program as this account; empty for the service's own account.
+    :param user: uid, gid and further groups for who is root and changes to the account without a program; ``None``
+        where that is not possible or not needed.
     """
 
     name: str
     home: str
     prefix: tuple[str, ...] = ()
+    user: tuple[int, int, tuple[int, ...]] | None = None
 
 
 def own(what: str, setting: str) -> Account:
@@ -66,6 +69,7 @@ def switched(name: str, what: str) -> Account:
             "--no-new-privs",
             "--",
         ),
+        (entry.pw_uid, entry.pw_gid, tuple(os.getgrouplist(name, entry.pw_gid))),
     )
 
 
