@@ -137,7 +137,7 @@ def test_the_private_interpreter_copies_packages_its_account_cannot_reach(instal
     [
         (["--root", "/no blanks/here", "--station", "25IDC"], "cannot hold an installation"),
         (["--root", "ROOT", "--station", "25IDC", "--stage-account", "no-such-account"], "does not exist"),
-        (["--root", "ROOT", "--station", "25IDC", "--stage-account", "root"], "must not run as root"),
+        (["--root", "ROOT", "--station", "25IDC", "--stage-account", "root"], "never run as root"),
     ],
 )
 def test_bad_input_is_one_sentence(tmp_path, arguments, message):

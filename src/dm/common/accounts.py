@@ -40,17 +40,23 @@ def own(what: str, setting: str) -> Account:
     return Account(entry.pw_name, entry.pw_dir)
 
 
-def switched(name: str, what: str) -> Account:
-    """Return an account by name, with the way there: ``setpriv`` from root, else ``sudo``.
-
-    :param what: as for :func:`own`. :raises ProcessingError: it does not exist, is root, or setpriv is missing.
-    """
+def unprivileged(name: str, what: str) -> pwd.struct_passwd:
+    """Return the entry of an account. :raises ProcessingError: it does not exist, or is root's."""
     try:
         entry = pwd.getpwnam(name)
     except KeyError:
         raise ProcessingError(f"Unix account {name!r}, which {what} should run under, does not exist.") from None
     if entry.pw_uid == 0:
         raise ProcessingError(f"Unix account {name!r} is root; {what} never run as root.")
+    return entry
+
+
+def switched(name: str, what: str) -> Account:
+    """Return an account by name, with the way there: ``setpriv`` from root, else ``sudo``.
+
+    :param what: as for :func:`own`. :raises ProcessingError: it does not exist, is root, or setpriv is missing.
+    """
+    entry = unprivileged(name, what)
     if os.geteuid() != 0:
         return Account(name, entry.pw_dir, ("sudo", "-n", "-u", name, "--"))
     setpriv = shutil.which("setpriv")

@@ -18,7 +18,8 @@ import sys
 import sysconfig
 from pathlib import Path
 
-from dm.common.errors import ConfigurationError
+from dm.common import accounts
+from dm.common.errors import ConfigurationError, ProcessingError
 from dm.common.hosting import reachable
 
 DISTRIBUTION = "beamline-dm"
@@ -47,12 +48,9 @@ def commands() -> dict[str, tuple[str, str]]:
 def account(name: str) -> pwd.struct_passwd:
     """Return an account that stages may run under. :raises ConfigurationError: unknown, or root."""
     try:
-        found = pwd.getpwnam(name)
-    except KeyError:
-        raise ConfigurationError(f"Account {name!r} does not exist; name one that does.") from None
-    if found.pw_uid == 0:
-        raise ConfigurationError(f"Account {name!r} is root's; processing stages must not run as root.")
-    return found
+        return accounts.unprivileged(name, "stages")
+    except ProcessingError as error:
+        raise ConfigurationError(error.message) from None
 
 
 def needs_copy(user: pwd.struct_passwd) -> bool:
