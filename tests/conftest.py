@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 import pytest
@@ -21,6 +22,9 @@ import pytest
 from dm.common.embedded import EmbeddedMongo, EmbeddedPostgres
 from tests import live
 from tests.live import Suite
+
+if TYPE_CHECKING:
+    from tests.service.acquisition_fixtures import Site
 
 _PR_SET_CHILD_SUBREAPER = 36
 _GRACE_SECONDS = 10.0
@@ -158,6 +162,12 @@ def mongo_url(new_mongo_database: Callable[[], str]) -> str:
     return new_mongo_database()
 
 
+@pytest.fixture
+def database(new_mongo_database: Callable[[], str]) -> str:
+    """The ``mongodb://`` URL of an empty database, one per test."""
+    return new_mongo_database()
+
+
 @pytest.fixture(scope="session")
 def certificates(run_directory: Path) -> Path:
     """A directory with ``ca.pem``, ``server.pem`` and ``server.key`` for localhost and 127.0.0.1."""
@@ -168,6 +178,17 @@ def certificates(run_directory: Path) -> Path:
     tls.make_authority(directory)
     tls.issue(directory, ["localhost", "127.0.0.1"])
     return directory
+
+
+@pytest.fixture(scope="module")
+def site(run_directory: Path, new_postgres_database: Callable[[], str], certificates: Path) -> Iterator[Site]:
+    """A running storage service with a station, as tests of acquisition need it; one per test module."""
+    from tests.service.acquisition_fixtures import running_site
+
+    directory = run_directory / f"site-{next(_counter)}"
+    directory.mkdir()
+    with running_site(directory, new_postgres_database(), certificates) as found:
+        yield found
 
 
 @pytest.fixture(scope="session")

@@ -19,15 +19,7 @@ from dm.common.client import RestClient
 from dm.common.embedded import free_port
 from dm.common.errors import DmException
 from dm.station.acquisition.api import ExperimentDaqApi
-from tests.service.acquisition_fixtures import MANAGER, QUICK, Site, running_site, tree, until
-
-
-@pytest.fixture(scope="module")
-def site(run_directory: Path, new_postgres_database: Callable[[], str], certificates: Path) -> Iterator[Site]:
-    directory = run_directory / "acquisition-kill-site"
-    directory.mkdir()
-    with running_site(directory, new_postgres_database(), certificates) as found:
-        yield found
+from tests.service.acquisition_fixtures import MANAGER, QUICK, Site, tree, until
 
 
 class Daemon:

@@ -7,7 +7,6 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -26,23 +25,9 @@ from tests.service.acquisition_fixtures import (
     finish,
     retried,
     running_office,
-    running_site,
     tree,
     until,
 )
-
-
-@pytest.fixture(scope="module")
-def site(run_directory: Path, new_postgres_database: Callable[[], str], certificates: Path) -> Iterator[Site]:
-    directory = run_directory / "acquisition-storm-site"
-    directory.mkdir()
-    with running_site(directory, new_postgres_database(), certificates) as found:
-        yield found
-
-
-@pytest.fixture
-def database(new_mongo_database: Callable[[], str]) -> str:
-    return new_mongo_database()
 
 
 def start(office: Office, kind: str, name: str, source: Path, **keys: Any) -> dict[str, Any]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -81,40 +83,40 @@ def test_f05_storage_does_not_answer(bench: Bench, source: Path, transport: str,
     closed(bench, experiment, source, daq, 80)
 
 
-@pytest.mark.parametrize("seconds", [SHORT, LONG])
-def test_f27_the_document_database_is_gone(bench: Bench, source: Path, seconds: float) -> None:
+@contextmanager
+def a_daq_goes_on(bench: Bench, source: Path) -> Iterator[int]:
+    """A DAQ of 60 files ends as it should, whatever is done to its database (its process id is yielded) halfway."""
     experiment = bench.experiment()
     daq = bench.begin("daq", experiment, source)
     fill(source, 30, prefix="before")
     until(lambda: bench.completed("daq", daq["id"]) >= 1)
     pid = bench.mongo.running()
     assert pid is not None
-    os.kill(pid, signal.SIGKILL)
-    try:
-        fill(source, 30, prefix="during")
-        time.sleep(seconds)
-    finally:
-        bench.mongo.start()
+    yield pid
     until(lambda: bench.completed("daq", daq["id"]) == 60, 100)
     closed(bench, experiment, source, daq, 60)
+
+
+@pytest.mark.parametrize("seconds", [SHORT, LONG])
+def test_f27_the_document_database_is_gone(bench: Bench, source: Path, seconds: float) -> None:
+    with a_daq_goes_on(bench, source) as database:
+        os.kill(database, signal.SIGKILL)
+        try:
+            fill(source, 30, prefix="during")
+            time.sleep(seconds)
+        finally:
+            bench.mongo.start()
 
 
 @pytest.mark.parametrize("seconds", [2.0, pytest.param(20.0, marks=pytest.mark.long)])
 def test_f27_the_document_database_is_slow(bench: Bench, source: Path, seconds: float) -> None:
-    experiment = bench.experiment()
-    daq = bench.begin("daq", experiment, source)
-    fill(source, 30, prefix="before")
-    until(lambda: bench.completed("daq", daq["id"]) >= 1)
-    pid = bench.mongo.running()
-    assert pid is not None
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        fill(source, 30, prefix="during")
-        time.sleep(seconds)
-    finally:
-        os.kill(pid, signal.SIGCONT)
-    until(lambda: bench.completed("daq", daq["id"]) == 60, 100)
-    closed(bench, experiment, source, daq, 60)
+    with a_daq_goes_on(bench, source) as database:
+        os.kill(database, signal.SIGSTOP)
+        try:
+            fill(source, 30, prefix="during")
+            time.sleep(seconds)
+        finally:
+            os.kill(database, signal.SIGCONT)
 
 
 @settings(batch_files=10)

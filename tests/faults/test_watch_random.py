@@ -5,24 +5,16 @@ from __future__ import annotations
 import os
 import random
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from dm.station.acquisition.office import Office
-from tests.service.acquisition_fixtures import PRINCIPAL, Site, finish, running_office, running_site, tree, until
+from tests.service.acquisition_fixtures import PRINCIPAL, Site, finish, running_office, tree, until
 
 # Between reconciles, events tell of everything; polling does not tell of other contents under the same name.
 RECONCILE = {"events": 3600.0, "both": 3600.0, "polling": 1.0}
-
-
-@pytest.fixture(scope="module")
-def site(run_directory: Path, new_postgres_database: Callable[[], str], certificates: Path) -> Iterator[Site]:
-    directory = run_directory / "watch-random-site"
-    directory.mkdir()
-    with running_site(directory, new_postgres_database(), certificates) as found:
-        yield found
 
 
 class Chaos:

@@ -21,14 +21,18 @@ from dm.site.storage.bootstrap import Station, bootstrap
 from dm.site.storage.service import StorageService, build_from_settings
 from dm.site.storage.settings import StorageSettings
 from dm.station.acquisition.amends import Choice, retry
+from dm.station.acquisition.api import ExperimentDaqApi
 from dm.station.acquisition.office import Office
 from dm.station.acquisition.parts import Parts
 from dm.station.acquisition.plugins.base import Plugin
+from dm.station.acquisition.service import build_from_settings as build_acquisition
 from dm.station.acquisition.settings import AcquisitionSettings
 from dm.station.acquisition.site import StorageSite
 from dm.station.acquisition.store import Store
 from dm.station.acquisition.transports.base import Transport
 from dm.station.acquisition.transports.local import Local, LocalSettings
+from dm.station.catalog.service import build_from_settings as build_catalog
+from dm.station.catalog.settings import CatalogSettings
 
 STATION = "25IDC"
 SERVICE = ("s25idcdm", "station service password")
@@ -149,6 +153,54 @@ def running_site(directory: Path, database_url: str, certificates: Path) -> Iter
         yield site
     finally:
         site.close()
+
+
+@contextmanager
+def running_catalog(site: Site, database_url: str) -> Iterator[Server]:
+    """Run the catalog of the site's station."""
+    settings = CatalogSettings(
+        host="127.0.0.1",
+        port=0,
+        certificate=site.certificates / "server.pem",
+        key=site.certificates / "server.key",
+        database_url=database_url,
+    )
+    service = build_catalog(settings, site.station_settings())
+    service.start()
+    service.server.start()
+    yield service.server
+    service.server.stop()
+    service.stop()
+
+
+@contextmanager
+def running_service(site: Site, database_url: str, **more: Any) -> Iterator[Server]:
+    """Run the acquisition service.
+
+    :param more: its settings.
+    """
+    service = build_acquisition(site.acquisition_settings(database_url, **more), site.station_settings())
+    try:
+        service.start()
+        service.server.start()
+        yield service.server
+    finally:
+        service.server.stop()
+        service.stop()
+
+
+@contextmanager
+def running_api(site: Site, database_url: str, **more: Any) -> Iterator[ExperimentDaqApi]:
+    """Run the acquisition service and yield what its manager asks it with.
+
+    :param more: settings of the service.
+    """
+    with running_service(site, database_url, **more) as server:
+        api = ExperimentDaqApi(*MANAGER, url=f"https://localhost:{server.port}", ca_file=site.certificates / "ca.pem")
+        try:
+            yield api
+        finally:
+            api.close()
 
 
 class AskingIdentity:

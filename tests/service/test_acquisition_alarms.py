@@ -21,15 +21,7 @@ from dm.station.acquisition.pace import Pace, Progress
 from dm.station.acquisition.rows import State, stamp_key
 from dm.station.acquisition.service import build_from_settings
 from dm.station.acquisition.task import Task
-from tests.service.acquisition_fixtures import MANAGER, PRINCIPAL, Site, finish, running_office, running_site, until
-
-
-@pytest.fixture(scope="module")
-def site(run_directory: Path, new_postgres_database: Callable[[], str], certificates: Path) -> Iterator[Site]:
-    directory = run_directory / "acquisition-alarms-site"
-    directory.mkdir()
-    with running_site(directory, new_postgres_database(), certificates) as found:
-        yield found
+from tests.service.acquisition_fixtures import MANAGER, PRINCIPAL, Site, finish, running_office, until
 
 
 @pytest.fixture

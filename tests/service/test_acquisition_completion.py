@@ -7,7 +7,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +17,7 @@ from dm.common.errors import InvalidArgument, InvalidObjectState, ObjectNotFound
 from dm.station.acquisition.listing import listed_files
 from dm.station.acquisition.office import Office
 from dm.station.acquisition.telling import complete
-from tests.service.acquisition_fixtures import PRINCIPAL, Site, finish, running_office, running_site, tree, until
-
-
-@pytest.fixture(scope="module")
-def site(run_directory: Path, new_postgres_database: Callable[[], str], certificates: Path) -> Iterator[Site]:
-    directory = run_directory / "acquisition-completion-site"
-    directory.mkdir()
-    with running_site(directory, new_postgres_database(), certificates) as found:
-        yield found
-
-
-@pytest.fixture
-def database(new_mongo_database: Callable[[], str]) -> str:
-    return new_mongo_database()
+from tests.service.acquisition_fixtures import PRINCIPAL, Site, finish, running_office, tree, until
 
 
 def start(office: Office, name: str, source: Path, kind: str = "daq", **keys: Any) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,15 +13,7 @@ from dm.common.errors import InvalidArgument
 from dm.station.acquisition.ledger import Ledger
 from dm.station.acquisition.transports.base import FileOutcome, TransferBatch
 from dm.station.acquisition.transports.local import Local, LocalSettings
-from tests.service.acquisition_fixtures import PRINCIPAL, Site, finish, running_office, running_site
-
-
-@pytest.fixture(scope="module")
-def site(
-    tmp_path_factory: pytest.TempPathFactory, new_postgres_database: Callable[[], str], certificates: Path
-) -> Iterator[Site]:
-    with running_site(tmp_path_factory.mktemp("site"), new_postgres_database(), certificates) as found:
-        yield found
+from tests.service.acquisition_fixtures import PRINCIPAL, Site, finish, running_office
 
 
 class Damaging(Local):

@@ -35,7 +35,6 @@ from tests.service.acquisition_fixtures import (
     finish,
     retried,
     running_office,
-    running_site,
     tree,
     until,
 )
@@ -64,14 +63,6 @@ class Watching(Plugin):
 
     def look_up(self, experiment: dict[str, Any], root: str, path: bytes) -> dict[str, Any] | None:
         return self.known.get(path, {}) if self.name == "catalog" else None
-
-
-@pytest.fixture(scope="module")
-def site(run_directory: Path, new_postgres_database: Callable[[], str], certificates: Path) -> Iterator[Site]:
-    directory = run_directory / "acquisition-files"
-    directory.mkdir()
-    with running_site(directory, new_postgres_database(), certificates) as found:
-        yield found
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,7 @@ import pytest
 from dm.common.errors import CommunicationError, InvalidArgument
 from dm.common.paths import decode
 from dm.station.acquisition.api import ExperimentDaqApi
-from dm.station.acquisition.service import build_from_settings
-from tests.service.acquisition_fixtures import MANAGER, Site, running_site, tree, until
+from tests.service.acquisition_fixtures import Site, running_api, tree, until
 from tests.service.gridftp_server import GridAuthority, GridFtpServer, running
 
 # of F-18; those a command line of globus-url-copy would spoil, and those an anonymous server does not take
@@ -25,55 +24,6 @@ PLAIN = [
     b"run 1/-b", b"n" * 250,
 ]  # fmt: skip
 ODD = [b"new\nline", b"\xff\xfe", "é".encode(), "e\u0301".encode(), "日本😀.h5".encode(), b"run 1/\xfc"]
-
-
-@pytest.fixture(scope="module")
-def site(run_directory: Path, new_postgres_database: Callable[[], str], certificates: Path) -> Iterator[Site]:
-    directory = run_directory / "acquisition-gridftp-site"
-    directory.mkdir()
-    with running_site(directory, new_postgres_database(), certificates) as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("gridftp")
-
-
-@pytest.fixture(scope="module")
-def authority(place: Path) -> GridAuthority:
-    return GridAuthority(place / "authority")
-
-
-@pytest.fixture(scope="module")
-def plain(place: Path) -> Iterator[GridFtpServer]:
-    with running(GridFtpServer(place / "anonymous")) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def secure(place: Path, authority: GridAuthority) -> Iterator[GridFtpServer]:
-    with running(GridFtpServer(place / "secure", authority)) as server:
-        yield server
-
-
-@contextmanager
-def serving(
-    site: Site, database: str, files_at_once: int = 200, **transports: dict[str, Any]
-) -> Iterator[ExperimentDaqApi]:
-    settings = site.acquisition_settings(database, transports=transports, plugins={}, batch_files=files_at_once)
-    service = build_from_settings(settings, site.station_settings())
-    service.start()
-    service.server.start()
-    api = ExperimentDaqApi(
-        *MANAGER, url=f"https://localhost:{service.server.port}", ca_file=site.certificates / "ca.pem"
-    )
-    try:
-        yield api
-    finally:
-        api.close()
-        service.server.stop()
-        service.stop()
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +41,7 @@ def gridftp(plain: GridFtpServer, authority: GridAuthority) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def api(site: Site, gridftp: dict[str, Any], new_mongo_database: Callable[[], str]) -> Iterator[ExperimentDaqApi]:
-    with serving(site, new_mongo_database(), gridftp=gridftp, local={}) as found:
+    with running_api(site, new_mongo_database(), plugins={}, transports={"gridftp": gridftp, "local": {}}) as found:
         yield found
 
 
@@ -170,14 +120,14 @@ def test_rsync_stands_in_while_gridftp_does_not_answer(
     experiment = site.experiment("falls-back")
     server = GridFtpServer(place / "away")
     settings = {"servers": {"localhost": {"urls": [server.url]}}, "rest_seconds": 0.1}
-    with serving(site, new_mongo_database(), gridftp=settings, rsync={}) as api:
+    with running_api(site, new_mongo_database(), plugins={}, transports={"gridftp": settings, "rsync": {}}) as api:
         fill(tmp_path, PLAIN[:3])
         first = api.waitUpload(api.upload("falls-back", str(tmp_path))["id"], 60)
         assert (first["status"], first["nCompletedFiles"]) == ("done", 3), dict(first)
         assert moved_by(api, first["id"]) == {"rsync"}
     with (
         running(server),
-        serving(site, new_mongo_database(), gridftp=settings, rsync={}) as api,
+        running_api(site, new_mongo_database(), plugins={}, transports={"gridftp": settings, "rsync": {}}) as api,
     ):
         fill(tmp_path, ODD)
         second = api.waitUpload(api.upload("falls-back", str(tmp_path), {"reprocessFiles": True})["id"], 60)
@@ -203,7 +153,7 @@ def test_nothing_is_lost_when_movers_are_killed_and_servers_hang_and_die(
     with (
         running(first),
         running(second),
-        serving(site, new_mongo_database(), gridftp=settings, files_at_once=50) as api,
+        running_api(site, new_mongo_database(), plugins={}, transports={"gridftp": settings}, batch_files=50) as api,
     ):
         upload = api.upload("troubled", str(tmp_path))["id"]
 

@@ -14,59 +14,19 @@ import pytest
 from dm.common.errors import InvalidArgument
 from dm.common.web.server import Server
 from dm.station.acquisition.api import ExperimentDaqApi, UploadInfo
-from dm.station.acquisition.service import build_from_settings
 from dm.station.acquisition.spec import TaskSpec
 from dm.station.catalog.api import FileCatApi
-from dm.station.catalog.service import build_from_settings as build_catalog
-from dm.station.catalog.settings import CatalogSettings
-from tests.service.acquisition_fixtures import MANAGER, Site, running_site, tree, until
+from tests.service.acquisition_fixtures import MANAGER, Site, running_api, tree, until
 
 _FILES = ("a.dat", "b.txt", ".hidden", "sub/c.dat", "sub/d.TXT", "sub/.deep/e.dat")
 _SEEN = ["a.dat", "b.txt", "sub/c.dat", "sub/d.TXT"]
 
 
 @pytest.fixture(scope="module")
-def site(run_directory: Path, new_postgres_database: Callable[[], str], certificates: Path) -> Iterator[Site]:
-    directory = run_directory / "acquisition-keys-site"
-    directory.mkdir()
-    with running_site(directory, new_postgres_database(), certificates) as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def catalog(site: Site, new_mongo_database: Callable[[], str]) -> Iterator[Server]:
-    settings = CatalogSettings(
-        host="127.0.0.1",
-        port=0,
-        certificate=site.certificates / "server.pem",
-        key=site.certificates / "server.key",
-        database_url=new_mongo_database(),
-    )
-    service = build_catalog(settings, site.station_settings())
-    service.start()
-    service.server.start()
-    yield service.server
-    service.server.stop()
-    service.stop()
-
-
-@pytest.fixture(scope="module")
 def api(site: Site, catalog: Server, new_mongo_database: Callable[[], str]) -> Iterator[ExperimentDaqApi]:
     plugins = {"catalog": {"url": f"https://localhost:{catalog.port}"}}
-    settings = site.acquisition_settings(new_mongo_database(), plugins=plugins)
-    service = build_from_settings(settings, site.station_settings())
-    try:
-        service.start()
-        service.server.start()
-        url = f"https://localhost:{service.server.port}"
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("DM_CA_FILE", str(site.certificates / "ca.pem"))
-            found = ExperimentDaqApi(*MANAGER, url=url)
-            yield found
-            found.client.close()
-    finally:
-        service.server.stop()
-        service.stop()
+    with running_api(site, new_mongo_database(), plugins=plugins) as found:
+        yield found
 
 
 @dataclass
@@ -114,8 +74,8 @@ def filled(source: Path) -> Path:
 
 
 @contextmanager
-def opened(catalog: Server) -> Iterator[FileCatApi]:
-    files = FileCatApi(*MANAGER, url=f"https://localhost:{catalog.port}")
+def opened(site: Site, catalog: Server) -> Iterator[FileCatApi]:
+    files = FileCatApi(*MANAGER, url=f"https://localhost:{catalog.port}", ca_file=site.certificates / "ca.pem")
     yield files
     files.client.close()
 
@@ -124,7 +84,7 @@ def opened(catalog: Server) -> Iterator[FileCatApi]:
 def bench(
     api: ExperimentDaqApi, site: Site, catalog: Server, tmp_path: Path, request: pytest.FixtureRequest
 ) -> Iterator[Bench]:
-    with opened(catalog) as files:
+    with opened(site, catalog) as files:
         experiment = site.experiment(f"k{abs(hash(request.node.name)) % 10**8}")
         yield Bench(api, files, experiment, filled(tmp_path / "source"))
 
@@ -178,7 +138,7 @@ def placed(
 ) -> Iterator[dict[str, tuple[Bench, UploadInfo]]]:
     """All the cases, uploaded at the same time."""
     source = filled(tmp_path_factory.mktemp("places") / "source")
-    with opened(catalog) as files:
+    with opened(site, catalog) as files:
         benches = {
             name(case): Bench(api, files, site.experiment(f"place{number}"), source)
             for number, case in enumerate(PLACES)

@@ -23,18 +23,9 @@ from tests.service.acquisition_fixtures import (
     finish,
     retried,
     running_office,
-    running_site,
     tree,
     until,
 )
-
-
-@pytest.fixture(scope="module")
-def site(run_directory: Path, new_postgres_database: Callable[[], str], certificates: Path) -> Iterator[Site]:
-    directory = run_directory / "acquisition-site"
-    directory.mkdir()
-    with running_site(directory, new_postgres_database(), certificates) as found:
-        yield found
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from dm.station.acquisition.listing import listed_files
 from dm.station.acquisition.office import Office
 from dm.station.acquisition.plugins.base import Order, Plugin, PluginBatch, PluginOptions
 from dm.station.acquisition.transports.base import NoSettings
-from tests.service.acquisition_fixtures import PRINCIPAL, Site, finish, running_office, running_site, tree, until
+from tests.service.acquisition_fixtures import PRINCIPAL, Site, finish, running_office, tree, until
 from tests.service.plugin_fixtures import context
 
 
@@ -76,14 +76,6 @@ class Preparing(Seen):
     def act(self, batch: PluginBatch) -> None:
         for file in batch.files:
             file.metadata["found"] = file.size
-
-
-@pytest.fixture(scope="module")
-def site(run_directory: Path, new_postgres_database: Callable[[], str], certificates: Path) -> Iterator[Site]:
-    directory = run_directory / "plugins-site"
-    directory.mkdir()
-    with running_site(directory, new_postgres_database(), certificates) as found:
-        yield found
 
 
 @pytest.fixture

@@ -14,16 +14,8 @@ import pytest
 from dm.common.errors import InvalidObjectState, ObjectNotFound
 from dm.station.acquisition.office import Office
 from dm.station.acquisition.prune import Pruner, Wish
-from tests.service.acquisition_fixtures import MANAGER, PRINCIPAL, Site, finish, running_office, running_site, tree
+from tests.service.acquisition_fixtures import MANAGER, PRINCIPAL, Site, finish, running_office, tree
 from tests.service.plugin_fixtures import NAMES
-
-
-@pytest.fixture(scope="module")
-def site(run_directory: Path, new_postgres_database: Callable[[], str], certificates: Path) -> Iterator[Site]:
-    directory = run_directory / "prune-site"
-    directory.mkdir()
-    with running_site(directory, new_postgres_database(), certificates) as found:
-        yield found
 
 
 @pytest.fixture(scope="module")

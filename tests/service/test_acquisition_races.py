@@ -27,7 +27,7 @@ from dm.station.acquisition.store import Document
 from dm.station.acquisition.task import Task
 from dm.station.acquisition.transports.base import FileOutcome, FileStamp, NoSettings, Source, TransferBatch
 from dm.station.acquisition.transports.local import Local, LocalSettings
-from tests.service.acquisition_fixtures import PRINCIPAL, Site, finish, running_office, running_site, tree, until
+from tests.service.acquisition_fixtures import PRINCIPAL, Site, finish, running_office, tree, until
 from tests.service.plugin_fixtures import context
 
 STAMP = FileStamp(1, 1)
@@ -61,14 +61,6 @@ class Directory(Plugin):
         if batch.directory_mode:
             self.calls += 1
             raise ServiceUnavailable("The cluster does not answer.")
-
-
-@pytest.fixture(scope="module")
-def site(run_directory: Path, new_postgres_database: Callable[[], str], certificates: Path) -> Iterator[Site]:
-    directory = run_directory / "races-site"
-    directory.mkdir()
-    with running_site(directory, new_postgres_database(), certificates) as found:
-        yield found
 
 
 @pytest.fixture(scope="module")

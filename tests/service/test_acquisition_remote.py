@@ -11,9 +11,7 @@ import pytest
 
 from dm.common.errors import CommunicationError, InvalidArgument
 from dm.station.acquisition.api import ExperimentDaqApi
-from dm.station.acquisition.service import build_from_settings
-from tests.service.acquisition_fixtures import MANAGER, Site, running_site, tree, until
-from tests.service.acquisition_hosts import running_rsync_daemon, running_sshd
+from tests.service.acquisition_fixtures import Site, running_api, tree, until
 
 NAMES = [
     b"scan.dat", b" lead", b"trail ", b"%41", b"#", b"?", b"new\nline", b"'q\"", b"$(id) ;", b"-rf", b"--delete", b"*",
@@ -23,43 +21,13 @@ NAMES = [
 
 
 @pytest.fixture(scope="module")
-def site(run_directory: Path, new_postgres_database: Callable[[], str], certificates: Path) -> Iterator[Site]:
-    directory = run_directory / "acquisition-remote-site"
-    directory.mkdir()
-    with running_site(directory, new_postgres_database(), certificates) as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, Path, Path]]:
-    with running_rsync_daemon(tmp_path_factory.mktemp("rsync") / "server") as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
 def api(
-    site: Site,
-    daemon: tuple[int, Path, Path],
-    new_mongo_database: Callable[[], str],
-    tmp_path_factory: pytest.TempPathFactory,
+    site: Site, ssh: list[str], daemon: tuple[int, Path, Path], new_mongo_database: Callable[[], str]
 ) -> Iterator[ExperimentDaqApi]:
-    with running_sshd(tmp_path_factory.mktemp("ssh") / "server") as ssh:
-        known = {"url": f"rsync://127.0.0.1:{daemon[0]}/dm", "directory": str(daemon[1])}
-        known["password_file"] = str(daemon[2])
-        transports = {"local": {}, "rsync": {"ssh": ssh, "io_timeout": 30, "daemons": {"127.0.0.1": known}}}
-        settings = site.acquisition_settings(new_mongo_database(), transports=transports, plugins={})
-        service = build_from_settings(settings, site.station_settings())
-        service.start()
-        service.server.start()
-        found = ExperimentDaqApi(
-            *MANAGER, url=f"https://localhost:{service.server.port}", ca_file=site.certificates / "ca.pem"
-        )
-        try:
-            yield found
-        finally:
-            found.close()
-            service.server.stop()
-            service.stop()
+    known = {"url": f"rsync://127.0.0.1:{daemon[0]}/dm", "directory": str(daemon[1]), "password_file": str(daemon[2])}
+    transports = {"local": {}, "rsync": {"ssh": ssh, "io_timeout": 30, "daemons": {"127.0.0.1": known}}}
+    with running_api(site, new_mongo_database(), transports=transports, plugins={}) as found:
+        yield found
 
 
 def fill(directory: Path) -> None:

@@ -7,30 +7,14 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from dm.station.acquisition.office import Office
 from dm.station.acquisition.watch.inotify import TreeWatch
 from dm.station.acquisition.watch.polling import DirectoryTimes
 from dm.station.acquisition.watch.scan import Walk
-from tests.service.acquisition_fixtures import PRINCIPAL, Site, finish, running_office, running_site, tree, until
-
-
-@pytest.fixture(scope="module")
-def site(run_directory: Path, new_postgres_database: Callable[[], str], certificates: Path) -> Iterator[Site]:
-    directory = run_directory / "acquisition-scout-site"
-    directory.mkdir()
-    with running_site(directory, new_postgres_database(), certificates) as found:
-        yield found
-
-
-@pytest.fixture
-def database(new_mongo_database: Callable[[], str]) -> str:
-    return new_mongo_database()
+from tests.service.acquisition_fixtures import PRINCIPAL, Site, finish, running_office, tree, until
 
 
 def start(office: Office, name: str, source: Path, **keys: Any) -> str:

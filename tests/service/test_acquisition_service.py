@@ -5,9 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -22,51 +20,17 @@ from dm.common.errors import (
 )
 from dm.common.web.server import Server
 from dm.station.acquisition.api import ExperimentDaqApi, ServiceMonitorDaqApi
-from dm.station.acquisition.service import build_from_settings
 from dm.station.catalog.api import FileCatApi
-from dm.station.catalog.service import build_from_settings as build_catalog
-from dm.station.catalog.settings import CatalogSettings
-from tests.service.acquisition_fixtures import ADMIN, MANAGER, STATION, Site, running_site, tree, until
+from tests.service.acquisition_fixtures import ADMIN, MANAGER, STATION, Site, running_service, tree, until
 
 STRANGER = ("d999999", "the stranger's password")
 
 
 @pytest.fixture(scope="module")
-def site(run_directory: Path, new_postgres_database: Callable[[], str], certificates: Path) -> Iterator[Site]:
-    directory = run_directory / "acquisition-service-site"
-    directory.mkdir()
-    with running_site(directory, new_postgres_database(), certificates) as found:
-        found.client(ADMIN).post("/users", {"username": STRANGER[0], "password": STRANGER[1]})
-        yield found
-
-
-@pytest.fixture(scope="module")
-def catalog(site: Site, new_mongo_database: Callable[[], str]) -> Iterator[Server]:
-    settings = CatalogSettings(
-        host="127.0.0.1",
-        port=0,
-        certificate=site.certificates / "server.pem",
-        key=site.certificates / "server.key",
-        database_url=new_mongo_database(),
-    )
-    service = build_catalog(settings, site.station_settings())
-    service.start()
-    service.server.start()
-    yield service.server
-    service.server.stop()
-    service.stop()
-
-
-@contextmanager
-def running(site: Site, database_url: str, **more: Any) -> Iterator[Server]:
-    service = build_from_settings(site.acquisition_settings(database_url, **more), site.station_settings())
-    try:
-        service.start()
-        service.server.start()
-        yield service.server
-    finally:
-        service.server.stop()
-        service.stop()
+def site(site: Site) -> Site:
+    """A site with a user who has no role."""
+    site.client(ADMIN).post("/users", {"username": STRANGER[0], "password": STRANGER[1]})
+    return site
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +41,7 @@ def database(new_mongo_database: Callable[[], str]) -> str:
 @pytest.fixture(scope="module")
 def service(site: Site, catalog: Server, database: str) -> Iterator[Server]:
     plugins = {"metadata": {}, "catalog": {"url": f"https://localhost:{catalog.port}"}}
-    with running(site, database, plugins=plugins) as server:
+    with running_service(site, database, plugins=plugins) as server:
         yield server
 
 
@@ -237,5 +201,5 @@ def test_health(service: Server, site: Site, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_second_service_on_the_same_database_refuses(service: Server, site: Site, database: str) -> None:
-    with pytest.raises(ConfigurationError, match="Another acquisition service"), running(site, database):
+    with pytest.raises(ConfigurationError, match="Another acquisition service"), running_service(site, database):
         pass

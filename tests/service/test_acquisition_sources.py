@@ -15,16 +15,8 @@ from dm.station.acquisition.office import Office
 from dm.station.acquisition.transports.local import Local, LocalSettings
 from dm.station.acquisition.transports.rsync import Rsync
 from dm.station.acquisition.transports.rsync_command import RsyncSettings
-from tests.service.acquisition_fixtures import PRINCIPAL, Site, finish, running_office, running_site, tree, until
+from tests.service.acquisition_fixtures import PRINCIPAL, Site, finish, running_office, tree, until
 from tests.service.acquisition_hosts import running_sshd
-
-
-@pytest.fixture(scope="module")
-def site(run_directory: Path, new_postgres_database: Callable[[], str], certificates: Path) -> Iterator[Site]:
-    directory = run_directory / "acquisition-sources-site"
-    directory.mkdir()
-    with running_site(directory, new_postgres_database(), certificates) as found:
-        yield found
 
 
 @pytest.fixture(scope="module")

@@ -129,6 +129,14 @@ def in_thread(function: Callable[[], Any]) -> Callable[[], Any]:
     return result
 
 
+def cut_short(service: GlobusStandIn, transport: Globus, stopped: TransferBatch) -> None:
+    """Stop a batch as soon as Globus has a task for it, as the service does when it ends."""
+    result = in_thread(lambda: transport.move(stopped))
+    until(lambda: service.tasks)
+    stopped.stop.set()
+    result()
+
+
 def until(condition: Callable[[], Any]) -> None:
     deadline = time.monotonic() + 30
     while not condition():
@@ -478,11 +486,7 @@ def test_another_transport_stands_in_only_for_what_was_not_submitted(
             (outcome,) = choice.move(batch(root, b"a"))
         assert outcome.ok and outcome.transport == "local"
         # it rests now, but a batch of which a task may be moving files is its own
-        begun = batch(root, b"a")
-        result = in_thread(lambda: globus.move(begun))
-        until(lambda: service.tasks)
-        begun.stop.set()
-        result()
+        cut_short(service, globus, batch(root, b"a"))
         with responses.RequestsMock(), pytest.raises(CommunicationError, match="Globus cannot be reached"):
             choice.move(batch(root, b"a"))
         service.finish(service.only_task())
@@ -500,11 +504,7 @@ def test_a_task_globus_forgot_is_submitted_anew(
     service.hold = True
     write(root, b"a")
     transport = make()
-    stopped = batch(root, b"a")
-    result = in_thread(lambda: transport.move(stopped))
-    until(lambda: service.tasks)
-    stopped.stop.set()
-    result()
+    cut_short(service, transport, batch(root, b"a"))
     service.tasks.clear()
     service.submissions.clear()
     with pytest.raises(TransferError, match="submitted anew"):
@@ -534,11 +534,7 @@ def test_forgetting_cancels_even_a_task_whose_id_was_never_noted(
     service.hold = True
     write(root, b"a")
     transport = make()
-    stopped = batch(root, b"a")
-    result = in_thread(lambda: transport.move(stopped))
-    until(lambda: service.tasks)
-    stopped.stop.set()
-    result()
+    cut_short(service, transport, batch(root, b"a"))
     records = Records(root / "state")
     record = records.load("b1")
     assert isinstance(record, Record)
@@ -556,11 +552,7 @@ def test_what_could_not_be_canceled_is_canceled_later(
     service.hold = True
     write(root, b"a")
     transport = make()
-    stopped = batch(root, b"a")
-    result = in_thread(lambda: transport.move(stopped))
-    until(lambda: service.tasks)
-    stopped.stop.set()
-    result()
+    cut_short(service, transport, batch(root, b"a"))
     unwanted = service.only_task()
     with responses.RequestsMock(), pytest.raises(CommunicationError):
         transport.forget("b1")
@@ -576,11 +568,7 @@ def test_giving_up_what_is_over_already(service: GlobusStandIn, make: Callable[.
     service.hold = True
     write(root, b"a")
     transport = make()
-    stopped = batch(root, b"a")
-    result = in_thread(lambda: transport.move(stopped))
-    until(lambda: service.tasks)
-    stopped.stop.set()
-    result()
+    cut_short(service, transport, batch(root, b"a"))
     service.replies.append((r"POST .*/cancel", error(409, "TaskComplete", "The task is complete")))
     transport.forget("b1")
     assert not list((root / "state").iterdir())

@@ -42,28 +42,6 @@ PASSWORD = "pass phrase of the station"
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("gridftp")
-
-
-@pytest.fixture(scope="module")
-def authority(place: Path) -> GridAuthority:
-    return GridAuthority(place / "authority")
-
-
-@pytest.fixture(scope="module")
-def plain(place: Path) -> Iterator[GridFtpServer]:
-    with running(GridFtpServer(place / "anonymous")) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def secure(place: Path, authority: GridAuthority) -> Iterator[GridFtpServer]:
-    with running(GridFtpServer(place / "secure", authority)) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
 def credential(authority: GridAuthority) -> dict[str, Any]:
     """Settings that prove who we are."""
     certificate, key = authority.issue("station")

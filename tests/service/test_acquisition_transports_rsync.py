@@ -21,25 +21,13 @@ from dm.station.acquisition.transports.base import FileOutcome, FileStamp, Sourc
 from dm.station.acquisition.transports.offering import OPEN_FILES
 from dm.station.acquisition.transports.rsync import Rsync
 from dm.station.acquisition.transports.rsync_command import DaemonSettings, RsyncSettings
-from tests.service.acquisition_hosts import free_port, running_rsync_daemon, running_sshd
+from tests.service.acquisition_hosts import free_port, running_rsync_daemon
 
 NAMES = [
     b"plain.h5", b" lead", b"trail ", b"%41", b"#", b"?", b"new\nline", b"'q\"", b"$(id)", b";", b"-rf", b"--delete",
     b"*", b"[x]", b"back\\slash", b"c\\#012", b"a:b", b"\xff\xfe", "é".encode(), "e\u0301".encode(), "日本😀".encode(),
     b"n" * 255,
 ]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def ssh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
-    with running_sshd(tmp_path_factory.mktemp("ssh") / "server") as command:
-        yield command
-
-
-@pytest.fixture(scope="module")
-def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, Path, Path]]:
-    with running_rsync_daemon(tmp_path_factory.mktemp("rsync") / "server") as found:
-        yield found
 
 
 @pytest.fixture

@@ -20,22 +20,10 @@ from dm.common.errors import CommunicationError, DmException, InvalidArgument, S
 from dm.station.acquisition.transports.base import FileOutcome, Source, TransferBatch, TransferFile
 from dm.station.acquisition.transports.rsync import Rsync
 from dm.station.acquisition.transports.rsync_command import Caller, DaemonSettings, RsyncSettings
-from tests.service.acquisition_hosts import free_port, may_mount, running_rsync_daemon, running_sshd, small_disk
+from tests.service.acquisition_hosts import free_port, may_mount, small_disk
 
 SLOW = 0.5  # megabytes per second, so that a file of some megabytes is on its way for seconds
 DAEMON = "storage.test"
-
-
-@pytest.fixture(scope="module")
-def ssh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
-    with running_sshd(tmp_path_factory.mktemp("ssh") / "server") as command:
-        yield command
-
-
-@pytest.fixture(scope="module")
-def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, Path, Path]]:
-    with running_rsync_daemon(tmp_path_factory.mktemp("rsync") / "server") as found:
-        yield found
 
 
 @pytest.fixture

@@ -9,12 +9,12 @@ import subprocess
 import sys
 import sysconfig
 import venv
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.service.acquisition_fixtures import Site, running_site
+from tests.service.acquisition_fixtures import Site
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "dm-plugin-example"
 
@@ -69,14 +69,6 @@ def python(run_directory: Path) -> Path:
 
 def clean() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith(("PIP_", "PYTHON"))}
-
-
-@pytest.fixture(scope="module")
-def site(run_directory: Path, new_postgres_database: Callable[[], str], certificates: Path) -> Iterator[Site]:
-    directory = run_directory / "plugin-example-site"
-    directory.mkdir()
-    with running_site(directory, new_postgres_database(), certificates) as found:
-        yield found
 
 
 def test_a_daq_runs_with_it(python: Path, site: Site, new_mongo_database: Callable[[], str], tmp_path: Path) -> None:

@@ -12,18 +12,10 @@ import pytest
 from dm.common.client import RestClient, segment
 from dm.common.errors import InvalidArgument, ObjectNotFound
 from dm.station.acquisition.service import build_from_settings
-from tests.service.acquisition_fixtures import ADMIN, MANAGER, STATION, Site, running_site, until
+from tests.service.acquisition_fixtures import ADMIN, MANAGER, STATION, Site, until
 
 # directories of the credentials of transports, of plugins, and of the account itself
 CREDENTIALS = ["of ssh", "of a daemon", "of Globus", "of GridFTP", "of a replica", ".ssh"]
-
-
-@pytest.fixture(scope="module")
-def site(run_directory: Path, new_postgres_database: Callable[[], str], certificates: Path) -> Iterator[Site]:
-    directory = run_directory / "security-sources"
-    directory.mkdir()
-    with running_site(directory, new_postgres_database(), certificates) as found:
-        yield found
 
 
 @pytest.fixture(scope="module")
