@@ -154,6 +154,9 @@ def settings(plan: Plan, layout: Layout) -> dict[str, dict[str, Any]]:
             "environment": layout.setup,
             # our wrappers first: the stage account may not reach the interpreter the service runs on
             "path": f"{layout.bin}:/usr/local/bin:/usr/bin:/bin",
+            "artefact_directory": layout.root / "artefacts",
+            "artefact_login_file": layout.login_file(plan.manager_account),
+            "acquisition_url": f"https://{plan.host}:{ports['acquisition']}",
         },
     }
     for section, values in plan.settings.items():
