@@ -43,29 +43,37 @@ def perhaps(name: str, kind: Any = str, default: Any = "", *, help: str) -> Call
 output_option = option(
     "--output", default="", help="Directory for the results, made when it is not there. Default: the current one."
 )
+within_option = option(
+    "--within",
+    default="",
+    help="Path of FILE in its experiment: results go into the same directories below --output. Default: FILE itself "
+    "when it is relative.",
+)
 
 
 @main.command("image-statistics")
 @argument("file")
 @output_option
+@within_option
 @perhaps("--dataset", help="Path of the images in the file. Default: what NeXus marks, else the largest.")
 @perhaps("--pixels", click.IntRange(16, 8192), 512, help="Longer side of the thumbnail at most.")
 @perhaps("--masking", ["yes", "no"], "yes", help="Leave out pixels that the detector marks as dead or saturated.")
-def image_statistics(file: str, output: str, dataset: str, pixels: int, masking: str) -> None:
+def image_statistics(file: str, output: str, within: str, *, dataset: str, pixels: int, masking: str) -> None:
     """Draw a thumbnail of the images in HDF5 FILE and compute their statistics."""
     from dm.station.workflows.tools import statistics
 
-    results.tell(statistics.run(file, results.directory(output), dataset, pixels, masking == "yes"))
+    results.tell(statistics.run(file, results.beside(output, file, within), dataset, pixels, masking == "yes"))
 
 
 @main.command("summary")
 @argument("file")
 @output_option
-def summary(file: str, output: str) -> None:
+@within_option
+def summary(file: str, output: str, within: str) -> None:
     """Write down what is in NeXus, HDF5 or SPEC FILE."""
     from dm.station.workflows.tools import summary as tool
 
-    results.tell(tool.run(file, results.directory(output)))
+    results.tell(tool.run(file, results.beside(output, file, within)))
 
 
 @main.command("audit")
@@ -85,6 +93,7 @@ def audit(experiment: str, output: str, digests: str, login_file: str) -> None:
 @main.command("integrate")
 @argument("file")
 @output_option
+@within_option
 @perhaps("--poni", help="Calibration by pyFAI; without one the numbers, and else what the file says, count.")
 @perhaps("--distance", float, None, help="Sample to detector, mm.")
 @perhaps("--beam-x", float, None, help="Column where the beam hits, pixels.")
@@ -98,35 +107,37 @@ def audit(experiment: str, output: str, digests: str, login_file: str) -> None:
 @perhaps("--points", click.IntRange(2, 100_000), 1000, help="Points of the curve.")
 @perhaps("--unit", ["q_A^-1", "q_nm^-1", "2th_deg"], "q_A^-1", help="What the curve runs over.")
 @perhaps("--polarization", click.FloatRange(-1, 1), None, help="Polarization factor to correct for.")
-def integrate(file: str, output: str, **given: Any) -> None:
+def integrate(file: str, output: str, within: str, **given: Any) -> None:
     """Integrate the images in HDF5 FILE azimuthally (with pyFAI)."""
     from dm.station.workflows.tools import integrate as tool
 
     options = {name: given.pop(name) for name in ("poni", "mask", "dataset", "points", "unit", "polarization")}
-    results.tell(tool.run(file, results.directory(output), given=given, **options))
+    results.tell(tool.run(file, results.beside(output, file, within), given=given, **options))
 
 
 @main.command("compress")
 @argument("file")
 @output_option
+@within_option
 @perhaps("--method", ["gzip", "zstd"], "gzip", help="How.")
 @perhaps("--level", int, None, help="Effort: gzip 1 to 9 (6), zstd 1 to 19 (3).")
-def compress(file: str, output: str, method: str, level: int | None) -> None:
+def compress(file: str, output: str, within: str, method: str, level: int | None) -> None:
     """Compress FILE and verify by unpacking; the file itself stays."""
     from dm.station.workflows.tools import compress as tool
 
-    results.tell(tool.run(file, results.directory(output), method, level))
+    results.tell(tool.run(file, results.beside(output, file, within), method, level))
 
 
 @main.command("convert")
 @argument("file")
 @output_option
+@within_option
 @perhaps("--compression", ["gzip", "bitshuffle", "none"], "gzip", help="Compression within the HDF5 file.")
-def convert(file: str, output: str, compression: str) -> None:
+def convert(file: str, output: str, within: str, compression: str) -> None:
     """Convert image FILE (TIFF, CBF, EDF, MarCCD ...) to HDF5 and verify pixel by pixel."""
     from dm.station.workflows.tools import convert as tool
 
-    results.tell(tool.run(file, results.directory(output), compression))
+    results.tell(tool.run(file, results.beside(output, file, within), compression))
 
 
 @main.command("copy")

@@ -36,11 +36,16 @@
     },
     "stages": {
         "01-INTEGRATE": {
-            "command": 'dm-process integrate --output "$outputDirectory/$id" --poni "$poni" --distance "$distance" '
+            "command": 'dm-process integrate --output "$outputDirectory/$id/azimuthal-integration" --within "$experimentFilePath" '
+            '--poni "$poni" --distance "$distance" '
             '--beam-x "$beamX" --beam-y "$beamY" --pixel-x "$pixelX" --pixel-y "$pixelY" --energy "$energy" --mask "$mask" '
             '--dataset "$dataset" --points "$points" --unit "$unit" --polarization "$polarization" -- $filePath',
             "parallelExec": True,
-            "artefacts": ["$outputDirectory/$id/*.integrated.h5", "$outputDirectory/$id/*.integrated.dat"],
+        },
+        "90-PUBLISH": {
+            "command": 'test -d "$outputDirectory/$id"',
+            "runIf": "$experimentName",
+            "artefacts": ["$outputDirectory/$id/**"],
         },
         "99-CLEAN": {
             "command": '[ -z "$experimentName" ] || [ "$jobStatus" = failed ] || rm -rf -- "$outputDirectory/$id"',

@@ -25,13 +25,17 @@
     },
     "stages": {
         "01-AUDIT": {
-            "command": 'dm-process audit --output "$outputDirectory/$id" --digests "$digests" '
+            "command": 'dm-process audit --output "$outputDirectory/$id/checksum-audit" --digests "$digests" '
             '--login-file "$loginFile" -- "$experimentName"',
-            "artefacts": ["$outputDirectory/$id/*.audit.json"],
+            "artefacts": ["$outputDirectory/$id/**"],
         },
         "02-VERDICT": {
             "command": '[ "$nMissing $nDifferent $nUnreadable" = "0 0 0" ] || { echo "$experimentName: $nMissing missing, '
             '$nDifferent different, $nUnreadable unreadable of $nFiles files" >&2; exit 1; }',
+        },
+        "99-CLEAN": {
+            "command": '[ "$jobStatus" = failed ] || rm -rf -- "$outputDirectory/$id"',
+            "cleanup": True,
         },
     },
 }

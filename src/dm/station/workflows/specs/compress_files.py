@@ -17,9 +17,14 @@
     },
     "stages": {
         "01-COMPRESS": {
-            "command": 'dm-process compress --output "$outputDirectory/$id" --method "$method" --level "$level" -- $filePath',
+            "command": 'dm-process compress --output "$outputDirectory/$id/compress-files" --within "$experimentFilePath" '
+            '--method "$method" --level "$level" -- $filePath',
             "parallelExec": True,
-            "artefacts": ["$outputDirectory/$id/*.gz", "$outputDirectory/$id/*.zst"],
+        },
+        "90-PUBLISH": {
+            "command": 'test -d "$outputDirectory/$id"',
+            "runIf": "$experimentName",
+            "artefacts": ["$outputDirectory/$id/**"],
         },
         "99-CLEAN": {
             "command": '[ -z "$experimentName" ] || [ "$jobStatus" = failed ] || rm -rf -- "$outputDirectory/$id"',

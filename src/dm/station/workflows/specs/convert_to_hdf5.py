@@ -21,9 +21,14 @@
     },
     "stages": {
         "01-CONVERT": {
-            "command": 'dm-process convert --output "$outputDirectory/$id" --compression "$compression" -- $filePath',
+            "command": 'dm-process convert --output "$outputDirectory/$id/convert-to-hdf5" --within "$experimentFilePath" '
+            '--compression "$compression" -- $filePath',
             "parallelExec": True,
-            "artefacts": ["$outputDirectory/$id/*.h5"],
+        },
+        "90-PUBLISH": {
+            "command": 'test -d "$outputDirectory/$id"',
+            "runIf": "$experimentName",
+            "artefacts": ["$outputDirectory/$id/**"],
         },
         "99-CLEAN": {
             "command": '[ -z "$experimentName" ] || [ "$jobStatus" = failed ] || rm -rf -- "$outputDirectory/$id"',

@@ -16,9 +16,14 @@
     },
     "stages": {
         "01-SUMMARY": {
-            "command": 'dm-process summary --output "$outputDirectory/$id" -- $filePath',
+            "command": 'dm-process summary --output "$outputDirectory/$id/file-summary" --within "$experimentFilePath" '
+            "-- $filePath",
             "parallelExec": True,
-            "artefacts": ["$outputDirectory/$id/*.summary.txt", "$outputDirectory/$id/*.summary.json"],
+        },
+        "90-PUBLISH": {
+            "command": 'test -d "$outputDirectory/$id"',
+            "runIf": "$experimentName",
+            "artefacts": ["$outputDirectory/$id/**"],
         },
         "99-CLEAN": {
             "command": '[ -z "$experimentName" ] || [ "$jobStatus" = failed ] || rm -rf -- "$outputDirectory/$id"',

@@ -40,10 +40,14 @@
         "03-BACK": {
             "command": '_n="$resultName"; [ -n "$_n" ] || _n=$(basename -- "$filePath"); '
             'dm-process copy --proxy "$proxy" --certificates "$certificates" --streams "$streams" '
-            '--identity "$identity" --port "$sshPort" -- "$remoteUrl/$id/$_n" "$outputDirectory/$id/" && '
-            '{ [ -n "$remoteCommand$resultName" ] || cmp -- "$filePath" "$outputDirectory/$id/$_n"; }',
+            '--identity "$identity" --port "$sshPort" -- "$remoteUrl/$id/$_n" "$outputDirectory/$id/hpc-copy/" && '
+            '{ [ -n "$remoteCommand$resultName" ] || cmp -- "$filePath" "$outputDirectory/$id/hpc-copy/$_n"; }',
             "retry": {"count": 2, "backoff": 5},
-            "artefacts": ["$outputDirectory/$id/*"],
+        },
+        "90-PUBLISH": {
+            "command": 'test -d "$outputDirectory/$id"',
+            "runIf": "$experimentName",
+            "artefacts": ["$outputDirectory/$id/**"],
         },
         "99-CLEAN": {
             "command": '[ -z "$experimentName" ] || [ "$jobStatus" = failed ] || rm -rf -- "$outputDirectory/$id"',

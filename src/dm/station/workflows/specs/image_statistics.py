@@ -24,10 +24,15 @@
     },
     "stages": {
         "01-STATISTICS": {
-            "command": 'dm-process image-statistics --output "$outputDirectory/$id" --dataset "$dataset" '
+            "command": 'dm-process image-statistics --output "$outputDirectory/$id/image-statistics" --within "$experimentFilePath" '
+            '--dataset "$dataset" '
             '--pixels "$pixels" --masking "$masking" -- $filePath',
             "parallelExec": True,
-            "artefacts": ["$outputDirectory/$id/*.png", "$outputDirectory/$id/*.statistics.json"],
+        },
+        "90-PUBLISH": {
+            "command": 'test -d "$outputDirectory/$id"',
+            "runIf": "$experimentName",
+            "artefacts": ["$outputDirectory/$id/**"],
         },
         "99-CLEAN": {
             "command": '[ -z "$experimentName" ] || [ "$jobStatus" = failed ] || rm -rf -- "$outputDirectory/$id"',

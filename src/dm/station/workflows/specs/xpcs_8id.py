@@ -36,7 +36,7 @@
         # On the way the file has a plain name of our own: those of raw files may not survive URLs and job scripts.
         "01-PREPARE": {
             "command": 'set -e; _raw=$(realpath -e -- "$filePath"); _stem=$(basename -- "$_raw"); _stem="${_stem%.*}"; '
-            'mkdir -p -- "$outputDirectory/$id"; ln -sfn -- "$_raw" "$outputDirectory/$id/.raw.h5"; '
+            'mkdir -p -- "$outputDirectory/$id/xpcs-8id"; ln -sfn -- "$_raw" "$outputDirectory/$id/.raw.h5"; '
             'echo "SGE queue: $queue"; '
             'echo "SGE job name: xpcs_$(printf %s "$_stem" | tr -c "[:alnum:]_" _ | cut -c 1-60)"; '
             'echo "Result: $_stem.xpcs.h5"',
@@ -80,8 +80,12 @@
         "07-BACK": {
             "command": "globus-url-copy -verify-checksum -restart -rst-retries 3 "
             '"$clusterUrl/$id/result.h5" "file://$outputDirectory/$id/.result.h5" && '
-            'mv -- "$outputDirectory/$id/.result.h5" "$outputDirectory/$id/$resultName"',
-            "artefacts": ["$outputDirectory/$id/*.xpcs.h5"],
+            'mv -- "$outputDirectory/$id/.result.h5" "$outputDirectory/$id/xpcs-8id/$resultName"',
+        },
+        "90-PUBLISH": {
+            "command": 'test -d "$outputDirectory/$id"',
+            "runIf": "$experimentName",
+            "artefacts": ["$outputDirectory/$id/**"],
         },
         "99-CLEAN": {
             "command": 'rm -rf -- "$clusterDirectory/$id"; [ -z "$experimentName" ] || [ "$jobStatus" = failed ] || '

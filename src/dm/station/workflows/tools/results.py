@@ -85,6 +85,18 @@ def directory(place: str) -> Path:
     return found
 
 
+def beside(output: str, file: str, within: str) -> Path:
+    """Return the directory for what is made of a file: below ``output`` where the file is within its experiment.
+
+    :param within: the file's path in the experiment; empty: that of ``file`` when it is relative, as jobs name files of
+        their experiment, else results lie directly in ``output``.
+    :raises InvalidArgument: a path that leads out of the experiment.
+    """
+    path = within or ("" if file.startswith("/") else file)
+    inner = paths.decode(paths.relative(path)).rpartition("/")[0] if path else ""
+    return directory(f"{output or '.'}/{inner}")
+
+
 def named(path: str, ending: str) -> str:
     """Return the name of a result: the name of the file it was made from, as text, with another ending."""
     stem = os.fsencode(Path(path).name)
