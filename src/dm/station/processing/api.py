@@ -26,14 +26,39 @@ __all__ = [
     "ProcessingJob",
     "ServiceMonitorProcApi",
     "Workflow",
+    "WorkflowDifference",
     "WorkflowProcApi",
+    "WorkflowVersion",
 ]
 
 
 class Workflow(DmObject):
-    """A workflow: ``id``, ``name``, ``owner``, ``userAccount``, ``description``, ``stages`` in execution order."""
+    """A workflow: ``id``, ``name``, ``owner``, ``userAccount``, ``description``, ``stages`` in execution order.
+
+    ``revision`` counts the changes of its definition.
+    """
 
     DEFAULT_KEY_LIST: ClassVar[list[str]] = ["id", "name", "owner"]
+
+
+class WorkflowVersion(DmObject):
+    """A revision of a workflow."""
+
+    DEFAULT_KEY_LIST: ClassVar[list[str]] = ["revision", "timestamp", "username", "isCurrent", "note", "description"]
+
+
+class WorkflowDifference(DmObject):
+    """What differs between two revisions of a workflow."""
+
+    DEFAULT_KEY_LIST: ClassVar[list[str]] = [
+        "fromRevision",
+        "toRevision",
+        "same",
+        "changedKeys",
+        "addedStages",
+        "removedStages",
+        "changedStages",
+    ]
 
 
 class WorkflowProcApi(ProcessingJobs):
@@ -70,6 +95,41 @@ class WorkflowProcApi(ProcessingJobs):
     def deleteWorkflowByName(self, owner: str, name: str) -> Workflow:
         """Delete a workflow and return it; jobs it started keep their copies. :raises ObjectNotFound: none."""
         return Workflow(self.client.delete(f"/workflowsByOwner/{owner_segment(owner)}/{segment(name)}"))
+
+    def listWorkflowVersions(self, owner: str, name: str) -> list[WorkflowVersion]:
+        """Return the revisions of a workflow, oldest first (the newest 1,000), also of a deleted one.
+
+        :returns: of each ``revision``, ``time``, ``timestamp``, ``username``, ``note``, ``description``, ``isCurrent``.
+        :raises ObjectNotFound: no such workflow the user may see.
+        """
+        return self._records(WorkflowVersion, self.client.get(f"{self._workflow(owner, name)}/versions"))
+
+    def getWorkflowVersion(self, owner: str, name: str, revision: int) -> WorkflowVersion:
+        """Return a revision with its definition under ``workflow``. :raises ObjectNotFound: no such revision."""
+        return WorkflowVersion(self.client.get(f"{self._workflow(owner, name)}/versions/{segment(revision)}"))
+
+    def diffWorkflowVersions(
+        self, owner: str, name: str, fromRevision: int | None = None, toRevision: int | None = None
+    ) -> WorkflowDifference:
+        """Compare two revisions of a workflow.
+
+        :param fromRevision: default: the one before ``toRevision``. :param toRevision: default: the newest.
+        :returns: ``same``, ``changedKeys``, ``addedStages``, ``removedStages``, ``changedStages`` (name -> keys) and
+            ``text``, a unified diff. :raises ObjectNotFound: no such revision, or there is only one.
+        """
+        path = f"{self._workflow(owner, name)}/diff"
+        return WorkflowDifference(self.client.get(path, fromRevision=fromRevision, toRevision=toRevision))
+
+    def restoreWorkflowVersion(self, owner: str, name: str, revision: int) -> Workflow:
+        """Make an earlier definition the current one, as a new revision; a deleted workflow is there again.
+
+        :raises ObjectNotFound: no such revision.
+        """
+        return Workflow(self.client.post(f"{self._workflow(owner, name)}/versions/{segment(revision)}/restore"))
+
+    @staticmethod
+    def _workflow(owner: str, name: str) -> str:
+        return f"/workflowsByOwner/{owner_segment(owner)}/{segment(name)}"
 
     def listWorkflows(self, owner: str | None = None, queryDict: Mapping[str, Any] | None = None) -> list[Workflow]:
         """Return the workflows of an owner (default: the user), by name.

@@ -31,6 +31,21 @@ class WorkflowName(Owner):
     name: str = Field(description="Workflow name.")
 
 
+class WorkflowRevision(WorkflowName):
+    """One revision of a workflow."""
+
+    revision: int = Field(ge=1, le=99_999_999, description="Its number.")
+
+
+class WorkflowDiff(WorkflowName):
+    """Two revisions of a workflow."""
+
+    from_revision: int | None = Field(
+        default=None, ge=1, le=99_999_999, description="The earlier one; unset: the one before toRevision."
+    )
+    to_revision: int | None = Field(default=None, ge=1, le=99_999_999, description="The later one; unset: the newest.")
+
+
 class WorkflowId(Arguments):
     """One workflow by id."""
 

@@ -53,6 +53,11 @@ def check(pattern: Any) -> None:
         raise InvalidArgument(f"{where} captures the reserved name {min(reserved)!r}; choose another group name.")
 
 
+def groups(pattern: str) -> list[str]:
+    """Return the named groups of a checked regex, in their order."""
+    return sorted(_compiled(pattern).groupindex, key=_compiled(pattern).groupindex.get)
+
+
 def capture(patterns: list[str], output: bytes) -> dict[str, str]:
     """Search each regex anywhere in the (multi-line) output.
 

@@ -9,6 +9,7 @@ from dm.common.web.common import reset_alarms
 from dm.common.web.routes import MANAGER, USER, Access, Request, Route, Who
 from dm.station.processing import arguments as given
 from dm.station.processing.jobs import Jobs
+from dm.station.processing.workflow_routes import workflow_routes
 from dm.station.processing.workflows import Workflows
 
 OWNER = Access(Who.OWNER, "owner")
@@ -21,42 +22,7 @@ Record = dict[str, Any]
 
 def routes(workflows: Workflows, jobs: Jobs, health: Health) -> list[Route]:
     """Return the table, bound to the use cases."""
-    return [*_workflow_routes(workflows), *_job_routes(jobs), reset_alarms(health, MANAGER)]
-
-
-def _workflow_routes(workflows: Workflows) -> list[Route]:
-    def find(request: Request, arguments: given.WorkflowList) -> list[Record]:
-        return workflows.find(request.principal, arguments.owner, arguments.query_dict)
-
-    def get(request: Request, arguments: given.WorkflowName) -> Record:
-        return workflows.get(request.principal, arguments.owner, arguments.name)
-
-    def get_by_id(request: Request, arguments: given.WorkflowId) -> Record:
-        return workflows.get_by_id(request.principal, arguments.id, arguments.owner)
-
-    def add(request: Request, arguments: given.WorkflowSpec) -> Record:
-        return workflows.add(request.principal, arguments.workflow, arguments.allow_current_username)
-
-    def update(request: Request, arguments: given.WorkflowSpec) -> Record:
-        return workflows.update(request.principal, arguments.workflow, arguments.allow_current_username)
-
-    def upsert(request: Request, arguments: given.WorkflowSpec) -> Record:
-        return workflows.upsert(request.principal, arguments.workflow, arguments.allow_current_username)
-
-    def delete(request: Request, arguments: given.WorkflowName) -> Record:
-        return workflows.delete(request.principal, arguments.owner, arguments.name)
-
-    by_owner, by_name = "/workflowsByOwner/{owner}", "/workflowsByOwner/{owner}/{name}"
-    spec = given.WorkflowSpec
-    return [
-        _route("GET", by_owner, find, OWNER, "List the workflows of an owner, by name.", given.WorkflowList),
-        _route("GET", by_name, get, OWNER, "Get a workflow; its stages are in execution order.", given.WorkflowName),
-        _route("DELETE", by_name, delete, OWNER, "Delete a workflow.", given.WorkflowName),
-        _route("GET", "/workflowsById/{id}", get_by_id, USER, "Get a workflow by its id.", given.WorkflowId),
-        _route("POST", "/workflows/addWorkflow", add, USER, "Add a workflow.", spec),
-        _route("PUT", "/workflows/updateWorkflow", update, USER, "Replace a workflow, found by id or name.", spec),
-        _route("PUT", "/workflows/upsertWorkflow", upsert, USER, "Replace a workflow, or add it.", spec),
-    ]
+    return [*workflow_routes(workflows), *_job_routes(jobs), reset_alarms(health, MANAGER)]
 
 
 def _job_routes(jobs: Jobs) -> list[Route]:

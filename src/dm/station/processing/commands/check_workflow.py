@@ -1,0 +1,31 @@
+"""``dm-check-workflow``"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dm.common.command import command
+from dm.common.errors import InvalidArgument
+from dm.common.records import DmObject
+from dm.station.processing.commands.workflow_options import read_spec, spec_options
+
+
+@command("dm-check-workflow")
+@spec_options
+def main(py_spec: Path | None, json_spec: Path | None) -> list[DmObject]:
+    """Check a specification file without a service: print all that is wrong with it.
+
+    Of a file that is in order it prints the stages as they will run: what each waits for, and which arguments it uses.
+    """
+    from dm.station.processing import overview, specs
+
+    spec: dict[str, Any] = read_spec(py_spec, json_spec)
+    problems = specs.problems(spec, "owner")
+    for problem in problems:
+        click.echo(problem)
+    if problems:
+        raise InvalidArgument(f"File {str(py_spec or json_spec)!r} has {len(problems)} problems.")
+    return [DmObject(stage) for stage in overview.stages(specs.checked(spec, "owner"))]
