@@ -64,7 +64,10 @@ class ChildRun:
         finally:
             self.stage.running -= 1
             self.context.slots.release(self.job.owner)
-        return await self._ended(outcome)
+        try:
+            return await self._ended(outcome)
+        finally:  # not before: until its record is complete, its output is in the executor's files
+            self.job.running.pop(self._known().number, None)
 
     async def _place(self) -> bool:
         if self.stage.abort.is_set():
@@ -164,7 +167,6 @@ class ChildRun:
                 return waiter.result()
             return Outcome(None, end_time=time.time(), reason="The process could not be killed.")
         finally:
-            self.job.running.pop(child.number, None)
             waiter.cancel()
             abort.cancel()
             await asyncio.gather(waiter, abort, return_exceptions=True)

@@ -36,6 +36,7 @@ class JobRun:
         self.owner: str = document["owner"]
         self.order: str = document["order"]
         self.priority: int = document.get("priority", 0)
+        self.restarts: int = document.get("restarts", 0)
         self.status: str = document["status"]
         self.workflow: dict[str, Any] = json.loads(document["workflow"])
         self.stages: dict[str, dict[str, Any]] = self.workflow["stages"]

@@ -34,6 +34,7 @@ MAX_PAGE = 5_000
 MAX_SUBMITTED = 500
 LIST_OUTPUT = 16 << 20
 SMALL_SHARE = 256
+_CURSOR = re.compile(r"[0-9]{1,20}")
 _JOB_ID = re.compile(r"[A-Za-z0-9-]{1,64}")
 
 Job = dict[str, Any]
@@ -272,13 +273,44 @@ class Jobs:
         :param keys: see :func:`documents.record`; with ``ALL``, processes beyond the first 64 of a job and long
             outputs are left to :meth:`get`.
         """
-        conditions = queries.translated(query)
+        conditions, owner = queries.translated(query), self._asked(principal, owner)
+        found = self._store.jobs(owner, conditions, skip, min(limit, MAX_PAGE), documents.unneeded(keys))
+        return self._records(found, keys)
+
+    def page(
+        self,
+        principal: Principal,
+        *,
+        owner: str | None = None,
+        query: Mapping[str, Any] | None = None,
+        after: str | None = None,
+        limit: int = MAX_PAGE,
+        keys: str | list[str] | None = None,
+    ) -> Job:
+        """Return a page of jobs, newest first; any page costs the same.
+
+        :param after: the cursor of the page before; ``None`` starts with the newest. Others: see :meth:`find`.
+        :returns: ``{"jobs": [...], "after": cursor}``; the cursor is ``None`` on the last page.
+        :raises InvalidArgument: not a cursor.
+        """
+        if after and not _CURSOR.fullmatch(after):
+            raise InvalidArgument(f"Cursor {after[:40]!a} is not one this service gave; start without 'after'.")
+        conditions, owner = queries.translated(query), self._asked(principal, owner)
+        limit = min(limit, MAX_PAGE)
+        found = self._store.jobs(owner, conditions, 0, limit + 1, documents.unneeded(keys), after or None)[::-1]
+        records = self._records(found[:limit], keys)
+        return {"jobs": records, "after": found[limit - 1]["order"] if len(found) > limit else None}
+
+    def _asked(self, principal: Principal, owner: str | None) -> str | None:
+        """Return whose jobs are listed; ``None`` for everybody's. :raises AuthorizationError: not the caller's."""
         if owner is not None:
             self._rights.check_owner(principal, specs.check_owner(owner))
         elif not self._rights.manages(principal):
-            owner = principal.username
-        without = documents.unneeded(keys)
-        found = self._store.jobs(owner, conditions, skip, min(limit, MAX_PAGE), without)
+            return principal.username
+        return owner
+
+    @staticmethod
+    def _records(found: Sequence[Mapping[str, Any]], keys: str | list[str] | None) -> list[Job]:
         room, records = LIST_OUTPUT, []
         for document in found:
             share = documents.RECORD_OUTPUT if room > 0 else SMALL_SHARE
@@ -298,6 +330,31 @@ class Jobs:
         names = list(json.loads(document["workflow"])["stages"])
         found = [documents.Child.from_document(child) for child in page]
         return [child.record(names[child.stage], documents.RECORD_OUTPUT) for child in found if child.ended]
+
+    def child(
+        self, principal: Principal, job_id: str, owner: str | None, number: int
+    ) -> tuple[documents.Child | None, bool]:
+        """Return a process of a job, also one that runs (``None``: not begun), and whether the job has not ended.
+
+        :raises ObjectNotFound: no job the caller may see.
+        """
+        document = self._visible(principal, job_id, owner)
+        found = document["children"].get(f"c{number}")
+        if found is None and number >= documents.EMBEDDED:
+            found = next(iter(self._store.children(job_id, number, 1)), None)
+        child = documents.Child.from_document(found) if found else None
+        return child if child and child.number == number else None, bool(document.get("active"))
+
+    def child_record(self, principal: Principal, job_id: str, owner: str | None, number: int) -> Job:
+        """Return the record of one process; of one that runs ``exitStatus`` and ``endTime`` are ``None``.
+
+        :raises ObjectNotFound: no job the caller may see, or it has not begun this process.
+        """
+        child, _ = self.child(principal, job_id, owner, number)
+        if child is None:
+            raise ObjectNotFound(f"Process {number} of job {job_id} does not exist.")
+        names = list(json.loads(self._found(job_id)["workflow"])["stages"])
+        return child.record(names[child.stage], documents.RECORD_OUTPUT)
 
     # --- changing --------------------------------------------------------------------------------------------
 

@@ -18,12 +18,14 @@ from dm.common.web.application import Application, Authenticator, Authorizer
 from dm.common.web.server import Server, serve
 from dm.common.web.sessions import MemorySessionStore, SessionStore
 from dm.station.processing import accounts
+from dm.station.processing.artefacts import Artefacts
 from dm.station.processing.context import Event
 from dm.station.processing.engine import Engine
 from dm.station.processing.executors.base import Executor
 from dm.station.processing.executors.running import Executors
 from dm.station.processing.jobs import Jobs, Site
 from dm.station.processing.logbook import Logbook
+from dm.station.processing.outputs import Outputs
 from dm.station.processing.rights import Rights
 from dm.station.processing.routes import routes
 from dm.station.processing.settings import ProcessingSettings
@@ -40,7 +42,7 @@ class Processing:
 
     :param store: prepared database. :param executors: run processes. :param settings: of the service.
     :param spool: directory for the state of running processes. :param site: answers about experiments.
-    :param logbook: of accepted jobs.
+    :param logbook: of accepted jobs. :param artefacts: uploads what stages make.
     """
 
     store: Store
@@ -51,10 +53,12 @@ class Processing:
     health: Health
     station: str
     logbook: Logbook
+    artefacts: Artefacts
     listeners: list[Callable[[Event], None]] = field(default_factory=list)  # called in the engine's thread
     engine: Engine = field(init=False)
     workflows: Workflows = field(init=False)
     jobs: Jobs = field(init=False)
+    outputs: Outputs = field(init=False)
 
     def __post_init__(self) -> None:
         rights = Rights(self.station, self.settings.users_may_author)
@@ -77,6 +81,9 @@ class Processing:
             site=self.site,
             logbook=self.logbook,
         )
+        logs, waiters = self.engine.context.logs, self.settings.threads // 4
+        self.outputs = Outputs(self.jobs, self.engine.output, logs.path, waiters)
+        self.engine.context.publish = self.artefacts.of_stage
         for name in ("jobs", "queued", "running", "waiting"):
             gauge = self.health.gauge(f"processing_{name}", f"Processing: {name} at present.")
             gauge.set_function(functools.partial(self._load, name))
@@ -100,6 +107,7 @@ class Processing:
     def stop(self) -> None:
         """Stop the engine (what runs goes on), close the connections to database and site."""
         self.engine.close()
+        self.artefacts.close()
         self.logbook.close()
         self.store.close()
         self.site.close()
@@ -153,7 +161,8 @@ def build_app(
     processing: Processing, authenticator: Authenticator, authorizer: Authorizer, sessions: SessionStore
 ) -> Application:
     """Return the service's web application."""
-    table = routes(processing.workflows, processing.jobs, processing.health)
+    parts = processing
+    table = routes(parts.workflows, parts.jobs, parts.outputs, parts.logbook, parts.health)
     return Application(NAME, table, authenticator, authorizer, sessions, processing.health)
 
 
@@ -196,6 +205,7 @@ def build_from_settings(
         health=Health(NAME, station.name),
         station=station.name,
         logbook=Logbook((station.var_dir / "logbook").absolute(), settings.logbook_days),
+        artefacts=Artefacts(settings, station),
     )
     sessions = MemorySessionStore(*settings.session_limits)
     application = build_app(processing, identity, identity.authorizer(), sessions)

@@ -6,22 +6,19 @@ import hashlib
 import json
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pymongo
 from pymongo.errors import (
     BulkWriteError,
-    ConnectionFailure,
     DocumentTooLarge,
     DuplicateKeyError,
-    ExecutionTimeout,
     InvalidDocument,
-    PyMongoError,
     WriteConcernError,
 )
 
-from dm.common.errors import ObjectAlreadyExists, ProcessingError, ServiceUnavailable
+from dm.common.errors import ObjectAlreadyExists, ProcessingError
 from dm.common.mongo import BulkWrites
 from dm.station.processing.mongo import translated
 from dm.station.processing.versionstore import VersionStore
@@ -139,7 +136,8 @@ class Store:
     def replace_workflow(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
         """Replace a workflow that may get another name or owner.
 
-        :returns: ``False`` when the old one is gone or has another revision by now. :raises ObjectAlreadyExists: the new name is taken.
+        :returns: ``False`` when the old one is gone or has another revision by now.
+        :raises ObjectAlreadyExists: the new name is taken.
         """
         document = self._workflow_document(new)
         old_key = self._workflow_key(old["owner"], old["name"])
@@ -197,16 +195,24 @@ class Store:
         with translated():
             return self._jobs.count_documents({"active": 1})
 
-    def jobs(
-        self, owner: str | None, query: Mapping[str, Any], skip: int, limit: int, without: Iterable[str] = ()
+    def jobs(  # noqa: PLR0917
+        self,
+        owner: str | None,
+        query: Mapping[str, Any],
+        skip: int,
+        limit: int,
+        without: Iterable[str] = (),
+        before: str | None = None,
     ) -> list[dict[str, Any]]:
         """Return a page of jobs, oldest first, counted from the newest.
 
         :param owner: whose; ``None`` for all. :param query: checked conditions. :param without: fields left out.
+        :param before: only jobs older than the one of this order key.
         """
-        field, bounds = "order", {}
+        field, bounds = "order", {"order": {"$lt": before}} if before else {}
         if owner is not None:
-            field, bounds = "ownerOrder", {"ownerOrder": {"$gte": f"{owner}:", "$lt": f"{owner};"}}
+            field, end = "ownerOrder", f"{owner}:{before}" if before else f"{owner};"
+            bounds = {"ownerOrder": {"$gte": f"{owner}:", "$lt": end}}
         projection = dict.fromkeys(without, 0) or None
         with translated():
             cursor = self._jobs.find({**query, **bounds}, projection).sort(field, -1).skip(skip).limit(limit)
