@@ -8,24 +8,19 @@ from typing import Any
 from sqlalchemy import Connection, RowMapping, bindparam, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
+from dm.site.storage.experiment_store import with_experiment
 from dm.site.storage.tables import batches, experiments, stations, storages
 
 # Statements of the way every batch takes are made once: making them costs more than the database needs to answer.
 _THIS = batches.c.id == bindparam("batch")
-_GET = (
-    select(
-        batches,
-        stations.c.name.label("station_name"),
-        experiments.c.storage_directory,
-        experiments.c.auth_group_name,
-        experiments.c.state.label("experiment_state"),
-        storages.c.host.label("storage_host"),
-    )
-    .join(experiments, experiments.c.id == batches.c.experiment_id)
-    .join(stations, stations.c.id == experiments.c.station_id)
-    .join(storages, storages.c.id == experiments.c.storage_id)
-    .where(_THIS)
-)
+_GET = with_experiment(
+    batches,
+    stations.c.name.label("station_name"),
+    experiments.c.storage_directory,
+    experiments.c.auth_group_name,
+    experiments.c.state.label("experiment_state"),
+    storages.c.host.label("storage_host"),
+).where(_THIS)
 _GET_LOCKED = _GET.with_for_update(of=batches)
 _STATE = select(batches.c.state).where(_THIS)
 _QUEUE = (

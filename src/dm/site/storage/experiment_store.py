@@ -5,7 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, Select, bindparam, func, insert, select, text, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    RowMapping,
+    Select,
+    Table,
+    bindparam,
+    func,
+    insert,
+    select,
+    text,
+    update,
+)
 
 from dm.site.storage.tables import (
     experiment_roles,
@@ -35,6 +47,16 @@ def _joined() -> Select[Any]:
         )
         .join(stations, stations.c.id == experiments.c.station_id)
         .join(experiment_types, experiment_types.c.id == experiments.c.type_id)
+        .join(storages, storages.c.id == experiments.c.storage_id)
+    )
+
+
+def with_experiment(table: Table, *columns: ColumnElement[Any]) -> Select[Any]:
+    """Select rows of a table together with columns of their experiments, and of the stations and storages of these."""
+    return (
+        select(table, *columns)
+        .join(experiments, experiments.c.id == table.c.experiment_id)
+        .join(stations, stations.c.id == experiments.c.station_id)
         .join(storages, storages.c.id == experiments.c.storage_id)
     )
 

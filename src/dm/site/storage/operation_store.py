@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, delete, func, insert, select, text, update
+from sqlalchemy import Connection, RowMapping, Select, delete, func, insert, text, update
 
+from dm.site.storage.experiment_store import with_experiment
 from dm.site.storage.tables import experiment_roles, experiments, operations, stations, storages
 
 
@@ -15,19 +16,14 @@ def add(connection: Connection, values: dict[str, Any]) -> None:
     connection.execute(insert(operations).values({**values, "status": "pending"}))
 
 
-def _joined() -> Any:
-    return (
-        select(
-            operations,
-            experiments.c.name.label("experiment_name"),
-            experiments.c.state.label("experiment_state"),
-            experiments.c.storage_directory,
-            stations.c.name.label("station_name"),
-            storages.c.root_directory.label("storage_root"),
-        )
-        .join(experiments, experiments.c.id == operations.c.experiment_id)
-        .join(stations, stations.c.id == experiments.c.station_id)
-        .join(storages, storages.c.id == experiments.c.storage_id)
+def _joined() -> Select[Any]:
+    return with_experiment(
+        operations,
+        experiments.c.name.label("experiment_name"),
+        experiments.c.state.label("experiment_state"),
+        experiments.c.storage_directory,
+        stations.c.name.label("station_name"),
+        storages.c.root_directory.label("storage_root"),
     )
 
 
