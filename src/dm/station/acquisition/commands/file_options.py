@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import re
 import time
 from collections.abc import Callable
@@ -40,8 +41,25 @@ def choice_options(function: F) -> F:
     return function
 
 
-def wanted_options(function: F) -> F:
-    """Add the options that say which file is meant, in one of three ways."""
+WantedFile = tuple[str | None, str | None, str | None, str | None, str | None]
+"""Path, id of a DAQ or upload, experiment, root and source path, as the API takes them; some of them are given."""
+
+
+def wanted_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say which file is meant, in one of three ways; the function gets a ``wanted`` file."""
+
+    @functools.wraps(function)
+    def main(  # noqa: PLR0917 - the options
+        api: ExperimentDaqApi,
+        id: str | None,
+        path: str | None,
+        experiment: str | None,
+        root: str | None,
+        source_path: str | None,
+        **others: Any,
+    ) -> Any:
+        return function(api, wanted=(path, id, experiment, root, source_path), **others)
+
     for decorate in (
         option("--source", "source_path", help="The file at its source: an absolute path, @host:/path, or URL."),
         option(
@@ -51,8 +69,8 @@ def wanted_options(function: F) -> F:
         option("--path", help="The file, relative to the data directory of --id or in --experiment."),
         option("--id", help="DAQ or upload id."),
     ):
-        function = decorate(function)
-    return function
+        main = decorate(main)
+    return main
 
 
 class Since(click.ParamType):

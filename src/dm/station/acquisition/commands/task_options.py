@@ -104,6 +104,15 @@ class Duration(click.ParamType):
         return sum(float(number) * _HOURS[unit] for number, unit in _PART.findall(text))
 
 
+timeout_option = option(
+    "--timeout",
+    type=Duration(),
+    callback=lambda _context, _option, hours: None if hours is None else hours * 3600,
+    help="Give up waiting after this time, e.g. 30m.",
+)
+"""Adds the option that ends a wait; the function gets seconds."""
+
+
 def printed_then_judged(info: DaqInfo) -> Iterator[DmObject]:
     """Yield a final record for printing, then fail when not everything went well.
 

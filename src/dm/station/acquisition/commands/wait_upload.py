@@ -8,13 +8,12 @@ from dm.common.command import command, option
 from dm.common.records import DmObject
 from dm.station.acquisition.api import ExperimentDaqApi
 from dm.station.acquisition.commands.progress import followed
-from dm.station.acquisition.commands.task_options import Duration
+from dm.station.acquisition.commands.task_options import timeout_option
 
 
 @command("dm-wait-upload", api="dm.station.acquisition.api:ExperimentDaqApi")
 @option("--id", required=True, help="Upload id.")
-@option("--timeout", type=Duration(), help="Give up waiting after this time, e.g. 30m.")
+@timeout_option
 def main(api: ExperimentDaqApi, id: str, timeout: float | None) -> Iterator[DmObject]:
     """Wait for the end of an upload; fail when a file failed."""
-    seconds = None if timeout is None else timeout * 3600
-    return followed(api, api.getUploadInfo(id), timeout=seconds, interval=None)
+    return followed(api, api.getUploadInfo(id), timeout=timeout, interval=None)
