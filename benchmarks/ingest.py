@@ -20,7 +20,6 @@ import os
 import shutil
 import statistics
 import subprocess
-import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -29,7 +28,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 from suite import Suite as Running
-from suite import settle_disk
+from suite import settle_disk, workplace
 
 from dm.station.acquisition.transports.base import Source, TransferBatch, TransferFile, Transport
 from dm.station.acquisition.transports.local import Local, LocalSettings
@@ -225,9 +224,7 @@ def main() -> None:
     count = given.files or (8 if given.large else 10_000)
     size = given.size or (512 << 20 if given.large else 100 << 10)
     most = given.most or (1.3 if given.large else 2.0)
-    with tempfile.TemporaryDirectory(prefix="dm-ingest-", dir=given.root) as directory:
-        root = Path(directory)
-        root.chmod(0o711)  # as root, the database runs under an account of its own
+    with workplace("ingest", given.root) as root:
         if given.transports:
             transports(root, given.rounds, given.files or 2000, given.size or 100 << 10)
             transports(root, given.rounds, 4, 256 << 20)

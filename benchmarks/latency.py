@@ -13,36 +13,13 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
-import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
-from suite import EXPERIMENT, PATIENCE, Suite
-
-_DETECTOR = """
-import json, os, sys, time
-target, count, every, size = sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4])
-closed = {}
-begun = time.monotonic()
-for number in range(count):
-    time.sleep(max(0.0, begun + number * every - time.monotonic()))
-    name = f"frame_{number:06d}.raw"
-    with open(os.path.join(target, name), "wb") as stream:
-        stream.write(number.to_bytes(8, "big") + os.urandom(size - 8))
-    closed[name] = time.time()
-print(json.dumps(closed))
-"""
-
-
-def percentile(values: list[float], share: float) -> float:
-    """Return the value that this share of the values does not exceed."""
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+from suite import EXPERIMENT, PATIENCE, Suite, detect, percentile, workplace
 
 
 def ledger_rows(suite: Suite, count: int) -> dict[str, dict[str, Any]]:
@@ -65,15 +42,9 @@ def measure(suite: Suite, count: int, every: float, size: int) -> tuple[dict[str
     """Return stage -> seconds per file, and component -> share of a core it used."""
     before = suite.usage()
     begun = time.monotonic()
-    done = subprocess.run(
-        [sys.executable, "-c", _DETECTOR, str(suite.watched), str(count), str(every), str(size)],
-        check=True,
-        capture_output=True,
-        text=True,
-    )
+    closed = detect(suite.watched, count, every, size)
     seconds = time.monotonic() - begun
     after = suite.usage()
-    closed: dict[str, float] = json.loads(done.stdout)
     rows = ledger_rows(suite, count)
     cataloged = {
         str(record["experimentFilePath"]).rpartition("/")[2]: float(record["catalogTime"])
@@ -115,11 +86,8 @@ def main() -> None:
     count = max(1, round(given.seconds / given.every))
     medians, tails = [], []
     for _ in range(given.rounds):
-        with tempfile.TemporaryDirectory(prefix="dm-latency-", dir=given.root) as directory:
-            root = Path(directory)
-            root.chmod(0o711)  # as root, the database runs under an account of its own
-            with Suite(root) as suite:
-                stages, load = measure(suite, count, given.every, given.size)
+        with workplace("latency", given.root) as root, Suite(root) as suite:
+            stages, load = measure(suite, count, given.every, given.size)
         if given.raw:
             given.raw.write_text(json.dumps(stages))
         table = Table(

@@ -18,14 +18,13 @@ import signal
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
-from suite import EXPERIMENT, Suite, Usage, settle_disk
+from suite import EXPERIMENT, Suite, Usage, settle_disk, workplace
 
 from dm.common.errors import DmException, ObjectNotFound
 
@@ -168,19 +167,16 @@ def main() -> None:
     parser.add_argument("--resident", type=float, default=250.0, help="MB of the acquisition service, at most")
     parser.add_argument("--root", type=Path, help="work here, on the file system to be measured")
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="dm-scale-", dir=given.root) as directory:
-        root = Path(directory)
-        root.chmod(0o711)  # as root, the database runs under an account of its own
-        with Suite(root) as suite:
-            one_slice(suite, "warm", 500, given)
-            growth = grow(suite, given)
-            suite.verify(suite.done)
-            resident = suite.usage(["acquisition"])["acquisition"].rss / 1e6
-            if given.idle:
-                idle(suite, given.idle)
-            times = [restart(suite, number, kill=bool(number % 2)) for number in range(2 * given.restarts)]
-            suite.verify(suite.done)
-            resident = max(resident, suite.usage(["acquisition"])["acquisition"].rss / 1e6)
+    with workplace("scale", given.root) as root, Suite(root) as suite:
+        one_slice(suite, "warm", 500, given)
+        growth = grow(suite, given)
+        suite.verify(suite.done)
+        resident = suite.usage(["acquisition"])["acquisition"].rss / 1e6
+        if given.idle:
+            idle(suite, given.idle)
+        times = [restart(suite, number, kill=bool(number % 2)) for number in range(2 * given.restarts)]
+        suite.verify(suite.done)
+        resident = max(resident, suite.usage(["acquisition"])["acquisition"].rss / 1e6)
     again = statistics.median(times) if times else 0.0
     print(
         f"growth {growth:.2f}, restart {again:.1f} s (longest {max(times, default=0.0):.1f}), "

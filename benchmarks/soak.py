@@ -16,7 +16,6 @@ import argparse
 import json
 import os
 import statistics
-import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -26,7 +25,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
-from suite import STATION, Suite, Usage
+from suite import STATION, Suite, Usage, workplace
 
 from dm.common.errors import DmException
 from dm.site.storage.api import ExperimentDsApi
@@ -250,13 +249,10 @@ def main() -> None:
     parser.add_argument("--status", type=float, default=0.2, help="seconds a status call may take, p99")
     parser.add_argument("--root", type=Path, help="work here, on the file system to be measured")
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="dm-soak-", dir=given.root) as directory:
-        root = Path(directory)
-        root.chmod(0o711)  # as root, the database runs under an account of its own
-        with Suite(root, watch=False) as suite:
-            soak = Soak(suite, given.files)
-            problems = run(soak, given)
-            grown = judge(soak, given.seconds / 3 if given.warm is None else given.warm, given.memory)
+    with workplace("soak", given.root) as root, Suite(root, watch=False) as suite:
+        soak = Soak(suite, given.files)
+        problems = run(soak, given)
+        grown = judge(soak, given.seconds / 3 if given.warm is None else given.warm, given.memory)
     if problems or grown:
         raise SystemExit("\n".join([*problems[:20], *grown]))
 

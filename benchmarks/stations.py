@@ -17,7 +17,6 @@ import os
 import secrets
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from suite import EXPERIMENT, Suite, usage
+from suite import EXPERIMENT, Suite, usage, workplace
 
 from dm.common.environment import read_login_file, write_login_file
 from dm.common.hosting import free_port
@@ -188,34 +187,31 @@ def complaints(suite: Suite, stations: list[Station]) -> list[str]:
 
 def measure(count: int, given: argparse.Namespace) -> tuple[float, float]:
     """Return CPU seconds per file with so many stations, and the same without the cost of idling."""
-    with tempfile.TemporaryDirectory(prefix="dm-stations-", dir=given.root) as directory:
-        root = Path(directory)
-        root.chmod(0o711)  # as root, the database runs under an account of its own
-        with Suite(root, watch=False) as suite:
-            for name in ("acquisition", "processing", "catalog"):
-                suite.part(name).stop()
-            stations: list[Station] = []
-            try:
-                for number in range(count):
-                    stations.append(add_station(suite, number))
-                with ThreadPoolExecutor(4) as pool:
-                    list(pool.map(lambda station: begin(suite, station), stations))
-                warm = 2
-                feed(suite, stations, given, warm, 0)
-                seconds, idle = during(suite, stations, lambda: time.sleep(given.idle))
-                shares = {name: f"{share / seconds / _many(name, count):.2%}" for name, share in idle.items()}
-                print(f"{count} stations idle, share of a core per process: {shares}", flush=True)
-                rounds = max(1, round(given.seconds / given.every))
-                files = rounds * given.burst
-                passed, used = during(suite, stations, lambda: feed(suite, stations, given, rounds, warm * given.burst))
-                for station in stations:
-                    found = station.catalog.getExperimentFileCollectionStats(station.experiment)["countFiles"]
-                    if found < files:
-                        raise SystemExit(f"{station.name}: the catalog has {found} files of {files}.")
-                problems = complaints(suite, stations)
-            finally:
-                with ThreadPoolExecutor(4) as pool:
-                    list(pool.map(Station.close, stations))
+    with workplace("stations", given.root) as root, Suite(root, watch=False) as suite:
+        for name in ("acquisition", "processing", "catalog"):
+            suite.part(name).stop()
+        stations: list[Station] = []
+        try:
+            for number in range(count):
+                stations.append(add_station(suite, number))
+            with ThreadPoolExecutor(4) as pool:
+                list(pool.map(lambda station: begin(suite, station), stations))
+            warm = 2
+            feed(suite, stations, given, warm, 0)
+            seconds, idle = during(suite, stations, lambda: time.sleep(given.idle))
+            shares = {name: f"{share / seconds / _many(name, count):.2%}" for name, share in idle.items()}
+            print(f"{count} stations idle, share of a core per process: {shares}", flush=True)
+            rounds = max(1, round(given.seconds / given.every))
+            files = rounds * given.burst
+            passed, used = during(suite, stations, lambda: feed(suite, stations, given, rounds, warm * given.burst))
+            for station in stations:
+                found = station.catalog.getExperimentFileCollectionStats(station.experiment)["countFiles"]
+                if found < files:
+                    raise SystemExit(f"{station.name}: the catalog has {found} files of {files}.")
+            problems = complaints(suite, stations)
+        finally:
+            with ThreadPoolExecutor(4) as pool:
+                list(pool.map(Station.close, stations))
     if problems:
         raise SystemExit("\n".join(problems[:20]))
     each = sum(used.values()) / (files * count)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import shutil
 import ssl
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +37,51 @@ _SERVICES = {
 }
 _TICK = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+_DETECTOR = """
+import json, os, sys, time
+target, count, every, size = sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4])
+closed = {}
+begun = time.monotonic()
+for number in range(count):
+    time.sleep(max(0.0, begun + number * every - time.monotonic()))
+    name = f"frame_{number:06d}.raw"
+    with open(os.path.join(target, name), "wb") as stream:
+        stream.write(number.to_bytes(8, "big") + os.urandom(size - 8))
+    closed[name] = time.time()
+print(json.dumps(closed))
+"""
+
+
+@contextlib.contextmanager
+def workplace(name: str, root: Path | None) -> Iterator[Path]:
+    """A directory to work in, for the time of a benchmark.
+
+    :param root: where; default: the place for temporary files.
+    """
+    with tempfile.TemporaryDirectory(prefix=f"dm-{name}-", dir=root) as made:
+        place = Path(made)
+        place.chmod(0o711)  # as root, the database runs under an account of its own
+        yield place
+
+
+def detect(target: Path, count: int, every: float, size: int) -> dict[str, float]:
+    """Write files at a steady pace, as another process.
+
+    :param every: seconds from file to file. :param size: bytes per file, 8 at least.
+    :returns: name -> epoch seconds when it was closed.
+    """
+    words = [sys.executable, "-c", _DETECTOR, str(target), str(count), str(every), str(size)]
+    done = subprocess.run(words, check=True, capture_output=True, text=True)
+    closed: dict[str, float] = json.loads(done.stdout)
+    return closed
+
+
+def percentile(values: list[float], share: float) -> float:
+    """Return the value that this share of the values does not exceed."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
 def settle_disk() -> None:

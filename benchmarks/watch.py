@@ -13,34 +13,16 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import shutil
 import statistics
-import subprocess
-import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
-from suite import EXPERIMENT, PATIENCE, Suite
+from suite import EXPERIMENT, PATIENCE, Suite, detect, percentile, workplace
 
-_DETECTOR = """
-import json, os, sys, time
-target, count, every = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
-closed = {}
-begun = time.monotonic()
-for number in range(count):
-    time.sleep(max(0.0, begun + number * every - time.monotonic()))
-    name = f"frame_{number:06d}.raw"
-    with open(os.path.join(target, name), "wb") as stream:
-        stream.write(os.urandom(1000))
-    closed[name] = time.time()
-print(json.dumps(closed))
-"""
 _METHODS = ("events", "polling")
 
 
@@ -88,8 +70,7 @@ def latencies(suite: Suite, place: Path, method: str, count: int) -> list[float]
     """Return the seconds from close to "found whole" of files that come one every 50 ms."""
     place.mkdir()
     daq = watched(suite, place, method)
-    detector = [sys.executable, "-c", _DETECTOR, str(place), str(count), "0.05"]
-    closed = json.loads(subprocess.run(detector, check=True, capture_output=True, text=True).stdout)
+    closed = detect(place, count, 0.05, 1000)
     begun = time.monotonic()
     while suite.daqs.getDaqInfo(daq)["nProcessedFiles"] < count:
         if time.monotonic() - begun > PATIENCE:
@@ -108,13 +89,11 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=200, help="of watching idly, each way; several walks' time")
     parser.add_argument("--frames", type=int, default=200, help="files for the latencies")
     options = parser.parse_args()
-    root = Path(tempfile.mkdtemp(prefix="dm-bench-"))
-    root.chmod(0o711)
     console = Console()
     shown = f"{options.files:,} files in {options.directories:,} directories"
     table = Table("service, idle", "% of a core", "reconciles", "one takes, s", title=f"watching {shown}")
     results: list[tuple[str, list[float]]] = []
-    try:
+    with workplace("watch", None) as root:
         tree = root / "tree"
         make_tree(tree, options.files, options.directories)
         with Suite(root, watch=False) as suite:
@@ -130,15 +109,12 @@ def main() -> None:
                 table.add_row(method, f"{used:.2f}", str(count), f"{record['lastReconcileSeconds']:.2f}")
             for method in _METHODS:
                 results.append((method, latencies(suite, root / method, method, options.frames)))
-    finally:
-        shutil.rmtree(root, ignore_errors=True)
     console.print(table)
     waits = Table("close to found whole", "p50, ms", "p99, ms", "settle time, ms")
     for method, seconds in results:
-        ordered = sorted(seconds)
-        tail = ordered[min(len(ordered) - 1, int(0.99 * len(ordered)))]
+        tail = percentile(seconds, 0.99)
         settle = "50" if method == "events" else "300, polled every 2 s"
-        waits.add_row(method, f"{1000 * statistics.median(ordered):.0f}", f"{1000 * tail:.0f}", settle)
+        waits.add_row(method, f"{1000 * statistics.median(seconds):.0f}", f"{1000 * tail:.0f}", settle)
     console.print(waits)
 
 
