@@ -7,7 +7,9 @@ joining of strings, line continuations, and names that an earlier line of the sa
 from __future__ import annotations
 
 import ast
+import io
 import json
+import tokenize
 import warnings
 from typing import Any
 
@@ -16,6 +18,9 @@ from dm.common.errors import InvalidArgument
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 50
 MAX_VALUES = 50_000
+MANY = 100
+MAX_TOKENS = 200_000
+_BETWEEN = frozenset({tokenize.NL, tokenize.COMMENT})
 
 
 class _Reader:
@@ -88,6 +93,29 @@ def _checked(content: bytes | str, source: str) -> str:
         raise InvalidArgument(f"{source} is not UTF-8 text.") from None
 
 
+def _adjacent(text: str, source: str) -> str:
+    """Return the text with blanks for the ``+`` between two strings, which then are joined by standing side by side.
+
+    The meaning is the same and lines stay where they are, but Python's parser takes any number of neighbours and only
+    about a thousand ``+`` in a row.
+    """
+    lines = [list(line) for line in io.StringIO(text)]
+    string, plus = False, None
+    try:
+        for count, token in enumerate(tokenize.generate_tokens(io.StringIO(text).readline)):
+            if count > MAX_TOKENS:
+                raise InvalidArgument(f"{source} holds more than {MAX_TOKENS} words and signs.")
+            if token.type in _BETWEEN:
+                continue
+            if token.type == tokenize.STRING and plus is not None:
+                lines[plus[0] - 1][plus[1]] = " "
+            plus = token.start if token.type == tokenize.OP and token.string == "+" and string else None
+            string = token.type == tokenize.STRING
+    except (tokenize.TokenError, SyntaxError):
+        return text  # the parser says what is wrong with it
+    return "".join("".join(line) for line in lines)
+
+
 def read_python(content: bytes | str, source: str = "The workflow specification") -> dict[str, Any]:
     """Read the dictionary of a ``.py`` spec.
 
@@ -96,6 +124,8 @@ def read_python(content: bytes | str, source: str = "The workflow specification"
     :raises InvalidArgument: not the literal subset, over the limits, or no dictionary.
     """
     text = _checked(content, source)
+    if text.count("+") > MANY:
+        text = _adjacent(text, source)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # specs hold "\\d" and "\\$" in ordinary strings

@@ -19,16 +19,36 @@ def stages(workflow: Mapping[str, Any]) -> list[dict[str, Any]]:
     """
     definitions: Mapping[str, Mapping[str, Any]] = workflow["stages"]
     order = {**graph.dependencies(definitions), **graph.dependencies(definitions, cleanup=True)}
-    captured: set[str] = set()
+    sets = {
+        name: [
+            group
+            for pattern in definitions[name].get("outputVariableRegexList") or ()
+            for group in regexes.groups(pattern)
+        ]
+        for name in order
+    }
     found = []
     for name, waits in order.items():
         stage = definitions[name]
-        sets = [group for pattern in stage.get("outputVariableRegexList") or () for group in regexes.groups(pattern)]
-        known = captured | OURS | (OF_CLEANUP if stage.get("cleanup") else frozenset())
+        known = OURS | set().union(*(sets[other] for other in _before(order, name, definitions)))
+        if stage.get("cleanup"):
+            known |= OF_CLEANUP
         if stage.get("repeatUntil"):
-            known |= set(sets)
-        found.append({"stage": name, "waitsFor": waits, "sets": sets, "uses": sorted(_used(stage) - known)})
-        captured.update(sets)
+            known |= set(sets[name])
+        found.append({"stage": name, "waitsFor": waits, "sets": sets[name], "uses": sorted(_used(stage) - known)})
+    return found
+
+
+def _before(order: graph.Graph, name: str, definitions: Mapping[str, Mapping[str, Any]]) -> set[str]:
+    """Return the stages that have ended when one begins."""
+    found, left = set(), [name]
+    while left:
+        for other in order[left.pop()]:
+            if other not in found:
+                found.add(other)
+                left.append(other)
+    if definitions[name].get("cleanup"):
+        found |= {other for other in order if not definitions[other].get("cleanup")}
     return found
 
 

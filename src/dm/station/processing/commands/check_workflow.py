@@ -27,5 +27,6 @@ def main(py_spec: Path | None, json_spec: Path | None) -> list[DmObject]:
     for problem in problems:
         click.echo(problem)
     if problems:
-        raise InvalidArgument(f"File {str(py_spec or json_spec)!r} has {len(problems)} problems.")
+        count = "a problem" if len(problems) == 1 else f"{len(problems)} problems"
+        raise InvalidArgument(f"File {str(py_spec or json_spec)!r} has {count}.")
     return [DmObject(stage) for stage in overview.stages(specs.checked(spec, "owner"))]
