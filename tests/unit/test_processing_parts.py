@@ -9,6 +9,7 @@ import pytest
 
 from dm.common.errors import InvalidArgument
 from dm.station.processing import documents, inputs, queries, regexes
+from dm.station.processing.admission import Admission, Waiting
 from dm.station.processing.slots import FairSlots
 
 
@@ -228,3 +229,53 @@ def test_output_is_made_displayable_and_short() -> None:
         "a": 1,
         "f": True,
     }
+
+
+def waiting(name: str, owner: str = "a", priority: int = 0, workflow: str = "w", most: int = 0) -> Waiting:
+    return Waiting(rank=(-priority, name), id=name, owner=owner, workflow=workflow, most=most)
+
+
+def begun(admission: Admission) -> list[str]:
+    found = []
+    while (job := admission.next()) is not None:
+        found.append(job.id)
+    return found
+
+
+def test_urgent_jobs_begin_first_and_owners_take_turns() -> None:
+    admission = Admission(3)
+    for job in (waiting("1"), waiting("2"), waiting("3"), waiting("4", "b"), waiting("5", "b"), waiting("6", "c", 9)):
+        admission.add(job)
+    assert begun(admission) == ["6", "1", "4"] and len(admission) == 3
+    admission.add(waiting("1"))  # it is under way
+    admission.ended("6")
+    assert begun(admission) == ["2"]
+    for name in ("1", "2", "4"):
+        admission.ended(name)
+    assert begun(admission) == ["5", "3"] and len(admission) == 0
+
+
+def test_jobs_of_a_narrow_workflow_wait_for_each_other_and_for_nobody_else() -> None:
+    admission = Admission(10)
+    for name in ("1", "2", "3"):
+        admission.add(waiting(name, workflow="narrow", most=1))
+    admission.add(waiting("4"))
+    assert begun(admission) == ["1", "4"] and len(admission) == 2
+    assert admission.remove("2") is not None  # to be stopped, whatever the limits
+    assert admission.remove("2") is None
+    admission.ended("1")
+    assert begun(admission) == []
+    admission.ended("2")
+    assert begun(admission) == ["3"]
+    admission.ended("3")
+    assert len(admission) == 0 and begun(admission) == []
+
+
+def test_thousands_that_cannot_begin_cost_nothing_again_and_again() -> None:
+    admission = Admission(100_000)
+    for number in range(20_000):
+        admission.add(waiting(f"{number:06d}", owner=f"o{number % 3}", workflow="narrow", most=1))
+        assert len(begun(admission)) == (number == 0)
+    for number in range(19_999):
+        admission.ended(f"{number:06d}")
+        assert begun(admission) == [f"{number + 1:06d}"]
