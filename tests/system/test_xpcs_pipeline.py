@@ -1,0 +1,226 @@
+"""The XPCS pipeline of 8-ID as published, for real: GridFTP to the cluster, metadata, Grid Engine, GridFTP back.
+
+Jobs are started by curl, as a SPEC macro does for each raw file. The raw files are an image stack of a SAXS beamline,
+each with counts of its own.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import hashlib
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from dm.station.catalog.api import FileCatApi
+from dm.station.processing.api import WorkflowProcApi
+from tests.live import Suite
+from tests.service.gridftp_server import GridFtpServer, running
+from tests.service.processing_fixtures import STAGE_ACCOUNT
+from tests.service.sge_server import SgeCluster, sge
+from tests.system.beamline_files import beamline_file
+
+__all__ = ["sge"]
+EXPERIMENT = "xpcs-2026"
+WORKFLOW = "xpcs-8id"
+RAW = "sas/nexus-example.hdf5"
+FRAME_TIME = 0.25
+RINGS = 6
+PATIENCE = 100.0
+
+
+@dataclass
+class Beamline:
+    """What a beamline of this kind has. :param cluster: directory that GridFTP and the batch system share."""
+
+    suite: Suite
+    sge: SgeCluster
+    url: str
+    cluster: Path
+    scratch: Path
+    home: Path
+
+    def arguments(self, file: str) -> dict[str, Any]:
+        return {
+            "filePath": file,
+            "experimentName": EXPERIMENT,
+            "clusterUrl": self.url,
+            "clusterDirectory": str(self.cluster),
+            "batchEnvironment": str(self.sge.settings),
+            "outputDirectory": str(self.scratch),
+            "frameTime": FRAME_TIME,
+            "rings": RINGS,
+        }
+
+    def api(self, kind: Any, variable: str) -> Any:
+        """Return an API object of the station's manager."""
+        environment = self.suite.environment
+        return kind(*self.suite.manager, url=environment[variable], ca_file=environment["DM_CA_FILE"])
+
+    def log_in(self) -> Path:
+        """Log in as the SPEC session does once, and return the cookie jar."""
+        jar = self.home / "jar"
+        username, password = self.suite.manager
+        command = (
+            'curl -sS --fail-with-body --cacert "$DM_CA_FILE" -c "$JAR" -d username="$NAME" '
+            '--data-urlencode password="$WORD" "$DM_PROC_WEB_SERVICE_URL/dm/login"'
+        )
+        self._shell(command, JAR=str(jar), NAME=username, WORD=password)
+        return jar
+
+    def submit(self, jar: Path, workflow: str, file: str) -> dict[str, Any]:
+        """Start a job by the one line of a SPEC macro."""
+        line = (
+            'curl -sS --fail-with-body --cacert "$DM_CA_FILE" -b "$JAR" --data-urlencode "argsDict=$ARGS" '
+            '"$DM_PROC_WEB_SERVICE_URL/dm/processingJobsByWorkflow/$OWNER/$WORKFLOW/startProcessingJob"'
+        )
+        said = self._shell(
+            line,
+            JAR=str(jar),
+            ARGS=json.dumps(self.arguments(file)),
+            OWNER=self.suite.manager[0],
+            WORKFLOW=workflow,
+        )
+        return dict(json.loads(said))
+
+    def _shell(self, command: str, **variables: str) -> str:
+        done = subprocess.run(
+            ["sh", "-c", command],
+            env=self.suite.environment | variables,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+
+@pytest.fixture(scope="module")
+def beamline(suite: Suite, sge: SgeCluster, run_directory: Path) -> Iterator[Beamline]:
+    home = run_directory / "xpcs"
+    for name in ("cluster", "scratch"):
+        (home / name).mkdir(parents=True)
+        (home / name).chmod(0o1777)
+    suite.dm("dm-add-experiment", "--experiment", EXPERIMENT, "--type", "TEST")
+    suite.dm("dm-install-workflows", WORKFLOW)
+    with running(GridFtpServer(home / "gridftp", account=STAGE_ACCOUNT or "")) as server:
+        yield Beamline(suite, sge, f"{server.url}{home / 'cluster'}", home / "cluster", home / "scratch", home)
+
+
+def raw_files(beamline: Beamline, number: int) -> list[str]:
+    """Acquire raw files into the experiment; return their paths there."""
+    source = beamline.home / f"detector-{number}" / f"run{number}"
+    source.mkdir(parents=True)
+    names = [f"A{scan:03d} Lq0 @{number}.h5" for scan in range(number)]
+    for scan, name in enumerate(names):
+        shutil.copyfile(beamline_file(RAW), source / name)
+        with h5py.File(source / name, "r+") as file:
+            frames = file["entry/data/frames"]
+            frames[:, 20:40, 20:40] += np.random.default_rng(scan).integers(0, 500, (10, 20, 20), dtype=frames.dtype)
+    words = ("--experiment", EXPERIMENT, "--data-directory", source.parent, "--wait")
+    assert "status=done" in beamline.suite.dm("dm-upload", *words)
+    return [f"run{number}/{name}" for name in names]
+
+
+def independent_g2(raw: Path) -> np.ndarray:
+    """Compute g2 as its definition says, pixel by pixel and pair by pair."""
+    with h5py.File(raw) as file:
+        frames = file["entry/data/frames"][()].astype(float)
+    number, rows, columns = frames.shape
+    y, x = np.indices((rows, columns))
+    radius = np.sqrt((y - (rows - 1) / 2) ** 2 + (x - (columns - 1) / 2) ** 2)
+    edges = np.linspace(radius.min(), radius.max(), RINGS + 1)
+    ring = np.clip(np.searchsorted(edges, radius, side="right") - 1, 0, RINGS - 1)
+    result = np.zeros((number - 1, RINGS))
+    for delay in range(1, number):
+        early = [frames[t] for t in range(number - delay)]
+        late = [frames[t + delay] for t in range(number - delay)]
+        both = sum(a * b for a, b in zip(early, late, strict=True)) / len(early)
+        each = both / (sum(early) / len(early)) / (sum(late) / len(late))
+        result[delay - 1] = [each[ring == one].mean() for one in range(RINGS)]
+    return result
+
+
+def md5(path: Path) -> str:
+    return hashlib.md5(path.read_bytes()).hexdigest()
+
+
+def run_all(beamline: Beamline, workflow: str, files: list[str]) -> list[Any]:
+    """Submit a job for each file, all at once, and return the ended jobs."""
+    jar = beamline.log_in()
+    with concurrent.futures.ThreadPoolExecutor(len(files)) as pool:
+        started = list(pool.map(lambda file: beamline.submit(jar, workflow, file), files))
+    assert {job["status"] for job in started} == {"pending"}
+    api = beamline.api(WorkflowProcApi, "DM_PROC_WEB_SERVICE_URL")
+    try:
+        return [api.waitProcessingJob(None, job["id"], PATIENCE) for job in started]
+    finally:
+        api.close()
+
+
+def told(job: Any) -> str:
+    """Return what a job that failed says of itself."""
+    children = [
+        {key: child.get(key) for key in ("stageId", "command", "exitStatus", "stdOut", "stdErr")}
+        for stage in job["workflow"]["stages"].values()
+        for child in (stage.get("childProcesses") or {}).values()
+    ]
+    return json.dumps({"status": job["status"], "error": job.get("errorMessage"), "children": children[-2:]}, indent=1)
+
+
+def check(beamline: Beamline, files: list[str], jobs: list[Any]) -> None:
+    """Everything that was asked for is there and true."""
+    for job in jobs:
+        assert job["status"] == "done", told(job)
+    record = dict(
+        json.loads(
+            beamline.suite.dm(
+                "dm-get-experiment", "--experiment", EXPERIMENT, "--display-keys", "ALL", "--display-format", "json"
+            )
+        )
+    )
+    data, analysis = Path(record["dataDirectory"]), Path(record["analysisDirectory"])
+    catalog = beamline.api(FileCatApi, "DM_CAT_WEB_SERVICE_URL")
+    try:
+        known = {(file["root"], file["experimentFilePath"]): file for file in catalog.getExperimentFiles(EXPERIMENT)}
+    finally:
+        catalog.close()
+    assert len({job["sgeJobId"] for job in jobs}) == len(jobs)
+    for file, job in zip(files, jobs, strict=True):
+        stem = Path(file).stem
+        accounted = beamline.sge.record(job["sgeJobId"])
+        assert (
+            accounted["jobname"]
+            == job["sgeJobName"]
+            == "xpcs_" + "".join(sign if sign.isalnum() else "_" for sign in stem)
+        )
+        assert (accounted["owner"], accounted["qname"]) == (beamline.sge.account, job["sgeQueue"])
+        assert (accounted["exit_status"].strip(), str(job["sgeExitStatus"])) == ("0", "0")
+        result = analysis / "xpcs-8id" / f"{stem}.xpcs.h5"
+        entry = known["analysis", f"xpcs-8id/{stem}.xpcs.h5"]
+        assert (entry["md5Sum"], entry["fileSize"]) == (md5(result), result.stat().st_size)
+        assert known["data", file]["md5Sum"] == md5(data / file)  # the raw file is as the detector wrote it
+        with h5py.File(result) as found, h5py.File(data / file) as raw:
+            assert "xpcs" not in raw
+            np.testing.assert_allclose(found["exchange/norm-0-g2"][()], independent_g2(data / file)[:8], rtol=1e-9)
+            np.testing.assert_allclose(found["exchange/tau"][()], np.arange(1, 9) * FRAME_TIME)
+            frames = raw["entry/data/frames"][()]
+            np.testing.assert_array_equal(found["exchange/frame_sum"][()], frames.sum(axis=(1, 2)))
+            assert found["xpcs/run_owner"][()].decode() == job["owner"]
+    assert not [path for path in beamline.cluster.iterdir() if path.is_dir()], "the cluster is left as it was"
+    assert not list(beamline.scratch.iterdir())
+
+
+def test_pipeline(beamline: Beamline) -> None:
+    """Thirty raw files at once."""
+    files = raw_files(beamline, 30)
+    check(beamline, files, run_all(beamline, WORKFLOW, files))
