@@ -34,7 +34,7 @@ DEFAULT_KEYS = (
     "countFiles",
     "errorMessage",
 )
-ENGINE_KEYS = frozenset({*DEFAULT_KEYS, "workflow"})
+ENGINE_KEYS = frozenset({*DEFAULT_KEYS, "workflow", "errorCode"})  # the last marks errors on the wire
 _ALWAYS = frozenset({"command", "workingDir", "userAccount"})
 COUNTERS = (
     "nRunningChildProcesses",

@@ -66,7 +66,7 @@ class Jobs:
     """The processing jobs of a station.
 
     :param store: :param engine: :param workflows: :param rights: :param settings: :param site: :param logbook: see
-        there.
+        there. :param catalog: finds input files in the catalog.
     """
 
     def __init__(
@@ -79,6 +79,7 @@ class Jobs:
         settings: ProcessingSettings,
         site: Site,
         logbook: Logbook,
+        catalog: inputs.Catalog | None = None,
     ) -> None:
         self._store = store
         self._engine = engine
@@ -87,6 +88,7 @@ class Jobs:
         self._settings = settings
         self._site = site
         self._logbook = logbook
+        self._catalog = catalog
         self._waiters = threading.BoundedSemaphore(max(1, settings.threads // 2))
 
     # --- submitting ------------------------------------------------------------------------------------------
@@ -231,7 +233,7 @@ class Jobs:
     def _files(self, arguments: Mapping[str, Any], directory: str | None) -> tuple[list[str], str | None]:
         try:
             limit = self._settings.files_per_job
-            return inputs.files(arguments, limit, directory, allow_listing=os.geteuid() != 0), None
+            return inputs.files(arguments, limit, directory, os.geteuid() != 0, self._catalog), None
         except InvalidArgument as error:
             return [], error.message
 

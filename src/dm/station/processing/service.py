@@ -19,6 +19,7 @@ from dm.common.web.server import Server, serve
 from dm.common.web.sessions import MemorySessionStore, SessionStore
 from dm.station.processing import accounts
 from dm.station.processing.artefacts import Artefacts
+from dm.station.processing.catalogfiles import CatalogFiles
 from dm.station.processing.context import Event
 from dm.station.processing.engine import Engine
 from dm.station.processing.executors.base import Executor
@@ -31,6 +32,8 @@ from dm.station.processing.routes import routes
 from dm.station.processing.settings import ProcessingSettings
 from dm.station.processing.store import Store
 from dm.station.processing.workflows import Workflows
+from dm.station.processing.zeromq import build as zeromq
+from dm.station.processing.zeromq.server import Gateway
 
 NAME = "processing"
 _MIN_FREE = 64 << 20
@@ -42,7 +45,8 @@ class Processing:
 
     :param store: prepared database. :param executors: run processes. :param settings: of the service.
     :param spool: directory for the state of running processes. :param site: answers about experiments.
-    :param logbook: of accepted jobs. :param artefacts: uploads what stages make.
+    :param logbook: of accepted jobs. :param artefacts: uploads what stages make. :param catalog: knows files of
+        experiments.
     """
 
     store: Store
@@ -54,7 +58,9 @@ class Processing:
     station: str
     logbook: Logbook
     artefacts: Artefacts
+    catalog: CatalogFiles
     listeners: list[Callable[[Event], None]] = field(default_factory=list)  # called in the engine's thread
+    gateway: Gateway | None = field(default=None, init=False)
     engine: Engine = field(init=False)
     workflows: Workflows = field(init=False)
     jobs: Jobs = field(init=False)
@@ -80,6 +86,7 @@ class Processing:
             settings=self.settings,
             site=self.site,
             logbook=self.logbook,
+            catalog=self.catalog.find,
         )
         logs, waiters = self.engine.context.logs, self.settings.threads // 4
         self.outputs = Outputs(self.jobs, self.engine.output, logs.path, waiters)
@@ -103,11 +110,16 @@ class Processing:
         """
         self.logbook.prepare()
         self.engine.start()
+        if self.gateway is not None:
+            self.gateway.start()
 
     def stop(self) -> None:
         """Stop the engine (what runs goes on), close the connections to database and site."""
+        if self.gateway is not None:
+            self.gateway.stop()
         self.engine.close()
         self.artefacts.close()
+        self.catalog.close()
         self.logbook.close()
         self.store.close()
         self.site.close()
@@ -206,9 +218,13 @@ def build_from_settings(
         station=station.name,
         logbook=Logbook((station.var_dir / "logbook").absolute(), settings.logbook_days),
         artefacts=Artefacts(settings, station),
+        catalog=CatalogFiles(station, settings.catalog_url),
     )
     sessions = MemorySessionStore(*settings.session_limits)
     application = build_app(processing, identity, identity.authorizer(), sessions)
+    processing.gateway = zeromq.gateway(settings, application, processing.health, station.name, station.var_dir)
+    if processing.gateway is not None:
+        processing.listeners.append(processing.gateway.publish)
     server = Server(
         application, settings.host, settings.port, settings.certificate, settings.key, threads=settings.threads
     )

@@ -127,3 +127,16 @@ class ProcessingSettings(StationServiceSettings):
         pattern=r"^(https?://\S+)?$",
         description="Base URL of the acquisition service, for artefacts; unset: DM_DAQ_WEB_SERVICE_URL.",
     )
+    catalog_url: str = Field(
+        default="",
+        pattern=r"^(https?://\S+)?$",
+        description="Base URL of the station's catalog, for input files by dataset or file query; unset: "
+        "DM_CAT_WEB_SERVICE_URL.",
+    )
+
+    @property
+    def zeromq_ports(self) -> dict[str, int]:
+        """The ports of ZeroMQ by setting; 0 for a free one."""
+        ports = {"zeromq_port": self.zeromq_port, "zeromq_events_port": self.zeromq_events_port}
+        near = {name: min(self.port + distance, 65535) if self.port else 0 for distance, name in enumerate(ports, 1)}
+        return {name: near[name] if port is None else port for name, port in ports.items()} if self.zeromq else {}
