@@ -5,8 +5,8 @@
     python benchmarks/processing.py --only calls --finished 2000
 
 1. ``stages``: jobs of three trivial stages through REST, submitted one by one from a few threads and with the bulk
-   call, with all durable records; beside them the same commands run by bare ``subprocess`` in as many threads, by Huey on
-   SQLite and by Parsl's high-throughput executor - each as it comes, and once more made equally durable. All run in
+   call, with all durable records; beside them the same commands run by bare ``subprocess`` in as many threads, by Huey
+   on SQLite and by Parsl's high-throughput executor - each as it comes, and once more made equally durable. All run in
    turn in every round, on the same disk; the medians count. The rivals are installed into an environment of this
    benchmark's own below the user's cache directory.
 2. ``calls``: how long submitting takes while 100 jobs run, and listing the newest 100 of many finished jobs; and what
