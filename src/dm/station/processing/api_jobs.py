@@ -227,16 +227,16 @@ class ProcessingJobs(ApiClient):
         """
         return ProcessingJob(self.client.post(f"{self._path(owner, id)}/resumeProcessingJob"))
 
-    def restartProcessingJob(self, owner: str | None, id: str, fromStage: str) -> ProcessingJob:
+    def restartProcessingJob(self, owner: str | None, id: str, fromStage: str | None = None) -> ProcessingJob:
         """Run a stage of an ended job and all later ones anew.
 
-        :param owner: its owner; ``None``: looked up. :param fromStage: name of the first stage to run again.
-        :returns: its record; the id stays. :raises InvalidObjectState: it has not ended.
-        :raises InvalidArgument: it has no such stage.
+        :param owner: its owner; ``None``: looked up. :param fromStage: name of the first stage to run again;
+            ``None``: the whole job.
+        :returns: its record; the id stays. :raises InvalidObjectState: it has not ended, or a stage before that one is
+            not done. :raises ObjectNotFound: it has no such stage.
         """
-        return ProcessingJob(
-            self.client.post(f"{self._path(owner, id)}/restartProcessingJob", {"fromStage": fromStage})
-        )
+        body = {"fromStage": fromStage} if fromStage else {}
+        return ProcessingJob(self.client.post(f"{self._path(owner, id)}/restartProcessingJob", body))
 
     def deleteProcessingJob(self, owner: str | None, id: str) -> ProcessingJob:
         """Delete an ended job and return its last record. :raises InvalidObjectState: it has not ended."""

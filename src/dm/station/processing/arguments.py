@@ -107,7 +107,7 @@ class JobIdOfOwner(JobId, Owner):
 class JobRestart(JobIdOfOwner):
     """From where to run a job again."""
 
-    from_stage: str = Field(description="Name of the first stage to run again.")
+    from_stage: str | None = Field(default=None, description="Name of the first stage to run again; default: all.")
 
 
 class JobWait(JobId):

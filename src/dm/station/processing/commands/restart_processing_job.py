@@ -9,7 +9,7 @@ from dm.station.processing.commands.job_options import job_options
 
 @command("dm-restart-processing-job", api="dm.station.processing.api:WorkflowProcApi")
 @job_options
-@option("--from-stage", required=True, help="Name of the first stage to run again.")
-def main(api: WorkflowProcApi, id: str, owner: str | None, from_stage: str) -> ProcessingJob:
-    """Run a stage of an ended processing job and all later ones anew. The job keeps its id."""
+@option("--from-stage", help="Name of the first stage to run again; default: the whole job.")
+def main(api: WorkflowProcApi, id: str, owner: str | None, from_stage: str | None) -> ProcessingJob:
+    """Run an ended processing job anew, from a stage on or all of it. The job keeps its id."""
     return api.restartProcessingJob(owner, id, from_stage)
