@@ -251,7 +251,8 @@ class Bench:
             }  # fmt: skip
         common["database_url"] = self.mongo.url(self.database)
         if name == "processing":
-            return common | {"stop_grace": 1.0} | ({"stage_account": OWNER.pw_name} if ROOT else {})
+            ports = {"zeromq_port": 0, "zeromq_events_port": 0}
+            return common | ports | {"stop_grace": 1.0} | ({"stage_account": OWNER.pw_name} if ROOT else {})
         return common
 
     def configure(self, **acquisition: Any) -> None:

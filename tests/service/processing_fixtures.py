@@ -49,6 +49,8 @@ def processing_values(database_url: str, certificates: Path, **changes: Any) -> 
         "key": str(certificates / "server.key"),
         "database_url": database_url,
         "threads": 12,
+        "zeromq_port": 0,
+        "zeromq_events_port": 0,
         "stop_grace": 1.0,
         "executors": {"local": {"output_grace": 1.0}},
         **({"stage_account": STAGE_ACCOUNT} if STAGE_ACCOUNT else {}),

@@ -78,14 +78,18 @@ def _unreadable(section: str, loaded: settings.ServiceSettings) -> list[str]:
 
 
 def _port_taken_twice(section: str, loaded: settings.ServiceSettings, ports: dict[tuple[str, int], str]) -> list[str]:
-    port, host = getattr(loaded, "port", 0), getattr(loaded, "host", "")
-    if not port:
-        return []
-    for (other_host, other_port), other in ports.items():
-        if other_port == port and (other_host == host or {"0.0.0.0", "::", ""} & {host, other_host}):  # noqa: S104
-            return [f"{section}.port = {port} is the port of [{other}] too; give one of them another."]
-    ports[(host, port)] = section
-    return []
+    host = getattr(loaded, "host", "")
+    problems = []
+    for name, port in ({"port": getattr(loaded, "port", 0)} | getattr(loaded, "zeromq_ports", {})).items():
+        if not port:
+            continue
+        for (other_host, other_port), other in ports.items():
+            if other_port == port and (other_host == host or {"0.0.0.0", "::", ""} & {host, other_host}):  # noqa: S104
+                problems.append(f"{section}.{name} = {port} is the port of [{other}] too; give one of them another.")
+                break
+        else:
+            ports[(host, port)] = section
+    return problems
 
 
 def _file_option(function: Callable[..., Any]) -> Callable[..., Any]:

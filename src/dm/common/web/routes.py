@@ -102,6 +102,7 @@ class Request:
     :param headers: lower-case header name -> value.
     :param remote: the peer's address.
     :param session_id: the raw session id of the cookie, or ``None``.
+    :param interface: what it came by, for logs.
     """
 
     id: str
@@ -109,6 +110,7 @@ class Request:
     headers: Mapping[str, str]
     remote: str
     session_id: str | None = None
+    interface: str = "REST"
 
 
 @dataclass(frozen=True)

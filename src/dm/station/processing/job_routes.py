@@ -77,10 +77,13 @@ def _starting(jobs: Jobs) -> list[Route]:
             job_owner=arguments.job_owner,
             idempotency_key=arguments.idempotency_key,
             priority=arguments.priority,
+            via=request.interface,
         )
 
     def start_many(request: Request, arguments: given.JobsStart) -> list[Record]:
-        return jobs.submit_many(request.principal, arguments.owner, arguments.workflow, arguments.jobs)
+        return jobs.submit_many(
+            request.principal, arguments.owner, arguments.workflow, arguments.jobs, via=request.interface
+        )
 
     submit = "/processingJobsByWorkflow/{owner}/{workflow}/startProcessingJob"
     many = "Start up to 500 jobs of a workflow; each answer is a job or an error."

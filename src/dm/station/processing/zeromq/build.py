@@ -24,16 +24,8 @@ def gateway(
     if not settings.zeromq:
         return None
     directory = (settings.zeromq_keys or var_dir / "zeromq").absolute()
-    requests = _address(settings.host, _port(settings.port, settings.zeromq_port, 1))
-    events = _address(settings.host, _port(settings.port, settings.zeromq_events_port, 2))
+    requests, events = (_address(settings.host, port) for port in settings.zeromq_ports.values())
     return Gateway(Place(requests, events, directory, settings.zeromq_threads), Desk(application, station), health)
-
-
-def _port(rest: int, given: int | None, distance: int) -> int:
-    """Return the port: the one given, else one near that of REST; 0 for a free one."""
-    if given is not None:
-        return given
-    return min(rest + distance, 65535) if rest else 0
 
 
 def _address(host: str, port: int) -> str:

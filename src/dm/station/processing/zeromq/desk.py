@@ -120,7 +120,7 @@ class Desk:
             self._application.sessions.delete(session)
             _audit_log.info("logout user=%s remote=%s", principal.username, remote)
             return {}, 0.0
-        request = Request(request_id, principal, {}, remote, session)
+        request = Request(request_id, principal, {}, remote, session, "ZeroMQ")
         operation = OPERATIONS[wish.op]
         given = self._completed(operation, wish.arguments, request)
         entry = self._entry(operation, given)

@@ -224,6 +224,7 @@ class Gateway:
         try:
             socket.bind(where)
         except zmq.ZMQError as error:
+            socket.close()
             raise ConfigurationError(f"ZeroMQ cannot listen on {where}: {error.strerror}.") from error
         return socket
 
@@ -293,9 +294,9 @@ class Gateway:
             try:
                 self._xpub = self._listening(zmq.XPUB, where)
                 break
-            except ConfigurationError as error:  # the old socket may need a moment to let go
-                _log.warning("%s", error)
-                self._stopping.wait(0.05)
+            except ConfigurationError as error:  # the old socket needs a moment to let go
+                _log.info("%s", error)
+                self._stopping.wait(0.02)
         self._publisher = Publisher(self._xpub, self._keys, self._refused)
 
     # --- requests --------------------------------------------------------------------------------------------
