@@ -58,6 +58,7 @@ CLASSES: Mapping[str, str] = {
     "RunCatApi": _CATALOG,
     "ServiceMonitorCatApi": _CATALOG,
     "WorkflowProcApi": _PROCESSING,
+    "ProcZmqApi": "dm.station.processing.zeromq.client",
     "ProcApiFactory": _FACTORIES,
     "DaqApiFactory": _FACTORIES,
     "DsApiFactory": _FACTORIES,

@@ -17,7 +17,7 @@ from typing import Any
 
 import click
 
-from dm.common import environment, setupfile, tls
+from dm.common import curve, environment, setupfile, tls
 from dm.common.embedded import EmbeddedPostgres
 from dm.common.errors import ConfigurationError, DmException
 from dm.common.hosting import free_port
@@ -26,6 +26,7 @@ from dm.deploy import runtime, tomlwriter
 from dm.deploy.layout import Layout
 
 PORTS = {"storage": 22236, "acquisition": 33336, "catalog": 44436, "processing": 55536}
+ZEROMQ_PORTS = {"zeromq_port": 55537, "zeromq_events_port": 55538}
 MONGO_PORT = 27027
 ADMINISTRATOR = "dmadmin"
 STAGE_ACCOUNT = "nobody"
@@ -100,8 +101,9 @@ def install(plan: Plan, say: Callable[[str], None] = lambda line: None) -> Insta
     if not layout.settings.exists():
         _write(layout.settings, tomlwriter.dumps(settings(plan, layout)))
         did(f"settings {layout.settings}")
+    zeromq = _zeromq(plan, layout, did)
     _commands(plan, layout, did)
-    _setup_file(layout, plan, did)
+    _setup_file(layout, plan, zeromq, did)
     _bootstrap(plan, layout, passwords, did)
     return result
 
@@ -154,6 +156,8 @@ def settings(plan: Plan, layout: Layout) -> dict[str, dict[str, Any]]:
             "environment": layout.setup,
             # our wrappers first: the stage account may not reach the interpreter the service runs on
             "path": f"{layout.bin}:/usr/local/bin:/usr/bin:/bin",
+            **{name: free_port() if plan.free_ports else port for name, port in ZEROMQ_PORTS.items()},
+            "zeromq_keys": layout.zeromq,
             "artefact_directory": layout.root / "artefacts",
             "artefact_login_file": layout.login_file(plan.manager_account),
             "acquisition_url": f"https://{plan.host}:{ports['acquisition']}",
@@ -213,7 +217,32 @@ def _commands(plan: Plan, layout: Layout, did: Callable[[str], None]) -> None:
         did(f"{len(changed)} commands in {layout.bin}")
 
 
-def _setup_file(layout: Layout, plan: Plan, did: Callable[[str], None]) -> None:
+def _zeromq(plan: Plan, layout: Layout, did: Callable[[str], None]) -> dict[str, object]:
+    """Make the keys of the ZeroMQ interface, one of them the station manager's; return the variables of clients."""
+    from dm.station.processing.settings import ProcessingSettings
+    from dm.station.processing.zeromq import client, keys
+
+    settings = load(ProcessingSettings, "processing", layout.settings)
+    if not settings.zeromq:
+        return {}
+    directory = settings.zeromq_keys or load(StationSettings, "station", layout.settings).var_dir / "zeromq"
+    if keys.prepare(directory)[1]:
+        did(f"ZeroMQ keys {directory}")
+    secret = directory / f"{plan.manager_account}{curve.SECRET}"
+    if not secret.exists():
+        public, _ = curve.make(directory, plan.manager_account)
+        keys.authorise(directory, public, plan.manager_account, plan.manager_account, all_events=True)
+        did(f"ZeroMQ key {secret}")
+    requests, events = settings.zeromq_ports.values()
+    return {
+        client.ADDRESS: f"tcp://{plan.host}:{requests}",
+        client.EVENTS_ADDRESS: f"tcp://{plan.host}:{events}",
+        client.SERVER_KEY: directory / f"{keys.SERVER}{curve.PUBLIC}",
+        client.KEY_FILE: secret,
+    }
+
+
+def _setup_file(layout: Layout, plan: Plan, zeromq: dict[str, object], did: Callable[[str], None]) -> None:
     urls = service_urls(layout, plan.host)
     types = ",".join(dict.fromkeys([plan.station, "TEST", *plan.experiment_types]))
     variables: dict[str, object] = {
@@ -221,6 +250,7 @@ def _setup_file(layout: Layout, plan: Plan, did: Callable[[str], None]) -> None:
         environment.LOGIN_FILE: layout.login_file(plan.manager_account),
         **{environment.URL_VARIABLES[name]: url for name, url in urls.items()},
         environment.CA_FILE: layout.certificates / tls.CA_CERTIFICATE,
+        **zeromq,
         "DM_ALLOWED_EXPERIMENT_TYPES": types,
         "DM_BEAMLINE_NAME": plan.station,
         "DM_ROOT_DIR": layout.root,

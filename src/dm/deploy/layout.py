@@ -56,6 +56,11 @@ class Layout:
         return self.etc / "certificates"
 
     @property
+    def zeromq(self) -> Path:
+        """Keys of the ZeroMQ interface: the processing service's, the station manager's, and those let in."""
+        return self.etc / "zeromq"
+
+    @property
     def settings(self) -> Path:
         """The settings file."""
         return self.etc / "dm.toml"

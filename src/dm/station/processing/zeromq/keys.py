@@ -58,7 +58,9 @@ def prepare(directory: Path) -> tuple[CurveKey, bool]:
     clients = directory / CLIENTS
     try:
         for place in (directory, clients):
-            place.mkdir(mode=0o755, parents=True, exist_ok=True)
+            if not place.is_dir():
+                place.mkdir(parents=True)
+                place.chmod(0o755)  # whatever the umask: clients read the public key
             if place.stat().st_mode & 0o022:
                 raise ConfigurationError(f"Key directory {place} may be written to by others; chmod 755 it.")
     except OSError as error:
