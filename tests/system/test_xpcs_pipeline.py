@@ -26,7 +26,7 @@ from tests.live import Suite
 from tests.service.gridftp_server import GridFtpServer, running
 from tests.service.processing_fixtures import STAGE_ACCOUNT
 from tests.service.sge_server import SgeCluster, sge
-from tests.system.beamline_files import beamline_file
+from tests.beamline_files import beamline_file
 
 __all__ = ["sge"]
 EXPERIMENT = "xpcs-2026"

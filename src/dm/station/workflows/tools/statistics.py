@@ -28,19 +28,25 @@ class Moments:
     minimum: float = field(default=float("inf"))
     maximum: float = field(default=float("-inf"))
 
-    def add(self, values: np.ndarray[Any, Any]) -> None:
-        """Take in more values: float64, any shape, finite."""
+    @classmethod
+    def of(cls, values: np.ndarray[Any, Any]) -> Moments:
+        """Return those of some values: float64, any shape, finite."""
         if not values.size:
-            return
+            return cls()
         mean = float(values.mean())
-        squares = float(((values - mean) ** 2).sum())
-        count = self.count + values.size
-        difference = mean - self.mean
-        self.squares += squares + difference * difference * self.count * values.size / count
-        self.mean += difference * values.size / count
+        rest = values.ravel() - mean
+        return cls(values.size, mean, float(rest @ rest), float(values.min()), float(values.max()))
+
+    def merge(self, other: Moments) -> None:
+        """Take in those of more values."""
+        if not other.count:
+            return
+        count, difference = self.count + other.count, other.mean - self.mean
+        self.squares += other.squares + difference * difference * self.count * other.count / count
+        self.mean += difference * other.count / count
         self.count = count
-        self.minimum = min(self.minimum, float(values.min()))
-        self.maximum = max(self.maximum, float(values.max()))
+        self.minimum = min(self.minimum, other.minimum)
+        self.maximum = max(self.maximum, other.maximum)
 
     def told(self) -> dict[str, Any]:
         """Return them by name; without values only the count. The deviation is the population's."""
@@ -67,23 +73,28 @@ class Thumbnail:
         self._sums = np.zeros(shape)
         self._counts = np.zeros(shape)
 
-    def add(self, block: Block, values: np.ndarray[Any, Any]) -> None:
-        """Take in a block. :param values: its values as float64, zero where not valid."""
-        for target, part in ((self._sums, values), (self._counts, block.valid)):
-            frame = part.sum(axis=0, dtype=float)
-            rows, columns = self._edges(block.row, frame.shape[0]), self._edges(block.column, frame.shape[1])
-            binned = self._reduced(self._reduced(frame, rows, 0), columns, 1)
-            top, left = block.row // self.bin, block.column // self.bin
-            target[top : top + binned.shape[0], left : left + binned.shape[1]] += binned
+    def add(self, block: Block, values: np.ndarray[Any, Any], whole: bool) -> None:
+        """Take in a block. :param values: its values as float64, zero where not valid. :param whole: all are valid."""
+        import numpy as np
+
+        frames, height, width = values.shape
+        rows, columns = self._edges(block.row, height), self._edges(block.column, width)
+        top, left = block.row // self.bin, block.column // self.bin
+        place = (slice(top, top + len(rows)), slice(left, left + len(columns)))
+        self._sums[place] += self._reduced(values[0] if frames == 1 else values.sum(axis=0), rows, columns)
+        if whole:
+            self._counts[place] += frames * np.outer(np.diff([*rows, height]), np.diff([*columns, width]))
+        else:
+            self._counts[place] += self._reduced(block.valid.sum(axis=0, dtype=float), rows, columns)
 
     def _edges(self, first: int, size: int) -> list[int]:
         return [0, *range(self.bin - first % self.bin, size, self.bin)]
 
     @staticmethod
-    def _reduced(values: np.ndarray[Any, Any], edges: list[int], axis: int) -> np.ndarray[Any, Any]:
+    def _reduced(values: np.ndarray[Any, Any], rows: list[int], columns: list[int]) -> np.ndarray[Any, Any]:
         import numpy as np
 
-        return np.add.reduceat(values, edges, axis=axis)
+        return np.add.reduceat(np.add.reduceat(values, rows, axis=0), columns, axis=1)
 
     def mean(self) -> np.ndarray[Any, Any]:
         """Return the image; NaN where no pixel was valid."""
@@ -153,10 +164,13 @@ def _measured(found: Images, pixels: int, masking: bool) -> tuple[Moments, list[
     overall, thumbnail, left_out = Moments(), Thumbnail(rows, columns, pixels), 0
     frames = [Moments() for _ in range(min(number, MAX_FRAMES_TOLD))]
     for block in found.blocks(masking):
-        values = np.where(block.valid, block.values, 0).astype(float)
-        left_out += block.valid.size - int(block.valid.sum())
-        overall.add(values[block.valid])
-        thumbnail.add(block, values)
-        for place, moments in enumerate(frames[block.frame : block.frame + len(values)]):
-            moments.add(values[place][block.valid[place]])
+        whole = bool(block.valid.all())
+        values = (block.values if whole else np.where(block.valid, block.values, 0)).astype(float)
+        left_out += 0 if whole else block.valid.size - int(block.valid.sum())
+        thumbnail.add(block, values, whole)
+        for place, frame in enumerate(values, block.frame):
+            part = Moments.of(frame if whole else frame[block.valid[place - block.frame]])
+            overall.merge(part)
+            if place < len(frames):
+                frames[place].merge(part)
     return overall, [moments.told() for moments in frames], thumbnail, left_out
