@@ -56,7 +56,10 @@ def test_directories_are_listed_within_their_limits(tmp_path: Path) -> None:
     assert inputs.files({"filePathPattern": "*.h5"}, 10, root, False) == ["a.h5", "b.h5"]
     assert inputs.files({"filePathPattern": "sub/*"}, 10, root, False) == ["sub/d.h5"]
     assert inputs.files({"dataDir": "sub"}, 10, root, False) == ["sub/d.h5"]
+    assert inputs.files({"dataDir": f"{root}/sub"}, 10, root, False) == [f"{root}/sub/d.h5"]
     for bad in (
+        {"dataDir": f"{root}/../secret"},
+        {"dataDir": f"{root}/out"},
         {"filePathPattern": "out/*"},
         {"filePathPattern": "../secret/*"},
         {"dataDir": ".."},

@@ -175,11 +175,12 @@ def _listed(pattern: Any, directory: Any, limit: int, root: str | None, allow_li
         found = _scan(Path(root) / below, wildcard, Path(root).resolve())
         names = [f"{below}/{name}" if below else name for name in _some(found, limit)]
     else:
-        if not allow_listing:
+        inside = Path(root).resolve() if root is not None and place.is_relative_to(root) else None
+        if inside is None and not allow_listing:
             raise InvalidArgument(
                 f"Directory {str(place)!r} lies outside an experiment; this service does not list it."
             )
-        names = [str(place / name) for name in _some(_scan(place, wildcard, None), limit)]
+        names = [str(place / name) for name in _some(_scan(place, wildcard, inside), limit)]
     return sorted(names)
 
 
