@@ -197,7 +197,7 @@ class SlurmCluster:
             "JobAcctGatherType=jobacct_gather/linux",
             "JobAcctGatherFrequency=1",
             "JobAcctGatherParams=OverMemoryKill",
-            "DefMemPerCPU=16",
+            f"DefMemPerCPU={memory // 64}",
             "KillWait=2",
             "MessageTimeout=2",
             "MinJobAge=300" if not self.accounting else "MinJobAge=2",
