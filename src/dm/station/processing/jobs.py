@@ -6,9 +6,9 @@ import json
 import os
 import re
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from dm.common import statuses
 from dm.common.errors import (
@@ -27,6 +27,7 @@ from dm.station.processing.logbook import Logbook
 from dm.station.processing.rights import Rights
 from dm.station.processing.settings import ProcessingSettings
 from dm.station.processing.store import Store
+from dm.station.processing.turns import Turns
 from dm.station.processing.wishes import Wish
 from dm.station.processing.workflows import Workflows
 
@@ -38,6 +39,7 @@ _CURSOR = re.compile(r"[0-9]{1,20}")
 _JOB_ID = re.compile(r"[A-Za-z0-9-]{1,64}")
 
 Job = dict[str, Any]
+T = TypeVar("T")
 
 
 class Site(Protocol):
@@ -88,6 +90,7 @@ class Jobs:
         self._settings = settings
         self._site = site
         self._logbook = logbook
+        self._turns = Turns()
         self._catalog = catalog
         self._waiters = threading.BoundedSemaphore(max(1, settings.threads // 2))
 
@@ -117,7 +120,8 @@ class Jobs:
         """
         workflow = self._workflows.get(principal, workflow_owner, workflow_name)
         wish = Wish(arguments, job_owner, idempotency_key, priority, via)
-        [answer] = self._accept([self._prepared(principal, workflow, wish)])
+        with self._turns.of(_keyed(principal, [wish])):
+            [answer] = self._accept([self._prepared(principal, workflow, wish)])
         if isinstance(answer, DmException):
             raise answer
         return documents.record(answer)
@@ -139,15 +143,13 @@ class Jobs:
         if len(wishes) > MAX_SUBMITTED:
             raise ServiceLimit(f"{len(wishes)} jobs are more than {MAX_SUBMITTED}; submit them in parts.")
         workflow = self._workflows.get(principal, workflow_owner, workflow_name)
-        prepared: list[Prepared | DmException] = []
-        for wish in wishes:
-            try:
-                prepared.append(self._prepared(principal, workflow, Wish.parse(wish, via)))
-            except ServiceUnavailable:
-                raise
-            except DmException as error:
-                prepared.append(error)
-        answers = iter(self._accept([one for one in prepared if isinstance(one, Prepared)]))
+        parsed = [_either(Wish.parse, wish, via) for wish in wishes]
+        with self._turns.of(_keyed(principal, [wish for wish in parsed if isinstance(wish, Wish)])):
+            prepared = [
+                wish if isinstance(wish, DmException) else _either(self._prepared, principal, workflow, wish)
+                for wish in parsed
+            ]
+            answers = iter(self._accept([one for one in prepared if isinstance(one, Prepared)]))
         found = [one if isinstance(one, DmException) else next(answers) for one in prepared]
         if unavailable := next((one for one in found if isinstance(one, ServiceUnavailable)), None):
             raise unavailable
@@ -197,23 +199,25 @@ class Jobs:
 
     def _accept(self, prepared: Sequence[Prepared]) -> list[dict[str, Any] | DmException]:
         """Log and store new jobs and hand them to the engine; return the documents, or why there is none."""
-        new = [one for one in prepared if one.entry is not None]
-        self._logbook.append(*(one.entry for one in new if one.entry is not None))
-        stored = {one.document["_id"]: self._engine.writer.add(one.document) for one in new}
-        answers: list[dict[str, Any] | DmException] = []
+        new: dict[str, Prepared] = {}  # once where the same key was given twice
         for one in prepared:
-            document = one.document
+            if one.entry is not None:
+                new.setdefault(one.document["_id"], one)
+        self._logbook.append(*(one.entry for one in new.values() if one.entry is not None))
+        stored = {job_id: self._engine.writer.add(one.document) for job_id, one in new.items()}
+        accepted: dict[str, dict[str, Any] | DmException] = {}
+        for job_id, one in new.items():
+            accepted[job_id] = one.document
             try:
-                if one.entry is not None and stored[document["_id"]].result():
-                    self._engine.submit(document)
-                elif one.entry is not None:  # somebody else was faster with the same key
-                    self._logbook.withdraw(document["_id"], "The same job was submitted before.")
-                    document = self._found(document["_id"])
-                answers.append(document)
+                if stored[job_id].result():
+                    self._engine.submit(one.document)
+                else:
+                    self._logbook.withdraw(job_id, "The same job was submitted before.")
+                    accepted[job_id] = self._found(job_id)
             except DmException as error:
-                self._logbook.withdraw(document["_id"], error.message)
-                answers.append(error)
-        return answers
+                self._logbook.withdraw(job_id, error.message)
+                accepted[job_id] = error
+        return [one.document if one.entry is None else accepted[one.document["_id"]] for one in prepared]
 
     def _data_directory(self, principal: Principal, arguments: Mapping[str, Any]) -> str | None:
         """Return the data directory of the job's experiment, which the caller must be allowed to see."""
@@ -426,6 +430,22 @@ class Jobs:
         if document is None:
             raise _missing(job_id)
         return document
+
+
+def _keyed(principal: Principal, wishes: Sequence[Wish]) -> set[str]:
+    """Return the ids of the jobs that have idempotency keys, as far as those can be."""
+    ids = [_either(wish.job_id, principal.username) for wish in wishes if wish.key]
+    return {job_id for job_id in ids if isinstance(job_id, str)}
+
+
+def _either(call: Callable[..., T], *arguments: Any) -> T | DmException:
+    """Return a result, or why there is none. :raises ServiceUnavailable: that is for all of them."""
+    try:
+        return call(*arguments)
+    except ServiceUnavailable:
+        raise
+    except DmException as error:
+        return error
 
 
 def _missing(job_id: str) -> ObjectNotFound:
