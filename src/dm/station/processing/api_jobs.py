@@ -318,13 +318,16 @@ class ProcessingJobs(ApiClient):
         status = "unknown"
         while True:
             left = MAX_WAIT_TIME if deadline is None else deadline - time.monotonic()
+            asked, begun = max(0.0, min(poll, left)), time.monotonic()
             try:
-                job = self.getProcessingJobById(owner, id, waitTime=max(0.0, min(poll, left)))
+                job = self.getProcessingJobById(owner, id, waitTime=asked)
                 last_answer, status = time.monotonic(), job["status"]
                 if progress:
                     progress(job)
                 if job.is_over:
                     return job
+                if last_answer - begun < asked / 2:  # too many wait at the service already: it answers at once
+                    time.sleep(min(_PAUSE, asked))
             except (CommunicationError, ServiceUnavailable):
                 if time.monotonic() - last_answer > _PATIENCE:
                     raise
