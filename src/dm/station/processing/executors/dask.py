@@ -229,10 +229,13 @@ class Dask:
         path = self.spool / _LOG
         too_long = path.exists() and path.stat().st_size > _MAX_LOG
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("DM_", "PYTHON"))}
+        python = self.settings.python
+        if python is not None and (library := python.parent.parent / "lib").is_dir():  # its own shared libraries
+            environment["LD_LIBRARY_PATH"] = ":".join(filter(None, (str(library), os.environ.get("LD_LIBRARY_PATH"))))
         with path.open("wb" if too_long else "ab") as stream:
             process = await asyncio.create_subprocess_exec(
                 *self._account.prefix,
-                sys.executable,
+                str(python or sys.executable),
                 "-P",
                 "-m",
                 "dm.station.processing.executors.dask_client",

@@ -29,8 +29,9 @@ _ROUND = 1.0
 _WATCH = 20.0
 _ANSWER = 60.0
 _STALE_OFFER = 5.0
-_CONNECT = 20.0
-_UNSUITABLE_GRACE = 5.0
+_FORGOTTEN_OFFER = 60.0
+_CONNECT = 5.0
+_UNSUITABLE_GRACE = 2.0
 _SIGNAL_TRIES = 50
 _FETCH_TRIES = 4
 
@@ -91,6 +92,7 @@ class Bridge:
         self.places: dict[str, tuple[str, str]] = {}  # worker and directory of delivered stages whose output is there
         self.unsuitable: dict[str, str] = {}
         self.suitable: set[str] = set()
+        self.meeting: set[str] = set()
         self.wake = asyncio.Event()
         self.noted = asyncio.Event()
         self.client: Any = None
@@ -322,11 +324,7 @@ class Bridge:
     async def _place(self, queued: list[Stage]) -> None:
         from distributed import fire_and_forget
 
-        workers = await self._call("workers")
-        for address in workers.keys() - self.suitable - self.unsuitable.keys():
-            await self._meet(address)
-        self.suitable &= workers.keys()
-        self.unsuitable = {address: why for address, why in self.unsuitable.items() if address in workers}
+        workers = await self._workers()
         now = time.monotonic()
         room = sum(max(0, workers[address][2]) for address in self.suitable)
         placed = {}
@@ -375,18 +373,38 @@ class Bridge:
             "variables": {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C", "DM_PROCESSING_KEY": stage.key},
         }
 
+    async def _workers(self) -> dict[str, Any]:
+        """Return what the ledger says of the workers; make the acquaintance of new ones meanwhile."""
+        workers: dict[str, Any] = await self._call("workers")
+        for address in workers.keys() - self.suitable - self.unsuitable.keys() - self.meeting:
+            self.meeting.add(address)
+            self._spawn(self._meet(address))
+        self.suitable &= workers.keys()
+        self.unsuitable = {address: why for address, why in self.unsuitable.items() if address in workers}
+        return workers
+
     async def _meet(self, address: str) -> None:
         """Learn who a new worker is; it is given nothing unless it runs under the right account."""
         try:
-            reply = await self.client.scheduler.broadcast(msg={"op": "versions"}, workers=[address])
+            await self._ask_who(address)
+        finally:
+            self.meeting.discard(address)
+            self.wake.set()
+
+    async def _ask_who(self, address: str) -> None:
+        try:
+            reply = await asyncio.wait_for(
+                self.client.scheduler.broadcast(msg={"op": "versions"}, workers=[address]), _ANSWER
+            )
             python = dict(reply[address]["host"])["python"]
             if python.split(".")[:2] != [str(part) for part in sys.version_info[:2]]:
                 self.unsuitable[address] = f"runs Python {python}, the service {sys.version.split()[0]}"
                 return
             who = await self._run(dask_worker.identify, worker=address)
-        except (OSError, KeyError, TimeoutError):  # it has gone again, or is not quite there: the next round sees
-            return
+        except (OSError, KeyError, TimeoutError, AttributeError):  # it has gone again: the next round sees
+            who = None
         if who is None:
+            await asyncio.sleep(_ROUND)
             return
         if who["uid"] == 0:
             self.unsuitable[address] = "runs as root, which stages never do"
@@ -412,10 +430,10 @@ class Bridge:
         waiting = [s for s in self.stages.values() if s.state == "placed" and now - s.since > _STALE_OFFER]
         if not waiting:
             return
-        workers = await self._call("workers")
+        workers = await self._workers()
         spare = [a for a, (_, _, free, takes) in workers.items() if a in self.suitable and takes and free > 0]
         for stage in waiting:
-            taking = stage.worker in workers and workers[stage.worker][3]
+            taking = stage.worker in workers and workers[stage.worker][3] and now - stage.since < _FORGOTTEN_OFFER
             if (not taking or any(address != stage.worker for address in spare)) and await self._take_back(stage):
                 stage.since = now
                 self.wake.set()

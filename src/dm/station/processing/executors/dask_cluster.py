@@ -14,6 +14,7 @@ import fcntl
 import json
 import math
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -140,6 +141,9 @@ def _make(settings: DaskSettings, directory: Path) -> tuple[Any, int]:
     scheduler = {"dashboard_address": "127.0.0.1:0", **options.pop("scheduler_options", {})}
     (directory / "logs").mkdir(exist_ok=True)
     options.setdefault("log_directory", str(directory / "logs"))
+    if (libraries := os.environ.get("LD_LIBRARY_PATH")) and "python" not in options:  # of this interpreter
+        prologue = [f"export LD_LIBRARY_PATH={shlex.quote(libraries)}", *options.get("job_script_prologue", ())]
+        options["job_script_prologue"] = prologue
     cluster = getattr(dask_jobqueue, _CLASSES[str(settings.cluster)])(scheduler_options=scheduler, **common, **options)
     job = cluster._dummy_job
     return cluster, max(1, int(job.worker_process_threads))

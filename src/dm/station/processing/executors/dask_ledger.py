@@ -171,6 +171,17 @@ class Ledger(SchedulerPlugin):
                     mine.change(entry, state=LOST if entry["state"] == CLAIMED else UNPLACED)
             mine.change()
 
+    def transition(self, key: Any, start: str, finish: str, *args: Any, **kwargs: Any) -> None:
+        """See the base class. A task that erred could not even be loaded by its worker, or was killed with it."""
+        if finish != "erred" or not str(key).startswith(TASK_PREFIX):
+            return
+        for mine in self.owners.values():
+            for entry in mine.entries.values():
+                if entry["token"] == key and entry["state"] in _ACTIVE:
+                    why = str(kwargs.get("exception_text") or "it was killed")[:1000]
+                    told = {"lost" if entry["state"] == CLAIMED else "reason": f"The worker could not run it: {why}."}
+                    mine.change(entry, state=ENDED, result=told)
+
     def add_worker(self, scheduler: Any, worker: str) -> None:
         """See the base class."""
         for mine in self.owners.values():

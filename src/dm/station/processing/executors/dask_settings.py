@@ -39,6 +39,10 @@ class DaskSettings(ExecutorSettings):
         description="Unix account of the workers, and of this service's dask client; unset: the service's own. Must "
         "be set, and not be root, when the service runs as root.",
     )
+    python: Path | None = Field(
+        default=None,
+        description="Python with DM and distributed that the account can run, where it cannot run the service's own.",
+    )
     ca_file: Path | None = Field(
         default=None, description="Certificates of the authority that all of the scheduler trust."
     )

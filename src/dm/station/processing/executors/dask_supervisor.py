@@ -26,7 +26,8 @@ _ROUNDS = 200  # of killing: what forks while it is killed is met again
 class Supervisor:
     """One stage process.
 
-    :param directory: holds the file ``script``; gets ``stdout`` and ``stderr``. :param limit: bytes kept of each.
+    :param directory: holds the files ``script`` and ``environment``; gets ``stdout`` and ``stderr``.
+    :param limit: bytes kept of each.
     :param grace: seconds to go on reading output that something left behind still holds open.
     """
 
@@ -56,10 +57,12 @@ class Supervisor:
             os.open(os.path.join(self.directory, name), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
             for name in ("stdout", "stderr")
         ]
+        with open(os.path.join(self.directory, "environment")) as stream:
+            environment = json.load(stream)
         start = time.time()
         child = os.fork()
         if child == 0:
-            self._become_script(libc, writers)
+            self._become_script(libc, writers, environment)
         for descriptor in writers:
             os.close(descriptor)
         os.set_blocking(0, False)
@@ -81,7 +84,7 @@ class Supervisor:
             "sizes": self.sizes,
         }
 
-    def _become_script(self, libc: ctypes.CDLL, writers: tuple[int, ...]) -> None:
+    def _become_script(self, libc: ctypes.CDLL, writers: tuple[int, ...], environment: dict[str, str]) -> None:
         try:
             signal.set_wakeup_fd(-1)
             os.setsid()
@@ -94,7 +97,7 @@ class Supervisor:
             os.dup2(writers[1], 2)
             os.closerange(3, 256)
             os.chdir(self.directory)
-            os.execv("/bin/sh", ["/bin/sh", "script"])
+            os.execve("/bin/sh", ["/bin/sh", "script"], environment)
         finally:
             os._exit(127)
 

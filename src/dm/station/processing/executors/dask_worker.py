@@ -15,6 +15,7 @@ import select
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import tempfile
@@ -26,7 +27,9 @@ RUNNING = "dm_stages"  # attribute of the worker: the supervisors by token
 INLINE = 256 << 10  # bytes of both streams that travel with the result
 _ENDS = 32 << 10  # of longer streams: what survives the worker, of each end
 _OUTPUT = (1 << 20) + 1
+_OUTPUT_NAME = "output.json"
 _PATIENCE = 60.0
+_KILL_ROUNDS = 100
 
 
 def identify() -> dict[str, Any]:
@@ -62,41 +65,56 @@ def run(order: dict[str, Any]) -> None:
 
     if os.geteuid() == 0:
         tell("end", result={"reason": "The worker runs as root; stages never do."})
-        return
-    if not tell("claim", worker=worker.address):
-        return
+    elif tell("claim", worker=worker.address):
+        tell("end", result=_carry_out(worker, order))
+
+
+def _carry_out(worker: Any, order: dict[str, Any]) -> dict[str, Any]:
     try:
-        result = _supervise(worker, order)
+        directory = _prepare(worker, order)
+        supervisor = _supervisor(order, directory)
     except OSError as error:
-        result = {"reason": f"The worker could not start it: {error.strerror} ({error.filename})."}
-    tell("end", result=result)
+        return {"reason": f"The worker could not start it: {error.strerror} ({error.filename})."}
+    try:
+        return _follow(worker, order, directory, supervisor)
+    except Exception as error:  # it was started: that must be told, whatever this is
+        return {"lost": f"Its result could not be taken: {type(error).__name__}: {error}."}
 
 
-def _supervise(worker: Any, order: dict[str, Any]) -> dict[str, Any]:
+def _prepare(worker: Any, order: dict[str, Any]) -> str:
+    """Make the directory of a stage and return it."""
     base = order["directory"] or worker.local_directory
     os.makedirs(base, exist_ok=True)
     directory = tempfile.mkdtemp(prefix=STAGE_PREFIX, dir=base)
-    with open(os.path.join(directory, "script"), "xb", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
+    with open(os.path.join(directory, "script"), "xb") as file:
         file.write(order["script"])
-    output = os.path.join(directory, "output.json")
     environment = {
         name: value
         for name, value in os.environ.items()
         if any(fnmatch.fnmatchcase(name, pattern) for pattern in order["environment"])
     }
     environment.update(order["variables"])
-    environment["DM_OUTPUT_FILE"] = output
+    environment["DM_OUTPUT_FILE"] = os.path.join(directory, _OUTPUT_NAME)
+    with open(os.path.join(directory, "environment"), "w") as text:
+        json.dump(environment, text)
+    return directory
+
+
+def _supervisor(order: dict[str, Any], directory: str) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-I", "-S", "-c", order["supervisor"], directory]
-    supervisor = subprocess.Popen(
+    return subprocess.Popen(
         [*command, str(order["limit"]), str(order["grace"])],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         bufsize=0,
         cwd="/",
-        env=environment,
         start_new_session=True,
     )
+
+
+def _follow(worker: Any, order: dict[str, Any], directory: str, supervisor: subprocess.Popen[bytes]) -> dict[str, Any]:
+    """Wait for the end of a stage and return its result."""
     running = worker.__dict__.setdefault(RUNNING, {})
     running[order["token"]] = supervisor
     try:
@@ -111,7 +129,7 @@ def _supervise(worker: Any, order: dict[str, Any]) -> dict[str, Any]:
         shutil.rmtree(directory, ignore_errors=True)
         return {"lost": "The supervisor of the process on the worker's host was killed, so nobody saw its end."}
     result: dict[str, Any] = json.loads(answer)
-    result["output"] = _regular(output)
+    result["output"] = _regular(os.path.join(directory, _OUTPUT_NAME))
     return result | _streams(directory, result["sizes"], order["limit"])
 
 
@@ -133,13 +151,25 @@ def _answer(worker: Any, supervisor: subprocess.Popen[bytes]) -> bytes:
 
 
 def _kill_marked(variables: dict[str, str]) -> None:
-    """Kill what has all these variables in its environment."""
+    """Kill what has all these variables in its environment, until it has been seen twice that nothing has."""
     marks = {f"{name}={value}".encode() for name, value in variables.items() if name.startswith("DM_")}
+    clean = 0  # once is not enough: what is just being started shows no environment
+    for _ in range(_KILL_ROUNDS):
+        clean = 0 if _killed(marks) else clean + 1
+        if clean == 2:
+            return
+        time.sleep(0.05)
+
+
+def _killed(marks: set[bytes]) -> int:
+    found = 0
     for name in os.listdir("/proc"):
         if name.isdigit() and int(name) != os.getpid():
             with contextlib.suppress(OSError), open(f"/proc/{name}/environ", "rb") as stream:
                 if marks and marks <= set(stream.read().split(b"\0")):
                     os.kill(int(name), signal.SIGKILL)
+                    found += 1
+    return found
 
 
 def _regular(path: str) -> bytes:
@@ -148,11 +178,12 @@ def _regular(path: str) -> bytes:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
         return b""
-    with os.fdopen(descriptor, "rb") as stream:
-        try:
-            return stream.read(_OUTPUT) or b""
-        except OSError:
-            return b""
+    try:
+        return os.read(descriptor, _OUTPUT) if stat.S_ISREG(os.fstat(descriptor).st_mode) else b""
+    except OSError:
+        return b""
+    finally:
+        os.close(descriptor)
 
 
 def _streams(directory: str, sizes: list[int], limit: int) -> dict[str, Any]:
