@@ -16,6 +16,7 @@
 from __future__ import annotations
 
 import argparse
+import http.client
 import json
 import os
 import re
@@ -26,12 +27,12 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.request
 import venv
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from rich.console import Console
 from rich.table import Table
@@ -96,6 +97,7 @@ class Station:
         self.owner = suite.login[0]
         self.api = WorkflowProcApi(*suite.login)
         self._trust = ssl.create_default_context(cafile=os.environ["DM_CA_FILE"])
+        self._metrics: http.client.HTTPSConnection | None = None
         for name in ("acquisition", "catalog"):
             suite.part(name).stop()
         trivial = {f"{number:02d}-STAGE": {"command": COMMAND} for number in range(1, STAGES + 1)}
@@ -110,19 +112,34 @@ class Station:
     def close(self) -> None:
         """Close the connections."""
         self.api.close()
+        self.forget()
+
+    def forget(self) -> None:
+        """Close the connection for metrics."""
+        if self._metrics is not None:
+            self._metrics.close()
+        self._metrics = None
 
     def left(self) -> int:
         """Return how many jobs have not ended, as the service's metrics tell."""
-        url = f"{os.environ['DM_PROC_WEB_SERVICE_URL']}/metrics"
-        with urllib.request.urlopen(url, context=self._trust, timeout=30) as reply:
-            found = re.search(r"^dm_processing_jobs (\S+)$", reply.read().decode(), re.MULTILINE)
+        if self._metrics is None:
+            place = urlsplit(os.environ["DM_PROC_WEB_SERVICE_URL"])
+            self._metrics = http.client.HTTPSConnection(place.netloc, timeout=30, context=self._trust)
+        self._metrics.request("GET", "/metrics")
+        text = self._metrics.getresponse().read().decode()
+        found = re.search(r"^dm_processing_jobs (\S+)$", text, re.MULTILINE)
         if found is None:
             raise SystemExit("The metrics of the processing service do not tell its jobs.")
         return int(float(found[1]))
 
-    def wait(self, most: int = 0) -> None:
-        """Wait until no more than so many jobs are left."""
+    def wait(self, most: int = 0, last: str = "") -> None:
+        """Wait until no more than so many jobs are left.
+
+        :param last: a job that is one of the last to end: the service is asked all the time only after it.
+        """
         begun = time.monotonic()
+        if last:
+            self.api.waitProcessingJob(self.owner, last, PATIENCE)
         while self.left() > most:
             if time.monotonic() - begun > PATIENCE:
                 raise SystemExit(f"{self.left()} jobs are left after {PATIENCE:g} s.")
@@ -172,10 +189,11 @@ class Station:
         settle_disk()
         size, before = self.records(), self.spent()
         begun = time.perf_counter()
-        ids = set(submit())
-        self.wait()
+        submitted = submit()
+        self.wait(last=submitted[-1])
         seconds = time.perf_counter() - begun
         after = self.spent()
+        ids = set(submitted)
         cpu = {part: after[part] - before[part] for part in before}
         records = {str(job["id"]): job for job in self.api.iterateProcessingJobs(self.owner, limit=jobs, keyList="ALL")}
         if ids != records.keys() or len(ids) != jobs:
@@ -192,6 +210,7 @@ class Station:
 
     def reconfigure(self, **values: int) -> None:
         """Change settings of the service, and start it anew."""
+        self.forget()
         part = self.suite.part("processing")
         part.stop()
         file = self.suite.layout.settings
