@@ -42,6 +42,7 @@ class ChildRun:
         self.child = child
         self.attempt = attempt
         self.stopped: str | None = None
+        self.exact = True  # whether the record shows all that was printed, byte for byte
 
     async def run(self) -> Child | None:
         """Run to the end and return the record; ``None`` when the job was stopped before the process was started.
@@ -209,7 +210,7 @@ class ChildRun:
         child.stdOut, beginning = await self._output(
             outcome.stdout, "stdout", self.context.settings.output_limit if patterns else 0
         )
-        if child.outputTruncated:
+        if not self.exact:
             await self.context.blocking(self.context.logs.keep, job.id, child.number, outcome.stdout, outcome.stderr)
         await self._captured(patterns, beginning, outcome.output)
         stage.counts[child.status] += 1
@@ -243,7 +244,9 @@ class ChildRun:
         head, tail, beginning = _read(*reading[1:]) if size <= _SMALL else await self.context.blocking(*reading)
         if size > limit:
             child.outputTruncated = True
-        return documents.displayed(head, tail, size - len(head) - len(tail)), beginning
+        shown = documents.displayed(head, tail, size - len(head) - len(tail))
+        self.exact = self.exact and size <= limit and shown.encode() == head
+        return shown, beginning
 
     async def _captured(self, patterns: list[str], stdout: bytes, output: bytes) -> None:
         """Note the values that a process gave in its output and in its output file."""

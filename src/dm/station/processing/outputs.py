@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -97,23 +98,20 @@ class Outputs:
                 except OSError:
                     return
 
-    def _path(self, job_id: str, child: Child, name: str) -> Path | None:
-        locate = self._kept if child.ended else self._running
-        return locate(job_id, child.number, STREAMS[name])
+    def _places(self, child: Child) -> tuple[Locate, ...]:
+        """Return where the file may be: that of a running process is put aside just before its end is recorded."""
+        return (self._kept,) if child.ended else (self._running, self._kept)
 
     def _size(self, job_id: str, child: Child, name: str) -> int:
-        path = self._path(job_id, child, name)
-        if path is not None:
-            try:
-                return path.stat().st_size
-            except FileNotFoundError:  # the process has ended meanwhile, or its log is past its time
-                pass
+        for locate in self._places(child):
+            path = locate(job_id, child.number, STREAMS[name])
+            if path is not None:
+                with contextlib.suppress(FileNotFoundError):
+                    return path.stat().st_size
         return len(_text(child, name))
 
     def _read(self, job_id: str, child: Child, name: str, first: int, count: int) -> Iterator[bytes]:
-        for locate in (self._running, self._kept):
-            if locate is self._running and child.ended:
-                continue
+        for locate in self._places(child):
             path = locate(job_id, child.number, STREAMS[name])
             try:
                 descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC) if path else None
