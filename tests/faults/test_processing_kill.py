@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
 import random
+import shutil
 import signal
 import socket
 import time
@@ -72,23 +73,47 @@ def lines(file: Path) -> list[str]:
     return file.read_text().split() if file.exists() else []
 
 
-def leads_a_session(pid: int) -> bool:
-    try:
-        return os.getsid(pid) == pid  # the shim itself, not the readers it forked
-    except ProcessLookupError:
-        return False
+def spool(service: Process) -> Path:
+    return service.directory / "var" / "processing" / "local"
 
 
-def shims(service: Process) -> list[psutil.Process]:
+def supervisors(service: Process) -> list[psutil.Process]:
+    """Return the living supervisors of a service, oldest first."""
     found = []
-    for process in psutil.process_iter():
-        try:
-            command = process.cmdline()
-        except psutil.Error:
-            continue
-        if len(command) > 2 and command[1].endswith("shim.sh") and str(service.directory) in command[2]:
-            found += [process] if leads_a_session(process.pid) else []
+    for journal in sorted(spool(service).glob("g-*/journal")):
+        header = journal.read_text().split()
+        if len(header) > 4:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process = psutil.Process(int(header[3]))
+                found += [process] if process.status() != psutil.STATUS_ZOMBIE else []
     return found
+
+
+def stages(service: Process) -> list[psutil.Process]:
+    """Return the first processes of all that runs."""
+    found = []
+    for supervisor in supervisors(service):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found += [child for child in supervisor.children() if child.status() != psutil.STATUS_ZOMBIE]
+    return found
+
+
+def power_cut(service: Process) -> None:
+    """End the service, its supervisors and all they started at once."""
+    service.kill()
+    gone = [process for supervisor in supervisors(service) for process in supervisor.children(recursive=True)]
+    gone += supervisors(service)
+    for process in gone:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(gone, timeout=10)
+
+
+def nothing_is_left(service: Process) -> None:
+    until(lambda: not supervisors(service))
+    left = [path.name for path in (service.directory / "var" / "processing").iterdir()]
+    assert set(left) <= {".lock", "local", "logs"}, left
+    assert [path.name for path in spool(service).iterdir()] == [".boot"]
 
 
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.long) for seed in range(1, 8))])
@@ -130,7 +155,7 @@ def test_kill_9_with_twenty_running_stages(seed: int, process: Callable[..., Any
         {f"{mark}-{n}": times for n in range(JOBS) for mark, times in (("s1", 1), ("e1", 1), ("s2", 1), ("s3", 2))}
     )
     assert service.stop() == 0
-    assert [path.name for path in (service.directory / "var" / "processing").iterdir()] == [".lock"]
+    nothing_is_left(service)
 
 
 def test_sigterm_leaves_stages_running_and_the_next_service_takes_them_over(
@@ -140,7 +165,7 @@ def test_sigterm_leaves_stages_running_and_the_next_service_takes_them_over(
     job = running.start(running.workflow({"1": {"command": f"echo b >>{work}/log; sleep 1.5; echo e >>{work}/log"}}))
     until(lambda: lines(work / "log"))
     assert service.stop() == 0
-    assert len(shims(service)) == 1
+    assert len(stages(service)) == 1
     service.start()
     record = running.finished(job)
     assert record["status"] == "done" and lines(work / "log") == ["b", "e"] and record["runTime"] >= 1.4
@@ -153,7 +178,7 @@ def test_a_stage_that_ended_while_the_service_was_away_keeps_its_times_and_outpu
     job = running.start(running.workflow({"1": {"command": f"echo b >>{work}/log; sleep 0.3; echo out; exit 5"}}))
     until(lambda: lines(work / "log"))
     service.kill()
-    until(lambda: not shims(service))
+    until(lambda: not supervisors(service))
     ended = time.time()
     time.sleep(0.5)
     service.start()
@@ -163,37 +188,98 @@ def test_a_stage_that_ended_while_the_service_was_away_keeps_its_times_and_outpu
     assert child["endTime"] <= ended + 0.1
 
 
-@pytest.mark.parametrize(("policy", "status", "runs"), [("fail", "failed", 1), ("rerun", "done", 2)])
+POLICIES = pytest.mark.parametrize(("policy", "status", "runs"), [("fail", "failed", 1), ("rerun", "done", 2)])
+
+
+def told(record: Any, policy: str, status: str, reason: str) -> None:
+    """What a job says of a process that was lost."""
+    assert record["status"] == status, record.data
+    first = record["workflow"]["stages"]["1"]["childProcesses"]["0"]
+    if policy == "fail":
+        assert reason in record["errorMessage"]
+        assert first["exitStatus"] == -1 and first["lost"] is True
+
+
+@POLICIES
 def test_a_stage_that_disappeared_without_a_result(
     policy: str, status: str, runs: int, process: Callable[..., Any], work: Path
 ) -> None:
     service, running = process(lost_stage=policy)
     job = running.start(running.workflow({"1": {"command": f"echo b >>{work}/log; test -e {work}/go || sleep 300"}}))
     until(lambda: lines(work / "log"))
-    service.kill()
-    (shim,) = shims(service)
-    commands = shim.children(recursive=True)
-    for gone in [shim, *commands]:
-        gone.kill()
-    psutil.wait_procs([shim, *commands], timeout=10)
+    power_cut(service)
     (work / "go").touch()
     service.start()
-    record = running.finished(job)
-    assert record["status"] == status and len(lines(work / "log")) == runs
-    if policy == "fail":
-        assert "disappeared without an exit status" in record["errorMessage"]
-        assert record["workflow"]["stages"]["1"]["childProcesses"]["0"]["exitStatus"] == -1
+    told(running.finished(job), policy, status, "disappeared without an exit status: its supervisor was killed")
+    assert len(lines(work / "log")) == runs
 
 
-def test_a_killed_supervisor_takes_its_command_along(process: Callable[..., Any], work: Path) -> None:
+@POLICIES
+def test_a_killed_supervisor_takes_its_commands_along(
+    policy: str, status: str, runs: int, process: Callable[..., Any], work: Path
+) -> None:
+    service, running = process(lost_stage=policy, concurrent_stages=8)
+    stage = f"echo b$n >>{work}/log; test -e {work}/go || (setsid sleep 300 & sleep 300)"
+    running.workflow({"1": {"command": stage}})
+    jobs = [running.start(n=n) for n in range(4)]
+    until(lambda: len(lines(work / "log")) == 4 and len(stages(service)) == 4)
+    (supervisor,) = supervisors(service)
+    commands = until(lambda: len(found := supervisor.children(recursive=True)) >= 12 and found)
+    (work / "go").touch()
+    supervisor.kill()
+    for job in jobs:
+        told(running.finished(job), policy, status, "disappeared without an exit status: its supervisor was killed")
+    assert psutil.wait_procs(commands, timeout=10)[1] == []
+    assert Counter(lines(work / "log")) == Counter({f"b{n}": runs for n in range(4)})
+    assert running.finished(running.start(n=9))["status"] == "done"  # under the next supervisor
+
+
+@POLICIES
+def test_a_host_that_restarted(policy: str, status: str, runs: int, process: Callable[..., Any], work: Path) -> None:
+    service, running = process(lost_stage=policy)
+    stage = {"1": {"command": f"echo b >>{work}/log; test -e {work}/go || sleep 300"}}
+    job = running.start(running.workflow(stage))
+    until(lambda: lines(work / "log"))
+    journals = list(spool(service).glob("g-*/journal"))
+    power_cut(service)
+    (work / "go").touch()
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    for file in (spool(service) / ".boot", *journals):
+        file.write_text(file.read_text().replace(boot, "00000000-0000-0000-0000-000000000000"))
+    service.start()
+    told(running.finished(job), policy, status, "the host restarted")
+    assert len(lines(work / "log")) == runs
+
+
+def test_a_spool_directory_that_is_gone(process: Callable[..., Any], work: Path) -> None:
     service, running = process()
     job = running.start(running.workflow({"1": {"command": f"echo b >>{work}/log; sleep 300"}}))
     until(lambda: lines(work / "log"))
-    (shim,) = shims(service)
-    commands = shim.children(recursive=True)
-    shim.kill()
-    assert running.finished(job)["status"] == "failed"
-    assert psutil.wait_procs(commands, timeout=10)[1] == []
+    power_cut(service)
+    shutil.rmtree(spool(service))
+    service.start()
+    told(running.finished(job), "fail", "failed", "the spool directory is another one")
+    assert lines(work / "log") == ["b"]
+
+
+def test_several_kills_in_a_row_leave_every_generation_to_its_end(process: Callable[..., Any], work: Path) -> None:
+    service, running = process(concurrent_stages=8)
+    running.workflow(
+        {"1": {"command": f"echo b$n >>{work}/log; while ! test -e {work}/go; do sleep 0.02; done; exit $n"}}
+    )
+    jobs = []
+    for n in range(4):
+        jobs.append(running.start(n=n))
+        until(lambda n=n: f"b{n}" in lines(work / "log"))
+        service.kill()
+        service.start()
+    assert len(supervisors(service)) == 4
+    (work / "go").touch()
+    for n, job in enumerate(jobs):
+        assert running.finished(job)["workflow"]["stages"]["1"]["childProcesses"]["0"]["exitStatus"] == n
+    assert sorted(lines(work / "log")) == [f"b{n}" for n in range(4)]
+    assert service.stop() == 0
+    nothing_is_left(service)
 
 
 def test_a_wish_to_stop_survives(process: Callable[..., Any], work: Path) -> None:
@@ -207,7 +293,7 @@ def test_a_wish_to_stop_survives(process: Callable[..., Any], work: Path) -> Non
     record = running.finished(job)
     assert record["status"] == "aborted" and record["workflow"]["stages"]["2"]["childProcesses"] == {}
     assert record["workflow"]["stages"]["1"]["childProcesses"]["0"]["status"] == "aborted"
-    until(lambda: not shims(service))
+    until(lambda: not stages(service))
 
 
 def test_a_second_service_on_the_same_spool_refuses(
