@@ -4,7 +4,9 @@ The published meaning of ``$name`` in a command is textual replacement, then the
 or the output of an earlier stage become shell syntax; so the command's text stays what its author wrote, with each
 ``$name`` renamed to a shell variable of our own that a prologue sets. What the shell does with it is what it does
 with any variable: unquoted it is split into words, in double quotes it is one word, never is it read as syntax. In
-single quotes, where the shell would not look, the quotes are opened around it. ``$filePath`` is one word always.
+single quotes, where the shell would not look, the quotes are opened around it. ``$filePath`` is one word always. Quotes
+in an unquoted value group its words as in a command line when it holds nothing else of a shell's; see
+:mod:`dm.station.processing.argstrings`.
 
 Values that a *second* interpreter would read (``ssh host "... $x"``, ``bash -c '... $x'``, an awk program) are out of
 the first shell's hands. There only plain values are let through; see :func:`interpreted`.
@@ -18,9 +20,11 @@ from collections.abc import Iterable, Mapping
 import re2
 
 from dm.common.errors import InvalidArgument
-from dm.station.processing.templates import COMMAND, RAW_DOCUMENT, SINGLE, Place, places
+from dm.station.processing import argstrings
+from dm.station.processing.templates import COMMAND, DOUBLE, RAW_DOCUMENT, SINGLE, Place, places
 
 PREFIX = "_dm_"
+REMOTE, WORD = "_dmr_", "_dmw"  # the value for a second shell; words of a value, numbered
 MAX_VALUE = 4 << 20
 ONE_WORD = frozenset({"filePath", "id", "owner", "stage"})
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -35,8 +39,10 @@ _PROGRAM = re2.compile(  # text that ends where a program text starts: sh -c HER
     rf"|(?:\S*awk|\S*sed|\S*jq)(?:\s+-[vF]\s+\S+|\s+-[\w-]+(?:=\S+)?)*|\bsu\b[^;|&\n]*\s-c"
     rf"|{_START}trap(?:\s+--)?)\s+$"
 )
-_REREAD = re2.compile(  # the whole command is read again: by a remote shell, by eval, by an interpreter's input
-    rf"{_START}(?:\S*/)?(?:eval|ssh|rsh|pdsh|parallel)[\"']?\s|[|]\s*{_SHELL}{_OPTIONS}{_END}"
+_REMOTE_SHELL = re2.compile(rf"{_START}(?:\S*/)?(?:eval|ssh|rsh)[\"']?\s")  # the whole command is read again
+_SHELL_PROGRAM = re2.compile(rf"{_START}{_SHELL}{_OPTIONS}\s+-\w*c\s+$")
+_REREAD = re2.compile(  # the same by what cannot be told to be a shell alone: an interpreter's input, for instance
+    rf"{_START}(?:\S*/)?(?:pdsh|parallel)[\"']?\s|[|]\s*{_SHELL}{_OPTIONS}{_END}"
     rf"|[|]\s*{_INTERPRETER}{_OPTIONS}(?:\s+-)?{_END}"
     rf"|{_START}(?:{_SHELL}|{_INTERPRETER}){_OPTIONS}(?:\s+-)?\s*<<|{_START}{_SHELL}{_OPTIONS}\s+-s\b"
     rf"|{_START}(?:at|batch|qsub|sbatch|bsub|make)\s[^\n]*<<"
@@ -97,20 +103,41 @@ def interpreted(command: str, variables: Mapping[str, str]) -> str | None:
 
     :returns: the name of a variable whose value holds more than plain characters there, or ``None``.
     """
-    text = command.replace("\\\n", "  ")  # a command goes on behind such an end of line; offsets stay as they are
-    reread, arithmetic = _REREAD.search(text), _ARITHMETIC.search(text)
+    text = _continued(command)
+    reread = _REREAD.search(text) or _REMOTE_SHELL.search(text)
+    arithmetic = _ARITHMETIC.search(text)
     for place in places(command, frozenset(variables)):
         value = variables[place.name]
-        if (reread or _is_program(text, place)) and not _PLAIN.fullmatch(value):
+        if (reread or _is_program(text, place)) and not _PLAIN.fullmatch(value) and not _remote(text, place, value):
             return place.name
         if arithmetic and not _INERT.fullmatch(value):
             return place.name
     return None
 
 
+def _continued(command: str) -> str:
+    """Return a command as one goes on behind a backslash at the end of a line; offsets stay as they are."""
+    return command.replace("\\\n", "  ")
+
+
+def _remote(text: str, place: Place, value: str) -> str | None:
+    """Return an argument string as a second shell is to read it at a place, where nothing but a shell reads it."""
+    if place.name in ONE_WORD or place.context not in {COMMAND, DOUBLE}:
+        return None
+    found = argstrings.for_remote(value)
+    if found is None or _REREAD.search(text):
+        return None
+    if _is_program(text, place):
+        return found if place.context == DOUBLE and _SHELL_PROGRAM.search(_before(text, place)) else None
+    return found if _REMOTE_SHELL.search(text) else None
+
+
+def _before(command: str, place: Place) -> str:
+    return command[max(command.rfind("\n", 0, place.word), place.word - 2_000, 0) : place.word]
+
+
 def _is_program(command: str, place: Place) -> bool:
-    line = max(command.rfind("\n", 0, place.word), place.word - 2_000, 0)
-    return bool(_PROGRAM.search(command[line : place.word]))
+    return bool(_PROGRAM.search(_before(command, place)))
 
 
 def prologue(environment: Mapping[str, str], directories: Iterable[str], directory: str | None, input_: bool) -> str:
@@ -150,23 +177,33 @@ def script(command: str, variables: Mapping[str, str], head: str = "") -> bytes:
             "as its program; pass it as an argument instead."
         )
     pieces, at = [], 0
+    assigned = {PREFIX + name: variables[name] for name in used}
+    text = _continued(command)
     for place in found:
         if place.context == RAW_DOCUMENT:
             raise InvalidArgument(
                 f"The command uses {place.name!r} in a here-document with a quoted delimiter; leave the quotes away."
             )
-        renamed = PREFIX + place.name
+        renamed, value = PREFIX + place.name, variables[place.name]
         end = place.end
         if place.braced and command.startswith("}", end):
             end += 1
+        if (remote := _remote(text, place, value)) is not None:
+            renamed = REMOTE + place.name
+            assigned[renamed] = remote
         reference = f"${{{renamed}}}" if not place.braced or end > place.end else f"${{{renamed}"
         if place.context == SINGLE:
             reference = f"'\"{reference}\"'" if reference.endswith("}") else command[place.start : end]
-        elif place.context == COMMAND and place.name in ONE_WORD and reference.endswith("}"):
-            reference = f'"{reference}"'
+        elif place.context == COMMAND and reference.endswith("}"):
+            if place.name in ONE_WORD:
+                reference = f'"{reference}"'
+            elif remote is None and place.word == place.start and (words := argstrings.words(value)) is not None:
+                named = {f"{WORD}{number}_{place.name}": word for number, word in enumerate(words)}
+                assigned |= named
+                reference = " ".join(f'"${{{name}}}"' for name in named)
         pieces += [command[at : place.start], reference]
         at = end
-    lines = [f"{PREFIX}{name}={quoted(variables[name])}\n" for name in used]
+    lines = [f"{name}={quoted(value)}\n" for name, value in assigned.items()]
     text = head + "".join(lines) + "".join(pieces) + command[at:] + "\n"
     return text.encode("utf-8", "surrogateescape")
 
