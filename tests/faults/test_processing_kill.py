@@ -101,8 +101,8 @@ def stages(service: Process) -> list[psutil.Process]:
 def power_cut(service: Process) -> None:
     """End the service, its supervisors and all they started at once."""
     service.kill()
-    gone = [process for supervisor in supervisors(service) for process in supervisor.children(recursive=True)]
-    gone += supervisors(service)
+    found = supervisors(service)
+    gone = [*found, *(process for supervisor in found for process in supervisor.children(recursive=True))]
     for process in gone:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
