@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,12 +57,9 @@ def environment(service: Running, tmp_path_factory: pytest.TempPathFactory) -> d
 
 
 def run(environment: dict[str, str], command: str, *words: str, status: int = 0) -> str:
-    """Run a command by its module and return what it printed."""
-    module = "dm.station.processing.commands." + command.removeprefix("dm-").replace("-", "_")
-    code = f"import sys; from {module} import main; sys.argv[0] = {command!r}; main()"
-    done = subprocess.run(
-        [sys.executable, "-c", code, *words], env=environment, capture_output=True, text=True, timeout=60, check=False
-    )
+    """Run a command and return what it printed."""
+    program = Path(sys.executable).parent / command
+    done = subprocess.run([program, *words], env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == status, done.stderr
     return done.stdout if status == 0 else done.stdout + done.stderr
 
@@ -119,6 +117,71 @@ def test_waiting_for_a_failing_job_fails(environment: dict[str, str], service: R
     job = service.start(service.workflow({"1": {"command": "exit 3"}}))
     output = run(environment, "dm-wait-processing-job", "--id", job["id"], status=11)
     assert f"id={job['id']}" in output and "Error: Job" in output and "failed" in output
+
+
+def test_a_job_that_fails_goes_on_by_commands(
+    environment: dict[str, str], service: Running, open_directory: Path
+) -> None:
+    command = f"echo out; echo err >&2; test -e {open_directory}/good"
+    service.workflow({"1-A": {"command": "true"}, "2-B": {"command": command}}, "on")
+    started = run(environment, "dm-start-processing-job", "--workflow-name=on", "--priority=7", "filePath:/dev/null")
+    job = started[3:39]
+    assert "failed" in run(environment, "dm-wait-processing-job", "--id", job, status=11)
+    assert run(environment, "dm-get-processing-job-output", "--id", job) == "out\n"
+    assert run(environment, "dm-get-processing-job-output", "--id", job, "--process=1", "--stderr") == "err\n"
+    assert run(environment, "dm-get-processing-job-output", "--id", job, "--process=1", "--follow") == "out\n"
+    assert run(environment, "dm-get-processing-job-output", "--id", job, "--process=0") == ""
+    assert "does not exist" in run(environment, "dm-get-processing-job-output", "--id", job, "--process=9", status=14)
+    assert "--process" in run(environment, "dm-get-processing-job-output", "--id", job, "--follow", status=2)
+    open_directory.chmod(0o755)
+    (open_directory / "good").touch()
+    assert run(environment, "dm-resume-processing-job", f"--id={job}").startswith(f"id={job} ")
+    assert f"id={job} " in run(environment, "dm-wait-processing-job", "--id", job)
+    assert "is done" in run(environment, "dm-resume-processing-job", "--id", job, status=16)
+    again = run(
+        environment, "dm-restart-processing-job", "--id", job, "--from-stage", "2-B", "--display-keys=id,restarts"
+    )
+    assert again == f"id={job} restarts=2 \n"
+    run(environment, "dm-wait-processing-job", "--id", job)
+    assert "no-such" in run(environment, "dm-restart-processing-job", "--id", job, "--from-stage=no-such", status=14)
+    logged = run(environment, "dm-list-processing-log")
+    assert logged.count(f"id={job} ") == 1 and f" submittedBy={OWNER} via=REST workflowName=on " in logged
+    assert run(environment, "dm-list-processing-log", "--date=2026-03-05") == ""
+    assert "Date" in run(environment, "dm-list-processing-log", "--date=5.3.", status=8)
+
+
+def test_waiting_for_several_jobs(environment: dict[str, str], service: Running) -> None:
+    service.workflow({"1": {"command": "exit $x"}}, "several")
+    service.workflow({"1": {"command": "sleep 300"}}, "sleeping")
+    good, bad = service.start("several", x=0)["id"], service.start("several", x=1)["id"]
+    sleeping, other = service.start("sleeping")["id"], service.start("sleeping")["id"]
+    both = run(environment, "dm-wait-processing-job", "--id", good, "--id", good)
+    assert both.count(f"id={good} ") == 2
+    words = ("dm-wait-processing-job", "--timeout=1")
+    assert "has not ended" in run(environment, *words, "--id", sleeping, "--id", good, status=22)
+    assert run(environment, "dm-abort-processing-job", "--id", sleeping).startswith(f"id={sleeping} ")
+    assert run(environment, "dm-stop-processing-job", "--id", other).startswith(f"id={other} ")
+    assert "aborted" in run(environment, "dm-wait-processing-job", "--id", good, "--id", sleeping, status=16)
+    failed = run(environment, "dm-wait-processing-job", "--id", sleeping, "--id", bad, "--id", good, status=11)
+    assert [line[3:39] for line in failed.splitlines() if line.startswith("id=")] == [sleeping, bad, good]
+    assert failed.splitlines()[-1].startswith(f"Error: Job {bad} is failed")
+
+
+def test_listing_by_status_workflow_and_time(environment: dict[str, str], service: Running) -> None:
+    service.workflow({"1": {"command": "exit $x"}}, "listed")
+    jobs = [service.finished(service.start("listed", x=x))["id"] for x in (0, 1, 0)]
+
+    def listed(*words: str) -> list[str]:
+        lines = run(environment, "dm-list-processing-jobs", "--workflow-name=listed", *words, "--display-keys=id")
+        return [line[3:39] for line in lines.splitlines()]
+
+    assert listed() == jobs == listed("--status=done", "--status", "failed")
+    assert listed("--status=failed") == jobs[1:2] and listed("--status=aborted") == []
+    assert listed("--from=5m") == jobs == listed("--to", time.strftime("%Y-%m-%d"), "--from=2026-03-05T00:00")
+    assert listed("--to=5m") == [] == listed("--from=2199-03-05")
+    assert listed("--limit=1") == jobs[2:] and listed("--skip=2") == jobs[:1]
+    assert listed("--limit=6000") == jobs and listed("--limit=6000", "--skip=1") == jobs[:2]
+    assert "is no time" in run(environment, "dm-list-processing-jobs", "--from=soon", status=2)
 
 
 def test_bad_usage_is_told(environment: dict[str, str], tmp_path: Path) -> None:

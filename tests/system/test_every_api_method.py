@@ -968,6 +968,39 @@ def test_jobs(opened: Callable[[Any], Any], suite: Suite) -> None:
         api.deleteWorkflowByName(owner, name)
 
 
+def test_jobs_that_go_on(opened: Callable[[Any], Any], open_directory: Path) -> None:
+    api = opened(WorkflowProcApi())
+    owner = api.username
+    command = f"seq 1 3; test -e {open_directory}/good"
+    stages = {"1": {"command": "echo first >&2"}, "2": {"command": command}, "3": {"command": "true"}}
+    api.upsertWorkflow({"name": "api-on", "owner": owner, "stages": stages, "priority": -1})
+    job = api.startProcessingJob(owner, "api-on", {"filePath": "/dev/null"}, priority=3)["id"]
+    failed = api.waitProcessingJob(owner, job, SECONDS)
+    assert (failed["status"], failed["stage"], failed["priority"]) == ("failed", "2", 3)
+    assert api.getChildProcess(owner, job, 1)["exitStatus"] == 1
+    assert b"".join(api.getProcessingJobOutput(owner, job, 1)) == b"1\n2\n3\n"
+    assert b"".join(api.getProcessingJobOutput(owner, job, 0, "stdErr", follow=True)) == b"first\n"
+    (open_directory / "good").touch()
+    assert api.resumeProcessingJob(owner, job)["id"] == job
+    done = api.waitProcessingJob(owner, job, SECONDS)
+    assert (done["status"], done["restarts"]) == ("done", 1)
+    assert len(done.getWorkflowStage("1")["childProcesses"]) == 1  # what was done was not done again
+    assert api.restartProcessingJob(None, job, "2")["id"] == job
+    done = api.waitProcessingJob(owner, job, SECONDS)
+    assert (done["status"], done["restarts"]) == ("done", 2)
+    (found,) = api.iterateProcessingJobs(owner, {"id": job}, keyList="ALL")
+    assert found["id"] == job and set(found) >= JOB
+    (logged,) = [entry for entry in api.listProcessingLog() if entry["id"] == job]
+    assert (logged["owner"], logged["workflowName"], logged["countFiles"]) == (owner, "api-on", 1)
+    api.upsertWorkflow({"name": "api-on", "owner": owner, "stages": {"1": {"command": "sleep 300"}}})
+    second = api.startProcessingJob(owner, "api-on", {"filePath": "/dev/null"})["id"]
+    assert api.abortProcessingJob(owner, second)["id"] == second
+    assert api.waitProcessingJob(owner, second, SECONDS)["status"] == "aborted"
+    for ended in (job, second):
+        api.deleteProcessingJob(owner, ended)
+    api.deleteWorkflowByName(owner, "api-on")
+
+
 # --- the rest --------------------------------------------------------------------------------------------------
 
 

@@ -57,7 +57,7 @@ def clients(suite: Suite) -> Iterator[dict[str, RestClient]]:
 
 
 @pytest.fixture(scope="module")
-def called(clients: dict[str, RestClient], run_directory: Path) -> None:
+def called(clients: dict[str, RestClient], suite: Suite, run_directory: Path) -> None:
     """Routes that no API method calls: for other clients, or another spelling of what the API calls."""
     storage = clients["storage"]
     experiment = storage.post(
@@ -88,6 +88,15 @@ def called(clients: dict[str, RestClient], run_directory: Path) -> None:
             assert time.monotonic() < deadline, record
         assert record["status"] == "done"
         assert acquisition.delete(path)["id"] == record["id"]
+
+    processing, owner = clients["processing"], suite.manager[0]
+    sleeping = {"name": EXPERIMENT, "owner": owner, "stages": {"1": {"command": "sleep 300"}}}
+    processing.post("/workflows/addWorkflow", {"workflow": sleeping})
+    arguments = {"argsDict": {"filePath": "/dev/null"}}
+    job = processing.post(f"/processingJobsByWorkflow/{owner}/{EXPERIMENT}/startProcessingJob", arguments)
+    pages = processing.get("/processingJobPages", limit=5)
+    assert job["id"] in [one["id"] for one in pages["jobs"]]
+    assert processing.post(f"/processingJobsByOwner/{owner}/{job['id']}/abortProcessingJob")["id"] == job["id"]
 
     clients["catalog"].post(f"/experimentFiles/{EXPERIMENT}", {"fileInfo": {"experimentFilePath": "added"}})
     found = clients["catalog"].get(f"/experimentFiles/{EXPERIMENT}", limit=5, keyList=["fileName"])
