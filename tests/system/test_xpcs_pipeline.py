@@ -9,6 +9,7 @@ from __future__ import annotations
 import concurrent.futures
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -22,11 +23,11 @@ import pytest
 
 from dm.station.catalog.api import FileCatApi
 from dm.station.processing.api import WorkflowProcApi
+from tests.beamline_files import beamline_file
 from tests.live import Suite
 from tests.service.gridftp_server import GridFtpServer, running
 from tests.service.processing_fixtures import STAGE_ACCOUNT
 from tests.service.sge_server import SgeCluster, sge
-from tests.beamline_files import beamline_file
 
 __all__ = ["sge"]
 EXPERIMENT = "xpcs-2026"
@@ -111,7 +112,7 @@ def beamline(suite: Suite, sge: SgeCluster, run_directory: Path) -> Iterator[Bea
         (home / name).mkdir(parents=True)
         (home / name).chmod(0o1777)
     suite.dm("dm-add-experiment", "--experiment", EXPERIMENT, "--type", "TEST")
-    suite.dm("dm-install-workflows", WORKFLOW)
+    suite.dm("dm-install-workflows", WORKFLOW, "xpcs-8id-batch")
     with running(GridFtpServer(home / "gridftp", account=STAGE_ACCOUNT or "")) as server:
         yield Beamline(suite, sge, f"{server.url}{home / 'cluster'}", home / "cluster", home / "scratch", home)
 
@@ -198,11 +199,8 @@ def check(beamline: Beamline, files: list[str], jobs: list[Any]) -> None:
     for file, job in zip(files, jobs, strict=True):
         stem = Path(file).stem
         accounted = beamline.sge.record(job["sgeJobId"])
-        assert (
-            accounted["jobname"]
-            == job["sgeJobName"]
-            == "xpcs_" + "".join(sign if sign.isalnum() else "_" for sign in stem)
-        )
+        assert accounted["jobname"] == job["sgeJobName"]
+        assert job["sgeJobName"].partition(".")[0] == "xpcs_" + re.sub(r"\W", "_", stem)
         assert (accounted["owner"], accounted["qname"]) == (beamline.sge.account, job["sgeQueue"])
         assert (accounted["exit_status"].strip(), str(job["sgeExitStatus"])) == ("0", "0")
         result = analysis / "xpcs-8id" / f"{stem}.xpcs.h5"
@@ -220,7 +218,29 @@ def check(beamline: Beamline, files: list[str], jobs: list[Any]) -> None:
     assert not list(beamline.scratch.iterdir())
 
 
-def test_pipeline(beamline: Beamline) -> None:
-    """Thirty raw files at once."""
-    files = raw_files(beamline, 30)
+@pytest.mark.parametrize("number", [5, pytest.param(30, marks=pytest.mark.long)])
+def test_pipeline(beamline: Beamline, number: int) -> None:
+    """A job for each raw file, all at once."""
+    files = raw_files(beamline, number)
     check(beamline, files, run_all(beamline, WORKFLOW, files))
+
+
+def test_pipeline_with_batch_run(beamline: Beamline) -> None:
+    """The same with one stage for the batch job."""
+    files = raw_files(beamline, 2)
+    jobs = run_all(beamline, "xpcs-8id-batch", files)
+    check(beamline, files, jobs)
+    assert {job["outcome"] for job in jobs} == {"exited"}
+
+
+@pytest.mark.parametrize("workflow", [WORKFLOW, pytest.param("xpcs-8id-batch", marks=pytest.mark.long)])
+def test_a_batch_job_that_fails(beamline: Beamline, workflow: str) -> None:
+    """One frame cannot be correlated: the job fails, and what the program said is in its record."""
+    name = f"single-{workflow}.h5"
+    with h5py.File(beamline.home / name, "w") as file:
+        file["entry/data/frames"] = np.ones((1, 20, 20), "i4")
+    (job,) = run_all(beamline, workflow, [str(beamline.home / name)])
+    assert job["status"] == "failed"
+    said = json.dumps(job["workflow"]["stages"])
+    assert "1 frames of 20x20 pixels cannot be correlated" in said
+    assert job["sgeJobId"] in beamline.sge.run("qacct", "-j", job["sgeJobId"]).stdout

@@ -11,7 +11,7 @@ from dm.common.records import DmObject
 from dm.station.processing.api import WorkflowProcApi
 from dm.station.workflows import standard
 
-_GIVEN_BY_DM = frozenset({"id", "version", "userAccount", "owner"})
+_COMPARED = ("description", "arguments", "stages", "priority", "maxConcurrentJobs", "onLost")
 
 
 @command("dm-install-workflows", api="dm.station.processing.api:WorkflowProcApi")
@@ -47,8 +47,8 @@ def _state(api: WorkflowProcApi, wanted: dict[str, Any]) -> str:
         there = dict(api.getWorkflowByName(wanted["owner"], wanted["name"]))
     except ObjectNotFound:
         return "missing"
-    told = {name: value for name, value in there.items() if name not in _GIVEN_BY_DM and value not in (None, "")}
-    return "unchanged" if told == {k: v for k, v in wanted.items() if k not in _GIVEN_BY_DM} else "different"
+    same = all((there.get(key) or None) == (wanted.get(key) or None) for key in _COMPARED)
+    return "unchanged" if same else "different"
 
 
 def _first(spec: dict[str, Any]) -> str:
