@@ -150,10 +150,11 @@ def test_output_of_any_size_and_kind(server: DaskServer, tmp_path: Path) -> None
 def test_what_a_process_leaves_running_does_not_hold_it(server: DaskServer, tmp_path: Path) -> None:
     async def run() -> None:
         async with opened(tmp_path / "spool", server.settings(output_grace=0.2), server.account) as use:
-            key = await use.start("sleep 600 & echo started\n")
-            done = await use.executor.wait(key)
-            assert (done.exit_status, text(done.stdout)) == (0, "started\n")
-            await no_process_of(key)
+            for redirection in ("", ">/dev/null 2>&1 "):
+                key = await use.start(f"sleep 600 {redirection}& (setsid sleep 600 {redirection}&); echo started\n")
+                done = await use.executor.wait(key)
+                assert (done.exit_status, text(done.stdout)) == (0, "started\n")
+                await no_process_of(key)
 
     in_loop(run())
 

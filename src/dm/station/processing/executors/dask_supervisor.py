@@ -3,7 +3,8 @@
 Its text is sent to the worker with each stage, so it needs the standard library alone. It is the subreaper of all that
 the stage starts: whatever leaves the process group, or detaches, stays its descendant. Standard input is the line to
 the worker: a number is a signal to pass on, and its end means that the worker is gone - then everything is killed.
-Standard output gets one JSON object when the stage has ended; the streams are in the directory.
+Standard output gets one JSON object when the stage has ended, and is closed; the streams are in the directory. What the
+stage left running may go on for a while longer, then it is killed.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import ctypes
 import json
 import os
 import resource
+import select
 import selectors
 import shutil
 import signal
@@ -28,7 +30,7 @@ class Supervisor:
 
     :param directory: holds the files ``script`` and ``environment``; gets ``stdout`` and ``stderr``.
     :param limit: bytes kept of each.
-    :param grace: seconds to go on reading output that something left behind still holds open.
+    :param grace: seconds that what a stage leaves behind may go on, its output being kept.
     """
 
     def __init__(self, directory: str, limit: int, grace: float) -> None:
@@ -40,6 +42,7 @@ class Supervisor:
         self.selector = selectors.DefaultSelector()
         self.control = b""
         self.abandoned = False
+        self.deadline = 0.0
 
     def run(self) -> dict[str, object]:
         """Run the script and return ``{status, start, end, cpu, memory, sizes}``; empty when the worker went."""
@@ -82,7 +85,19 @@ class Supervisor:
             "cpu": usage.ru_utime + usage.ru_stime,
             "memory": usage.ru_maxrss * 1024,
             "sizes": self.sizes,
+            "left": bool(self.signal_all(0)),
         }
+
+    def clear(self) -> None:
+        """Kill what the stage left behind when its time is over, or the worker is gone."""
+        control = select.poll()
+        control.register(0, select.POLLIN)
+        while self.signal_all(0) and time.monotonic() < self.deadline:
+            if control.poll(200):
+                self._obey(0)
+                if self.abandoned:
+                    break
+        self.kill_all()
 
     def _become_script(self, libc: ctypes.CDLL, writers: tuple[int, ...], environment: dict[str, str]) -> None:
         try:
@@ -119,6 +134,7 @@ class Supervisor:
                 return time.time()
             if self._reap(child):
                 end, deadline = time.time(), time.monotonic() + self.grace
+                self.deadline = deadline
             if self.status is not None and (streams == 0 or killed):
                 return end
             if deadline is not None and time.monotonic() >= deadline:
@@ -200,6 +216,10 @@ def main(arguments: list[str]) -> None:
         shutil.rmtree(directory, ignore_errors=True)
     else:
         os.write(1, json.dumps(result).encode())
+        os.close(1)
+        if result["left"]:
+            supervisor.clear()
+    os._exit(0)
 
 
 if __name__ == "__main__":

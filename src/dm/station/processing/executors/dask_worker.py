@@ -24,6 +24,7 @@ from typing import Any
 
 STAGE_PREFIX = "dm-stage-"
 RUNNING = "dm_stages"  # attribute of the worker: the supervisors by token
+LEFT = "dm_left"  # the same: those whose stage has ended
 INLINE = 256 << 10  # bytes of both streams that travel with the result
 _ENDS = 32 << 10  # of longer streams: what survives the worker, of each end
 _OUTPUT = (1 << 20) + 1
@@ -121,16 +122,28 @@ def _follow(worker: Any, order: dict[str, Any], directory: str, supervisor: subp
         answer = _answer(worker, supervisor)
     finally:
         running.pop(order["token"], None)
-        supervisor.stdin.close()  # type: ignore[union-attr]
-        supervisor.stdout.close()  # type: ignore[union-attr]
-        supervisor.wait()
+    result: dict[str, Any] = json.loads(answer) if answer else {}
+    supervisor.stdout.close()  # type: ignore[union-attr]
+    _leave(worker, supervisor, bool(result.pop("left", False)))
     if not answer:
         _kill_marked(order["variables"])
         shutil.rmtree(directory, ignore_errors=True)
         return {"lost": "The supervisor of the process on the worker's host was killed, so nobody saw its end."}
-    result: dict[str, Any] = json.loads(answer)
     result["output"] = _regular(os.path.join(directory, _OUTPUT_NAME))
     return result | _streams(directory, result["sizes"], order["limit"])
+
+
+def _leave(worker: Any, supervisor: subprocess.Popen[bytes], busy: bool) -> None:
+    """Let a supervisor go on that has to see to what its stage left behind; collect those that have done so."""
+    left = worker.__dict__.setdefault(LEFT, [])
+    left.append(supervisor)
+    if not busy:
+        supervisor.wait()
+    for one in list(left):
+        if one.poll() is not None:
+            one.stdin.close()
+            with contextlib.suppress(ValueError):  # another thread was faster
+                left.remove(one)
 
 
 def _answer(worker: Any, supervisor: subprocess.Popen[bytes]) -> bytes:
