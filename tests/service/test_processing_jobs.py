@@ -270,18 +270,6 @@ def test_captured_text_has_its_limit(service: Running) -> None:
     assert job["status"] == "failed" and "gave 3000000 characters" in job["errorMessage"] and "a" not in job
 
 
-def test_a_gigabyte_of_output_costs_neither_disk_nor_memory(service: Running) -> None:
-    spool = service.processing.spool
-    job = service.start(service.workflow({"1": {"command": "head -c 1073741824 /dev/zero; echo done >&2"}}))
-    largest = 0
-    while service.api().getProcessingJobById(None, job["id"], 0.05)["status"] in ("pending", "running"):
-        largest = max(largest, sum(file.stat().st_size for file in spool.rglob("std*")))
-    job = service.finished(job)
-    assert job["status"] == "done" and processes(job)[0]["stdErr"] == "done\n"
-    assert largest <= 2 * service.processing.settings.output_limit
-    assert not list(spool.glob(f"{job['id']}*")), "the traces of ended processes are removed"
-
-
 def test_binary_output_statuses_and_signals(service: Running) -> None:
     stages = {
         "1": {"command": "printf '\\000\\377\\303\\274'", "outputVariableRegexList": ["(?P<x>.)$"]},

@@ -203,6 +203,7 @@ class ChildRun:
         if self.stopped == statuses.FAILED:
             child.reason = f"{stage.where} was stopped after {self._limit():g} s, its time limit."
         elif outcome.reason and not self.stopped:
+            child.status = statuses.FAILED
             child.reason = f"{stage.where} failed: {outcome.reason}"
         child.stdErr, _ = await self._output(outcome.stderr, "stderr", 0)
         child.stdErr = child.stdErr or outcome.reason
