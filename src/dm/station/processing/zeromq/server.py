@@ -39,6 +39,7 @@ from dm.station.processing.zeromq.publisher import Publisher, address, user
 from dm.station.processing.zeromq.replies import Replies
 
 PEER_REQUESTS = 32
+PEER_UNREAD = 256
 KEY_REQUESTS = 1024
 ALL_REQUESTS = 4096
 ALL_REQUEST_BYTES = 128 << 20
@@ -309,8 +310,7 @@ class Gateway:
         if key is None:  # revoked since it connected
             self._lost("key")
             return
-        full = self._by_peer[peer] + self._replies.waiting(peer) >= PEER_REQUESTS
-        if full and self._replies.waiting(peer):
+        if self._replies.waiting(peer) >= PEER_UNREAD:
             self._lost("unread")
             return
         try:
@@ -320,7 +320,7 @@ class Gateway:
                 raise BadEnvelope(f"A request is one frame of JSON, not {len(body)} frames.")
             size = len(body[-1])
             wish = understood(body[-1].bytes)
-            if full:
+            if self._by_peer[peer] >= PEER_REQUESTS:
                 raise _refused_now(wish, f"{PEER_REQUESTS} requests of this connection are not answered yet")
             if self._by_key[key.public] >= KEY_REQUESTS:
                 raise _refused_now(wish, f"{KEY_REQUESTS} requests of this key are not answered yet")
