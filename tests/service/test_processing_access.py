@@ -60,9 +60,18 @@ def test_every_route_refuses_strangers(service: Running) -> None:
         service.server.application.routes,
         service.site.ca_file,
         stranger.cookie,
-        {"owner": OWNER, "name": "walked", "workflow": "walked", "jobId": job["id"], "id": job["workflow"]["id"]},
+        {
+            "owner": OWNER,
+            "name": "walked",
+            "workflow": "walked",
+            "jobId": job["id"],
+            "id": job["workflow"]["id"],
+            "number": "0",
+            "date": "today",
+            "revision": "1",
+        },
     )
-    assert walked >= 16
+    assert walked >= 29
     # routes open to any user decide for themselves
     for method, path, body in (
         ("GET", f"/processingJobsById/{job['id']}", None),
@@ -73,6 +82,9 @@ def test_every_route_refuses_strangers(service: Running) -> None:
     ):
         with pytest.raises((AuthorizationError, ObjectNotFound)):
             stranger.request(method, path, body=body)
+    assert stranger.get("/processingJobPages") == {"jobs": [], "after": None}
+    with pytest.raises(AuthorizationError):
+        stranger.get("/logbook/today")
     assert stranger.get("/processingJobs") == [] == stranger.get(f"/processingJobsByOwner/{storage.STRANGER}")
     assert service.api().getProcessingJobById(OWNER, job["id"])["status"] == "done"
 
@@ -89,12 +101,19 @@ def test_jobs_and_workflows_belong_to_their_owners(service: Running) -> None:
         lambda: bob.getProcessingJobById(storage.BOB, job["id"]),
         lambda: bob.stopProcessingJob(storage.BOB, job["id"]),
         lambda: bob.deleteProcessingJob(storage.BOB, job["id"]),
+        lambda: bob.resumeProcessingJob(storage.BOB, job["id"]),
+        lambda: bob.restartProcessingJob(storage.BOB, job["id"], "1"),
+        lambda: bob.getChildProcess(storage.BOB, job["id"], 0),
+        lambda: list(bob.getProcessingJobOutput(storage.BOB, job["id"], 0)),
         lambda: bob.getWorkflowById("", job["workflow"]["id"]),
     ):
         with pytest.raises(ObjectNotFound, match="does not exist"):
             refused()
     for refused in (
         lambda: bob.listProcessingJobs(storage.ALICE),
+        lambda: list(bob.iterateProcessingJobs(storage.ALICE)),
+        lambda: list(alice.listProcessingLog()),
+        lambda: alice.startProcessingJob(storage.ALICE, "alices", {"filePath": "x"}, priority=1),
         lambda: bob.listWorkflows(storage.ALICE),
         lambda: bob.getWorkflowByName(storage.ALICE, "alices"),
         lambda: alice.startProcessingJob(OWNER, "station", {"filePath": "x"}),
@@ -106,6 +125,7 @@ def test_jobs_and_workflows_belong_to_their_owners(service: Running) -> None:
         with pytest.raises(AuthorizationError):
             refused()
     assert [found["id"] for found in alice.listProcessingJobs()] == [job["id"]]
+    assert [found["id"] for found in alice.iterateProcessingJobs()] == [job["id"]]
     assert bob.listProcessingJobs() == []
     assert job["id"] in [found["id"] for found in service.api().listProcessingJobs()]
     with pytest.raises(ObjectNotFound):  # an experiment that is not hers
