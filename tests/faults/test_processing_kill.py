@@ -6,7 +6,6 @@ import contextlib
 import random
 import shutil
 import signal
-import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -16,17 +15,12 @@ from typing import Any
 import psutil
 import pytest
 
-from dm.common.embedded import EmbeddedMongo
+from dm.common.embedded import EmbeddedMongo, free_port
+from tests.faults.processing_spool import nothing_is_left, spool, supervisors, until
 from tests.service import storage_fixtures as storage
 from tests.service.processing_fixtures import OWNER, Process, Running, running_processing
 
 JOBS = 20
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
@@ -61,32 +55,8 @@ def process(
             service.stop()
 
 
-def until(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "it does not happen"
-        time.sleep(0.01)
-    return found
-
-
 def lines(file: Path) -> list[str]:
     return file.read_text().split() if file.exists() else []
-
-
-def spool(service: Process) -> Path:
-    return service.directory / "var" / "processing" / "local"
-
-
-def supervisors(service: Process) -> list[psutil.Process]:
-    """Return the living supervisors of a service, oldest first."""
-    found = []
-    for journal in sorted(spool(service).glob("g-*/journal")):
-        header = journal.read_text().split()
-        if len(header) > 4:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process = psutil.Process(int(header[3]))
-                found += [process] if process.status() != psutil.STATUS_ZOMBIE else []
-    return found
 
 
 def stages(service: Process) -> list[psutil.Process]:
@@ -107,13 +77,6 @@ def power_cut(service: Process) -> None:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
     psutil.wait_procs(gone, timeout=10)
-
-
-def nothing_is_left(service: Process) -> None:
-    until(lambda: not supervisors(service))
-    left = [path.name for path in (service.directory / "var" / "processing").iterdir()]
-    assert set(left) <= {".lock", "local", "logs"}, left
-    assert [path.name for path in spool(service).iterdir()] == [".boot"]
 
 
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.long) for seed in range(1, 8))])

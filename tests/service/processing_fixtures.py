@@ -150,8 +150,8 @@ class Process:
         self.log = directory / "service.log"
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
-        """Start and wait until it answers."""
+    def launch(self) -> None:
+        """Start without waiting."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "dm.station.processing.service", "--config", str(self.config), "--foreground"],
@@ -159,6 +159,11 @@ class Process:
                 stdout=log,
                 stderr=log,
             )
+
+    def start(self) -> None:
+        """Start and wait until it answers."""
+        self.launch()
+        assert self.process is not None
         deadline = time.monotonic() + PATIENCE
         with RestClient(self.url, ca_file=self.site.ca_file, timeout=5) as client:
             while time.monotonic() < deadline:
