@@ -22,6 +22,7 @@ from dm.common.client import ApiClient
 from dm.common.records import DmObject
 from dm.common.web import openapi
 from dm.deploy import config
+from dm.station.processing import reference as workflow_language
 
 REFERENCE = Path(__file__).parent / "reference"
 SERVICES = {
@@ -117,6 +118,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "commands.md": commands_page,
     "settings.md": lambda: settings_docs.reference(config.models()),
     "python-api.md": python_page,
+    "workflows.md": workflow_language.page,
 }
 
 

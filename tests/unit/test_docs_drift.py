@@ -26,6 +26,7 @@ def generate():
         "rest-processing.md",
         "rest-storage.md",
         "settings.md",
+        "workflows.md",
     ],
 )
 def test_no_drift(generate, name):

@@ -64,8 +64,8 @@ _ARITHMETIC: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.FloorDiv: operator.floordiv,
     ast.Mod: operator.mod,
 }
-_FUNCTIONS: dict[str, Callable[..., Any]] = {"int": int, "float": float, "str": str, "len": len, "abs": abs}
-_METHODS = frozenset({"lower", "upper", "strip", "startswith", "endswith"})
+FUNCTIONS: dict[str, Callable[..., Any]] = {"int": int, "float": float, "str": str, "len": len, "abs": abs}
+METHODS = frozenset({"lower", "upper", "strip", "startswith", "endswith"})
 
 
 def check(text: Any, where: str) -> None:
@@ -132,9 +132,9 @@ def _children(node: ast.expr, where: str) -> list[ast.expr]:  # noqa: PLR0911 - 
             return items
         case ast.IfExp(test=test, body=body, orelse=orelse):
             return [test, body, orelse]
-        case ast.Call(func=ast.Name(id=name), args=arguments, keywords=[]) if name in _FUNCTIONS:
+        case ast.Call(func=ast.Name(id=name), args=arguments, keywords=[]) if name in FUNCTIONS:
             return arguments
-        case ast.Call(func=ast.Attribute(value=value, attr=name), args=arguments, keywords=[]) if name in _METHODS:
+        case ast.Call(func=ast.Attribute(value=value, attr=name), args=arguments, keywords=[]) if name in METHODS:
             return [value, *arguments]
         case ast.Name(id=name):
             raise InvalidArgument(f"{where} uses the word {name!r}; put texts in quotes and variables after a '$'.")
@@ -216,7 +216,7 @@ def _value(node: ast.expr, variables: Mapping[str, Any]) -> Any:  # noqa: PLR091
         case ast.IfExp(test=test, body=body, orelse=orelse):
             return _value(body if _value(test, variables) else orelse, variables)
         case ast.Call(func=ast.Name(id=name), args=arguments):
-            return _FUNCTIONS[name](*[_value(argument, variables) for argument in arguments])
+            return FUNCTIONS[name](*[_value(argument, variables) for argument in arguments])
         case ast.Call(func=ast.Attribute(value=value, attr=name), args=arguments):
             subject = _value(value, variables)
             if not isinstance(subject, str):

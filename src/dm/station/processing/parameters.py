@@ -68,7 +68,7 @@ _KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "list": ("a list", lambda value: isinstance(value, str) or _is_json(list)(value)),
     "dict": ("an object", _is_json(dict)),
 }
-_NAMES = {
+NAMES = {
     **{name: name for name in _KINDS},
     "string": "text",
     "str": "text",
@@ -97,8 +97,8 @@ def problems(specs: Specs | None) -> Iterator[str]:
         if kind in _CHOICE and not spec.get("choices"):
             yield f"{where} is of type {spec['type']!r} but has no choices; list them."
             continue
-        if kind and kind not in _CHOICE and kind not in _NAMES:
-            near = next((known for known in (*_NAMES, *_CHOICE) if len(known) > 3 and one_edit(kind, known)), None)
+        if kind and kind not in _CHOICE and kind not in NAMES:
+            near = next((known for known in (*NAMES, *_CHOICE) if len(known) > 3 and one_edit(kind, known)), None)
             if near:
                 yield f"{where}: type {spec['type']!r} is unknown; did you mean {near!r}?"
         if spec.get("default") is not None and (reason := _unfit(spec, spec["default"])):
@@ -147,8 +147,8 @@ def _unfit(spec: Mapping[str, Any], value: Any) -> str | None:
             some = [shown(choice, 40) for choice in list(choices)[:SHOWN_CHOICES]]
             more = f" or one of {len(choices) - SHOWN_CHOICES} more" if len(choices) > SHOWN_CHOICES else ""
             return f"is not among its choices; give {', '.join(some)}{more}"
-    elif kind in _NAMES:
-        what, fits = _KINDS[_NAMES[kind]]
+    elif kind in NAMES:
+        what, fits = _KINDS[NAMES[kind]]
         if not fits(value):
             return f"is not {what}"
     return None
