@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from dm.common import setupfile, statuses
-from dm.common.errors import ConfigurationError, DmException, ServiceUnavailable
+from dm.common.errors import ConfigurationError, ServiceUnavailable
 from dm.station.processing import documents
 from dm.station.processing.admission import Admission, Waiting
 from dm.station.processing.context import Context, Event
@@ -26,7 +26,7 @@ from dm.station.processing.logs import Logs
 from dm.station.processing.settings import ProcessingSettings
 from dm.station.processing.slots import FairSlots
 from dm.station.processing.store import Store
-from dm.station.processing.writer import Writer
+from dm.station.processing.writer import ServiceEnds, Writer
 
 log = logging.getLogger(__name__)
 _START_SECONDS = 60.0
@@ -253,8 +253,8 @@ class Engine:
             status = await run.run()
             self.context.count("jobs", status)
             log.info("job %s of %s ended: %s", run.id, run.owner, status)
-        except DmException as error:
-            log.warning("job %s goes on with the next service: %s", run.id, error)
+        except ServiceEnds:
+            log.info("job %s goes on with the next service", run.id)
         except Exception:
             log.exception("job %s could not be brought to its end", run.id)
         finally:

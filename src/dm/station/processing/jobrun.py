@@ -11,11 +11,12 @@ from collections.abc import Coroutine
 from typing import Any
 
 from dm.common import statuses
-from dm.common.errors import DmException, ProcessingError, ServiceUnavailable
+from dm.common.errors import DmException, ProcessingError
 from dm.station.processing import documents, graph
 from dm.station.processing.context import Context
 from dm.station.processing.documents import Child
 from dm.station.processing.stagerun import StageRun
+from dm.station.processing.writer import ServiceEnds
 
 MAX_CAPTURED = 4 << 20
 log = logging.getLogger(__name__)
@@ -168,8 +169,8 @@ class JobRun:
         """Run to the end and return the final status."""
         try:
             status, message = await self._all()
-        except ServiceUnavailable:
-            raise  # the service ends: the next one goes on from here
+        except ServiceEnds:
+            raise
         except DmException as error:
             status, message = statuses.FAILED, error.message
         except Exception:

@@ -9,10 +9,11 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from dm.common import statuses
-from dm.common.errors import DmException, ServiceUnavailable
+from dm.common.errors import DmException
 from dm.station.processing import accounts, documents, expressions, inputs
 from dm.station.processing.documents import Child
 from dm.station.processing.filerun import FileRun
+from dm.station.processing.writer import ServiceEnds
 
 if TYPE_CHECKING:
     from dm.station.processing.jobrun import JobRun
@@ -95,8 +96,8 @@ class StageRun:
             if status == statuses.DONE and self.stage.get("artefacts"):
                 await self._publish()
             return self._end(status, message)
-        except ServiceUnavailable:
-            raise  # the service ends
+        except ServiceEnds:
+            raise
         except DmException as error:
             return self._end(statuses.FAILED, f"{self.where} failed: {error.message}")
 
@@ -209,7 +210,7 @@ class StageRun:
             return None, statuses.ABORTED, None
         try:
             child = await FileRun(self, file, repeat, attempts.get(file, [])).run()
-        except ServiceUnavailable:
+        except ServiceEnds:
             raise
         except DmException as error:
             return None, statuses.FAILED, f"{self.where} failed: {error.message}"

@@ -22,6 +22,10 @@ _LONGEST_PAUSE = 10.0
 Document = dict[str, Any]
 
 
+class ServiceEnds(ServiceUnavailable):
+    """Nothing is written any more; the next service goes on from what is on disk."""
+
+
 @dataclass
 class Change:
     """What changes of one job.
@@ -80,7 +84,8 @@ class Writer:
     def update(self, job_id: str, values: Mapping[str, Any], children: Iterable[Document] = ()) -> Future[None]:
         """Set fields of a job and store its processes; outages of the database delay it.
 
-        :returns: done when it is on disk; :class:`~dm.common.errors.ProcessingError` when the database refuses it.
+        :returns: done when it is on disk; :class:`~dm.common.errors.ProcessingError` when the database refuses it,
+            :class:`ServiceEnds` when the service ended before.
         """
         future: Future[None] = Future()
         with self._condition:
@@ -142,7 +147,7 @@ class Writer:
             log.warning("%s", error)
             if self._later(changes):
                 return
-            refused = dict.fromkeys(changes, error)
+            refused = dict.fromkeys(changes, _closed())
         except DmException as error:
             refused = dict.fromkeys(changes, error)
         for name, change in changes.items():
@@ -168,5 +173,5 @@ class Writer:
         return True
 
 
-def _closed() -> ServiceUnavailable:
-    return ServiceUnavailable("The processing service is being stopped; try again later.")
+def _closed() -> ServiceEnds:
+    return ServiceEnds("The processing service is being stopped; try again later.")
