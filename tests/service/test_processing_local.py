@@ -6,6 +6,8 @@ import asyncio
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
@@ -20,6 +22,7 @@ from dm.station.processing.executors import local as local_module
 from dm.station.processing.executors.base import MAX_OUTPUT_FILE, Outcome, Task
 from dm.station.processing.executors.local import Local, LocalSettings
 from dm.station.processing.logs import Logs
+from tests.faults.namespace import namespace
 from tests.service.processing_fixtures import STAGE_ACCOUNT
 
 ROOT = os.geteuid() == 0
@@ -618,3 +621,25 @@ def test_whole_outputs_are_kept_by_job(tmp_path: Path) -> None:
     logs.remove("job-1")
     logs.remove("job-1")
     assert logs.path("job-1", 4, "stderr") is None
+
+
+def test_an_account_that_is_root_under_another_name(open_directory: Path) -> None:
+    database = open_directory / "passwd"
+    database.write_text(Path("/etc/passwd").read_text() + "toor:x:0:0:another root:/:/bin/sh\n")
+    program = (
+        "import sys\n"
+        "from dm.common.errors import ProcessingError\n"
+        "from dm.station.processing import accounts\n"
+        "for ask in (lambda: accounts.default('toor'), lambda: accounts.resolve('toor', 'o', 'nobody', ['toor'])):\n"
+        "    try:\n"
+        "        sys.exit(f'allowed: {ask()}')\n"
+        "    except ProcessingError as error:\n"
+        "        print(error)\n"
+    )
+    with namespace() as place:
+        place.run("mount", "--bind", database, "/etc/passwd")
+        done = subprocess.run(
+            [*place.prefix, sys.executable, "-c", program], capture_output=True, text=True, check=False
+        )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Unix account 'toor' is root; stages never run as root.") == 2
