@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import random
 import threading
 import time
@@ -11,7 +12,13 @@ from typing import Any
 
 import pytest
 
-from dm.common.errors import DmException, InvalidObjectState, ObjectAlreadyExists, ObjectNotFound
+from dm.common.errors import (
+    DmException,
+    InvalidObjectState,
+    ObjectAlreadyExists,
+    ObjectNotFound,
+    ServiceUnavailable,
+)
 from tests.service import storage_fixtures as storage
 from tests.service.processing_fixtures import OWNER, PATIENCE, Running, running_processing
 
@@ -81,6 +88,23 @@ def test_one_job_of_many_wishes_with_one_key(service: Running) -> None:
     for job in (first, second):
         assert service.finished({"id": job})["status"] == "done"
         assert len(logged(service, job)) == 1
+
+
+def test_without_a_logbook_nothing_is_accepted(service: Running) -> None:
+    assert service.processing is not None
+    service.workflow({"1": {"command": "true"}}, "unlogged")
+    service.finished(service.start("unlogged"))
+    directory, today = service.processing.logbook.directory, f"{datetime.date.today().isoformat()}.jsonl"
+    (directory / today).rename(directory / "aside")
+    (directory / today).symlink_to("elsewhere")  # which is not followed: as good as a full disk
+    answers = at_once(lambda _: service.api().startProcessingJob(OWNER, "unlogged", {"filePath": "/dev/null"}), 10)
+    assert all(isinstance(answer, ServiceUnavailable) and "No job was accepted" in str(answer) for answer in answers)
+    (directory / today).unlink()
+    (directory / "aside").rename(directory / today)
+    assert len(service.api().listProcessingJobs(OWNER, {"workflow.name": "unlogged"})) == 1
+    accepted = at_once(lambda _: service.start("unlogged"), 10)
+    for job in accepted:
+        assert service.finished(job)["status"] == "done" and len(logged(service, job["id"])) == 1
 
 
 def test_one_workflow_of_many_additions(service: Running) -> None:
