@@ -201,7 +201,7 @@ def check(beamline: Beamline, files: list[str], jobs: list[Any]) -> None:
         accounted = beamline.sge.record(job["sgeJobId"])
         assert accounted["jobname"] == job["sgeJobName"]
         assert job["sgeJobName"].partition(".")[0] == "xpcs_" + re.sub(r"\W", "_", stem)
-        assert (accounted["owner"], accounted["qname"]) == (beamline.sge.account, job["sgeQueue"])
+        assert (accounted["owner"], accounted["qname"]) == (beamline.sge.account, job["sgeQueue"] or beamline.sge.queue)
         assert (accounted["exit_status"].strip(), str(job["sgeExitStatus"])) == ("0", "0")
         result = analysis / "xpcs-8id" / f"{stem}.xpcs.h5"
         entry = known["analysis", f"xpcs-8id/{stem}.xpcs.h5"]

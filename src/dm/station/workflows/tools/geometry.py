@@ -87,8 +87,7 @@ def chosen(path: str, given: Mapping[str, float | None]) -> Geometry:
     if "wavelength" in values and "energy" in values:
         raise InvalidArgument("Give either the wavelength or the energy, not both.")
     if "energy" in values:
-        values["wavelength"] = _positive("energy", _HC / values["energy"] if values["energy"] else 0)
-        del values["energy"]
+        values["wavelength"] = _HC / _positive("energy", values.pop("energy"))
     wanted = [field.name for field in fields(Geometry)]
     if any(name not in values for name in wanted):
         values = in_file(path) | values
