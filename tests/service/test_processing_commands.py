@@ -184,6 +184,49 @@ def test_listing_by_status_workflow_and_time(environment: dict[str, str], servic
     assert "is no time" in run(environment, "dm-list-processing-jobs", "--from=soon", status=2)
 
 
+def test_revisions_of_a_workflow_by_commands(environment: dict[str, str], tmp_path: Path) -> None:
+    spec = tmp_path / "spec.py"
+    spec.write_text(SPEC.replace("command-01", "command-02") % OWNER)
+    stages = "stage=1-SAY waitsFor=[] sets=['said'] uses=['word'] \n"
+    assert run({"PATH": environment["PATH"]}, "dm-check-workflow", f"--py-spec={spec}") == stages
+    run(environment, "dm-upsert-workflow", f"--py-spec={spec}")
+    spec.write_text(spec.read_text().replace("echo", "/bin/echo"))
+    text = run(environment, "dm-diff-workflow", f"--py-spec={spec}")
+    assert text.startswith("--- stored\n+++ file\n@@ stage 1-SAY @@\n-command: echo")
+    run(environment, "dm-upsert-workflow", f"--py-spec={spec}")
+    assert run(environment, "dm-diff-workflow", f"--py-spec={spec}") == ""
+    listed = run(environment, "dm-list-workflow-versions", "--name=command-02")
+    assert re.fullmatch(
+        rf"revision=1 timestamp=.* username={OWNER} isCurrent=False .*\n"
+        rf"revision=2 timestamp=.* username={OWNER} isCurrent=True .*\n",
+        listed,
+    )
+    text = run(environment, "dm-diff-workflow", "--name=command-02", "--from-revision=1")
+    assert '\n+command: /bin/echo "V: $word"\n' in text
+    words = ["--name", "command-02", "--summary", "--from-revision", "2", "--to-revision", "1"]
+    assert "changedStages={'1-SAY': ['command']}" in run(environment, "dm-diff-workflow", *words)
+    old = run(environment, "dm-get-workflow", "--name=command-02", "--revision=1", "--display-format=json", "-a")
+    assert json.loads(old)["stages"]["1-SAY"]["command"] == 'echo "V: $word"'
+    line = run(environment, "dm-restore-workflow", "--name=command-02", "--revision=1", "--display-keys=name,revision")
+    assert line == "name=command-02 revision=3 \n"
+    assert "Revision 9" in run(environment, "dm-restore-workflow", "--name=command-02", "--revision=9", status=14)
+
+
+def test_all_that_is_wrong_with_a_file_is_told(environment: dict[str, str], tmp_path: Path) -> None:
+    spec = tmp_path / "spec.json"
+    spec.write_text(json.dumps({"name": "w", "stages": {"1": {"command": "x", "timeuot": 5}, "2": {"runIf": "$a =="}}}))
+    printed = run(environment, "dm-check-workflow", f"--json-spec={spec}", status=8).splitlines()
+    assert sorted(printed[:-1]) == [
+        "Stage '1': key 'timeuot' is unknown; did you mean 'timeout'?",
+        "Stage '2' has no command.",
+        "Stage '2': runIf '$a ==' is not a valid expression: invalid syntax.",
+    ]
+    assert printed[-1] == f"Error: File {str(spec)!r} has 3 problems."
+    assert "Give either" in run(environment, "dm-check-workflow", status=2)
+    assert "not both" in run(environment, "dm-diff-workflow", f"--json-spec={spec}", "--to-revision=1", status=2)
+    assert "Give --name" in run(environment, "dm-diff-workflow", status=2)
+
+
 def test_bad_usage_is_told(environment: dict[str, str], tmp_path: Path) -> None:
     canary = tmp_path / "canary"
     (tmp_path / "evil.py").write_text(f"open({str(canary)!r}, 'w')")

@@ -909,6 +909,12 @@ def test_workflows(opened: Callable[[Any], Any], suite: Suite) -> None:
         api.getWorkflowByName(owner, "api-01")
     with pytest.raises(ObjectNotFound):
         api.updateWorkflow(spec)
+    assert [version["revision"] for version in api.listWorkflowVersions(owner, "api-01")] == [1, 2, 3]
+    assert api.getWorkflowVersion(owner, "api-01", 3)["workflow"]["version"] == "1.2"
+    assert api.diffWorkflowVersions(owner, "api-01")["changedKeys"] == ["description", "version"]
+    restored = api.restoreWorkflowVersion(owner, "api-01", 2)
+    assert (restored["id"], restored["revision"], restored["description"]) == (added["id"], 4, "another")
+    api.deleteWorkflowByName(owner, "api-01")
     with pytest.raises(InvalidArgument, match="invalid owner name"):
         api.getWorkflowByName(None, "api-01")
 

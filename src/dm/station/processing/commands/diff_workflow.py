@@ -35,7 +35,7 @@ def main(  # noqa: PLR0917 - given by name
     """
     if py_spec or json_spec:
         if from_revision or to_revision:
-            raise click.UsageError("Give either a file or revisions.")
+            raise click.UsageError("Give a file or revisions, not both.")
         found = _with_file(api, name, owner, read_spec(py_spec, json_spec))
     elif name is None:
         raise click.UsageError("Give --name, or a file.")
