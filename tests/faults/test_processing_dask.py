@@ -87,6 +87,7 @@ def test_a_killed_worker_takes_its_stages_with_it_and_says_so(server: DaskServer
     in_loop(run())
 
 
+@pytest.mark.long
 def test_a_scheduler_that_hangs_is_waited_for(server: DaskServer, tmp_path: Path, work: Path) -> None:
     async def run() -> None:
         async with opened(tmp_path / "spool", server.settings(patience=30), server.account) as use:
@@ -106,6 +107,7 @@ def test_a_scheduler_that_hangs_is_waited_for(server: DaskServer, tmp_path: Path
     in_loop(run())
 
 
+@pytest.mark.long
 def test_a_scheduler_that_is_restarted_or_gone(server: DaskServer, tmp_path: Path, work: Path) -> None:
     """What it ran is lost; what waited goes to the next one; when none comes, that is told as well."""
 
@@ -156,6 +158,7 @@ def test_a_killed_client_process_is_replaced(server: DaskServer, tmp_path: Path,
     in_loop(run())
 
 
+@pytest.mark.long
 def test_an_offer_goes_elsewhere_when_its_worker_does_not_take_it(
     server: DaskServer, tmp_path: Path, work: Path
 ) -> None:
@@ -228,13 +231,13 @@ def test_random_kills(server: DaskServer, tmp_path: Path, work: Path) -> None:
 
 def test_nothing_is_left_of_a_closed_executor(server: DaskServer, tmp_path: Path) -> None:
     async def run() -> None:
-        before = {child.pid for child in psutil.Process().children(recursive=True)}
+        before = {child.pid for child in psutil.Process().children()}
         async with opened(tmp_path / "spool", server.settings(), server.account) as use:
             assert (await use.run("true\n")).exit_status == 0
             descriptors = len(os.listdir("/proc/self/fd"))
             assert (await use.run("true\n")).exit_status == 0
             assert len(os.listdir("/proc/self/fd")) <= descriptors
-        assert {child.pid for child in psutil.Process().children(recursive=True)} <= before
+        assert {child.pid for child in psutil.Process().children()} <= before
 
     server.start("w0")
     in_loop(run())

@@ -166,6 +166,8 @@ def test_a_killed_supervisor_is_told(server: DaskServer, tmp_path: Path) -> None
             done = await use.executor.wait(key)
             assert (done.exit_status, done.lost) == (None, True) and "nobody saw its end" in done.reason
             await no_process_of(key)
+            await use.run("kill -9 $(cut -d' ' -f4 /proc/$PPID/stat)\n")  # the parent of all supervisors of this worker
+            assert {(await use.run("exit 6\n")).exit_status for _ in range(4)} == {6}
 
     in_loop(run())
 

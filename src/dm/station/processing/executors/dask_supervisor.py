@@ -1,10 +1,10 @@
-"""Supervises one stage process on a dask worker's host: a program of its own that ends what it started when told.
+"""Supervises stage processes on a dask worker's host: ends what they started when told, or when the worker goes.
 
-Its text is sent to the worker with each stage, so it needs the standard library alone. It is the subreaper of all that
-the stage starts: whatever leaves the process group, or detaches, stays its descendant. Standard input is the line to
-the worker: a number is a signal to pass on, and its end means that the worker is gone - then everything is killed.
-Standard output gets one JSON object when the stage has ended, and is closed; the streams are in the directory. What the
-stage left running may go on for a while longer, then it is killed.
+One server per worker, forking a supervisor per stage. Its text is sent to the worker with each stage, so it needs the
+standard library alone. A supervisor is the subreaper of all that its stage starts: whatever leaves the process group,
+or detaches, stays its descendant. It has a socket to the worker: a number is a signal to pass on, and its end means
+that the worker is gone - then everything is killed. The answer is one JSON object when the stage has ended; the
+streams are in the directory. What the stage left running may go on for a while longer, then it is killed.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import json
 import os
 import resource
 import select
-import selectors
 import shutil
 import signal
-import sys
+import socket
 import time
 
+_LIBC = ctypes.CDLL(None, use_errno=True)
 _SUBREAPER, _DEATH_SIGNAL = 36, 1
 _ROUNDS = 200  # of killing: what forks while it is killed is met again
 
@@ -39,15 +39,14 @@ class Supervisor:
         self.grace = grace
         self.status: int | None = None
         self.sizes = [0, 0]
-        self.selector = selectors.DefaultSelector()
+        self.poll = select.poll()
         self.control = b""
         self.abandoned = False
         self.deadline = 0.0
 
     def run(self) -> dict[str, object]:
-        """Run the script and return ``{status, start, end, cpu, memory, sizes}``; empty when the worker went."""
-        libc = ctypes.CDLL(None, use_errno=True)
-        libc.prctl(_SUBREAPER, 1, 0, 0, 0)
+        """Run the script and return ``{status, start, end, cpu, memory, sizes, left}``; empty when the worker went."""
+        _LIBC.prctl(_SUBREAPER, 1, 0, 0, 0)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
         child_ended, wake = os.pipe()
@@ -65,16 +64,13 @@ class Supervisor:
         start = time.time()
         child = os.fork()
         if child == 0:
-            self._become_script(libc, writers, environment)
+            self._become_script(writers, environment)
         for descriptor in writers:
             os.close(descriptor)
-        os.set_blocking(0, False)
-        self.selector.register(0, selectors.EVENT_READ, -1)
-        self.selector.register(child_ended, selectors.EVENT_READ, -2)
-        for index, descriptor in enumerate(readers):
+        for descriptor in (*readers, child_ended, 0):
             os.set_blocking(descriptor, False)
-            self.selector.register(descriptor, selectors.EVENT_READ, index)
-        end = self._follow(child, files)
+            self.poll.register(descriptor, select.POLLIN)
+        end = self._follow(child, child_ended, dict(zip(readers, files, strict=True)))
         if self.abandoned:
             return {}
         usage = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -94,16 +90,16 @@ class Supervisor:
         control.register(0, select.POLLIN)
         while self.signal_all(0) and time.monotonic() < self.deadline:
             if control.poll(200):
-                self._obey(0)
+                self._obey()
                 if self.abandoned:
                     break
         self.kill_all()
 
-    def _become_script(self, libc: ctypes.CDLL, writers: tuple[int, ...], environment: dict[str, str]) -> None:
+    def _become_script(self, writers: tuple[int, ...], environment: dict[str, str]) -> None:
         try:
             signal.set_wakeup_fd(-1)
             os.setsid()
-            libc.prctl(_DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)
+            _LIBC.prctl(_DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)
             for number in range(1, signal.NSIG):
                 with contextlib.suppress(OSError, ValueError):
                     signal.signal(number, signal.SIG_DFL)
@@ -116,33 +112,40 @@ class Supervisor:
         finally:
             os._exit(127)
 
-    def _follow(self, child: int, files: list[int]) -> float:
-        end, deadline, streams, killed = 0.0, None, 2, False
+    def _follow(self, child: int, child_ended: int, streams: dict[int, int]) -> float:
+        """Serve worker and stage until the stage has ended and its output is read; return when it ended."""
+        end, killed, names = 0.0, False, list(streams)
         while True:
-            timeout = None if deadline is None else max(0.0, deadline - time.monotonic())
-            for key, _ in self.selector.select(timeout):
-                if key.data == -1:
-                    self._obey(key.fd)
-                elif key.data == -2:
+            timeout = None if self.status is None else max(0.0, self.deadline - time.monotonic()) * 1000
+            for descriptor, _ in self.poll.poll(timeout):
+                if descriptor == 0:
+                    self._obey()
+                elif descriptor == child_ended:
                     with contextlib.suppress(BlockingIOError):
-                        os.read(key.fd, 4096)
-                elif not self._copy(key.fd, files[key.data], key.data):
-                    self.selector.unregister(key.fd)
-                    streams -= 1
+                        os.read(child_ended, 4096)
+                elif not self._copy(descriptor, streams[descriptor], names.index(descriptor)):
+                    self.poll.unregister(descriptor)
+                    del streams[descriptor]
             if self.abandoned:
                 self.kill_all()
                 return time.time()
             if self._reap(child):
-                end, deadline = time.time(), time.monotonic() + self.grace
-                self.deadline = deadline
-            if self.status is not None and (streams == 0 or killed):
+                end, self.deadline = time.time(), time.monotonic() + self.grace
+            if self.status is None:
+                continue
+            if killed or not streams:
                 return end
-            if deadline is not None and time.monotonic() >= deadline:
+            if time.monotonic() >= self.deadline:
                 self.kill_all()  # the next round reads what is left in the pipes
-                killed, deadline = True, time.monotonic() + 1.0
+                killed, self.deadline = True, time.monotonic() + 1.0
 
-    def _obey(self, descriptor: int) -> None:
-        data = os.read(descriptor, 4096)
+    def _obey(self) -> None:
+        try:
+            data = os.read(0, 4096)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
         if not data:
             self.abandoned = True
             return
@@ -207,20 +210,42 @@ class Supervisor:
         return reached
 
 
-def main(arguments: list[str]) -> None:
-    """Run ``DIRECTORY LIMIT GRACE``."""
-    directory = arguments[0]
-    supervisor = Supervisor(directory, int(arguments[1]), float(arguments[2]))
+def supervise(directory: str, limit: int, grace: float) -> None:
+    """Run one stage; standard input and output are the socket to the worker."""
+    supervisor = Supervisor(directory, limit, grace)
     result = supervisor.run()
     if supervisor.abandoned:
         shutil.rmtree(directory, ignore_errors=True)
-    else:
-        os.write(1, json.dumps(result).encode())
-        os.close(1)
-        if result["left"]:
-            supervisor.clear()
-    os._exit(0)
+        return
+    with socket.socket(fileno=os.dup(1)) as worker:
+        worker.setblocking(True)
+        worker.sendall(json.dumps(result).encode())
+        worker.setblocking(False)
+        worker.shutdown(socket.SHUT_WR)
+    if result["left"]:
+        supervisor.clear()
+
+
+def main() -> None:
+    """Serve the worker at standard input: each message has the arguments of a stage and its socket."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks how supervisors end
+    line = socket.socket(fileno=0)
+    while True:
+        message, sockets, _, _ = socket.recv_fds(line, 1 << 16, 1)
+        if not message:
+            return
+        if os.fork() == 0:
+            try:
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                os.setsid()
+                os.dup2(sockets[0], 0)
+                os.dup2(sockets[0], 1)
+                os.close(sockets[0])
+                supervise(**json.loads(message))
+            finally:
+                os._exit(0)
+        os.close(sockets[0])
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

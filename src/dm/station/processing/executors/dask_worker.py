@@ -19,18 +19,72 @@ import stat
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from typing import Any
 
 STAGE_PREFIX = "dm-stage-"
-RUNNING = "dm_stages"  # attribute of the worker: the supervisors by token
-LEFT = "dm_left"  # the same: those whose stage has ended
+STATE = "dm_stages"  # attribute of the worker: a State
 INLINE = 256 << 10  # bytes of both streams that travel with the result
 _ENDS = 32 << 10  # of longer streams: what survives the worker, of each end
 _OUTPUT = (1 << 20) + 1
 _OUTPUT_NAME = "output.json"
 _PATIENCE = 60.0
 _KILL_ROUNDS = 100
+
+
+class State:
+    """What a worker remembers: the server of its supervisors, the line to it, and their sockets."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.server: subprocess.Popen[bytes] | None = None
+        self.line: socket.socket | None = None
+        self.running: dict[str, socket.socket] = {}  # by token
+        self.left: list[tuple[float, socket.socket]] = []  # of ended stages that left something running, until when
+
+    def supervise(self, text: str, **arguments: Any) -> socket.socket:
+        """Have a stage started and return the socket to its supervisor. :raises OSError: that cannot be done."""
+        mine, theirs = socket.socketpair()
+        message = json.dumps(arguments).encode()
+        with self.lock, theirs:
+            for last in (False, True):
+                line = self._line(text)
+                try:
+                    socket.send_fds(line, [message], [theirs.fileno()])
+                except OSError:  # the server was killed
+                    if last:
+                        raise
+                else:
+                    break
+        return mine
+
+    def _line(self, text: str) -> socket.socket:
+        """Return the line to the server, which is started if need be."""
+        if self.line is None or self.server is None or self.server.poll() is not None:
+            if self.line is not None:
+                self.line.close()
+            self.line, end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            with end:
+                self.server = subprocess.Popen(
+                    [sys.executable, "-I", "-S", "-c", text],
+                    stdin=end.fileno(),
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    cwd="/",
+                    start_new_session=True,
+                )
+        return self.line
+
+    def leave(self, supervisor: socket.socket, seconds: float) -> None:
+        """Keep the socket for a while, as its end would end what is left; close those whose time is over."""
+        now = time.monotonic()
+        with self.lock:
+            self.left.append((now + seconds, supervisor))
+            for until, one in self.left:
+                if until <= now:
+                    one.close()
+            self.left = [(until, one) for until, one in self.left if until > now]
 
 
 def identify() -> dict[str, Any]:
@@ -71,15 +125,21 @@ def run(order: dict[str, Any]) -> None:
 
 
 def _carry_out(worker: Any, order: dict[str, Any]) -> dict[str, Any]:
+    state: State = worker.__dict__.setdefault(STATE, State())
     try:
         directory = _prepare(worker, order)
-        supervisor = _supervisor(order, directory)
+        arguments = {"directory": directory, "limit": order["limit"], "grace": order["grace"]}
+        supervisor = state.supervise(order["supervisor"], **arguments)
     except OSError as error:
         return {"reason": f"The worker could not start it: {error.strerror} ({error.filename})."}
+    state.running[order["token"]] = supervisor
     try:
         return _follow(worker, order, directory, supervisor)
     except Exception as error:  # it was started: that must be told, whatever this is
         return {"lost": f"Its result could not be taken: {type(error).__name__}: {error}."}
+    finally:
+        del state.running[order["token"]]
+        state.leave(supervisor, order["grace"] + 1)
 
 
 def _prepare(worker: Any, order: dict[str, Any]) -> str:
@@ -101,66 +161,32 @@ def _prepare(worker: Any, order: dict[str, Any]) -> str:
     return directory
 
 
-def _supervisor(order: dict[str, Any], directory: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-I", "-S", "-c", order["supervisor"], directory]
-    return subprocess.Popen(
-        [*command, str(order["limit"]), str(order["grace"])],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        bufsize=0,
-        cwd="/",
-        start_new_session=True,
-    )
-
-
-def _follow(worker: Any, order: dict[str, Any], directory: str, supervisor: subprocess.Popen[bytes]) -> dict[str, Any]:
+def _follow(worker: Any, order: dict[str, Any], directory: str, supervisor: socket.socket) -> dict[str, Any]:
     """Wait for the end of a stage and return its result."""
-    running = worker.__dict__.setdefault(RUNNING, {})
-    running[order["token"]] = supervisor
-    try:
-        answer = _answer(worker, supervisor)
-    finally:
-        running.pop(order["token"], None)
-    result: dict[str, Any] = json.loads(answer) if answer else {}
-    supervisor.stdout.close()  # type: ignore[union-attr]
-    _leave(worker, supervisor, bool(result.pop("left", False)))
+    answer = _answer(worker, supervisor)
     if not answer:
         _kill_marked(order["variables"])
         shutil.rmtree(directory, ignore_errors=True)
         return {"lost": "The supervisor of the process on the worker's host was killed, so nobody saw its end."}
+    result: dict[str, Any] = json.loads(answer)
     result["output"] = _regular(os.path.join(directory, _OUTPUT_NAME))
     return result | _streams(directory, result["sizes"], order["limit"])
 
 
-def _leave(worker: Any, supervisor: subprocess.Popen[bytes], busy: bool) -> None:
-    """Let a supervisor go on that has to see to what its stage left behind; collect those that have done so."""
-    left = worker.__dict__.setdefault(LEFT, [])
-    left.append(supervisor)
-    if not busy:
-        supervisor.wait()
-    for one in list(left):
-        if one.poll() is not None:
-            one.stdin.close()
-            with contextlib.suppress(ValueError):  # another thread was faster
-                left.remove(one)
-
-
-def _answer(worker: Any, supervisor: subprocess.Popen[bytes]) -> bytes:
+def _answer(worker: Any, supervisor: socket.socket) -> bytes:
     """Return what the supervisor says at the end; a worker that closes takes its stages with it."""
     parts: list[bytes] = []
-    answer = supervisor.stdout.fileno()  # type: ignore[union-attr]
     poll = select.poll()
-    poll.register(answer, select.POLLIN)
+    poll.register(supervisor, select.POLLIN)
     while True:
         if poll.poll(500):
-            part = os.read(answer, 1 << 16)
+            part = supervisor.recv(1 << 16)
             if not part:
                 return b"".join(parts)
             parts.append(part)
         elif worker.status.name in ("closing", "closed", "failed"):
             with contextlib.suppress(OSError):
-                supervisor.stdin.close()  # type: ignore[union-attr]
+                supervisor.shutdown(socket.SHUT_WR)
 
 
 def _kill_marked(variables: dict[str, str]) -> None:
@@ -235,11 +261,12 @@ def remove(directory: str) -> None:
 
 def send_signal(token: str, number: int, dask_worker: Any) -> bool:
     """Have a signal sent to all a stage started; false when it does not run here."""
-    supervisor = dask_worker.__dict__.get(RUNNING, {}).get(token)
+    state = dask_worker.__dict__.get(STATE)
+    supervisor = state.running.get(token) if state else None
     if supervisor is None:
         return False
     try:
-        supervisor.stdin.write(b"%d\n" % number)
-    except (OSError, ValueError):  # it has just ended
+        supervisor.sendall(b"%d\n" % number)
+    except OSError:  # it has just ended
         return False
     return True
