@@ -61,6 +61,7 @@ class Peer:
         except BlockingIOError:
             return True
         except OSError:
+            self.outgoing.clear()
             return False
         return True
 
@@ -171,8 +172,7 @@ class Supervisor:
         self._connect(connection)
 
     def _send(self, peer: Peer, data: bytes) -> None:
-        if not peer.send(data):
-            self._drop(peer)
+        if not peer.send(data):  # it is gone; what it sent before is still to be taken, see _serve
             return
         events = (peer.events & select.EPOLLIN) | (select.EPOLLOUT if peer.outgoing else 0)
         if events != peer.events:
