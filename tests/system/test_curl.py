@@ -29,7 +29,8 @@ def answers(suite, run_directory):
         ["sh", "-eu", "-c", script], cwd=here, env=environment, capture_output=True, text=True, check=False, timeout=90
     )
     assert done.returncode == 0, done.stderr + "".join(file.read_text() for file in here.glob("*.json"))
-    return {file.stem: json.loads(file.read_text()) for file in here.glob("*.json")} | {"source": str(source)}
+    found = {file.stem: json.loads(file.read_text()) for file in here.glob("*.json")}
+    return found | {"source": str(source), "output": (here / "output.txt").read_text()}
 
 
 def test_login(answers, suite):
@@ -48,3 +49,12 @@ def test_job(answers):
     job = answers["job-done"]
     assert (job["id"], job["status"]) == (answers["job"]["id"], "done")
     assert int(job["nLines"]) > 0
+
+
+def test_output(answers):
+    assert int(answers["output"]) == int(answers["job-done"]["nLines"])
+
+
+def test_lines_of_a_macro(answers):
+    job = answers["spec-done"]
+    assert (job["id"], job["status"], job["filePath"]) == (answers["spec-job"]["id"], "done", "/etc/hosts")
