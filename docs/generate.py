@@ -22,6 +22,7 @@ from dm.common.client import ApiClient
 from dm.common.records import DmObject
 from dm.common.web import openapi
 from dm.deploy import config
+from dm.station.workflows import reference as standard_workflows
 from dm.station.processing import reference as workflow_language
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -116,6 +117,7 @@ def rest_page(title: str, module: str) -> str:
 PAGES: dict[str, Callable[[], str]] = {
     **{f"rest-{key}.md": functools.partial(rest_page, *service) for key, service in SERVICES.items()},
     "commands.md": commands_page,
+    "standard-workflows.md": standard_workflows.page,
     "settings.md": lambda: settings_docs.reference(config.models()),
     "python-api.md": python_page,
     "workflows.md": workflow_language.page,

@@ -26,6 +26,7 @@ def generate():
         "rest-processing.md",
         "rest-storage.md",
         "settings.md",
+        "standard-workflows.md",
         "workflows.md",
     ],
 )
