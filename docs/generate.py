@@ -22,8 +22,8 @@ from dm.common.client import ApiClient
 from dm.common.records import DmObject
 from dm.common.web import openapi
 from dm.deploy import config
-from dm.station.workflows import reference as standard_workflows
 from dm.station.processing import reference as workflow_language
+from dm.station.workflows import reference as standard_workflows
 
 REFERENCE = Path(__file__).parent / "reference"
 SERVICES = {

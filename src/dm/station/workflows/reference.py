@@ -53,9 +53,7 @@ def _first(spec: dict[str, Any]) -> str:
 def _arguments(spec: dict[str, Any]) -> list[str]:
     lines = ["| argument | type | default | |", "|---|---|---|---|"]
     for name, about in spec["arguments"].items():
-        kind = (
-            ", ".join(f"`{choice}`" for choice in about["choices"]) if "choices" in about else about.get("type", "text")
-        )
+        choices = ", ".join(f"`{choice}`" for choice in about.get("choices", ()))
         default = "**required**" if about.get("required") else f"`{about['default']}`" if "default" in about else ""
         lines.append(f"| `{name}` | {choices or about.get('type', 'text')} | {default} | {about['description']} |")
     return lines
