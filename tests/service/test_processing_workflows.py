@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from dm.common.errors import AuthorizationError, InvalidArgument, ObjectNotFound
 from dm.station.catalog.api import DatasetCatApi, FileCatApi
 from dm.station.catalog.service import build_from_settings as build_catalog
 from dm.station.catalog.settings import CatalogSettings
+from dm.station.processing import literals
 from tests.service import storage_fixtures as storage
 from tests.service.processing_fixtures import OWNER, Running, running_processing, station_settings
 
@@ -281,3 +283,51 @@ def test_a_stage_runs_on_files_of_its_own(service: Running, site: storage.Site) 
     service.workflow(stages, "parts", owner=storage.ALICE)
     job = service.finished(alice.startProcessingJob(storage.ALICE, "parts", arguments), storage.ALICE)
     assert job["status"] == "failed" and "'2' failed: Path '../analysis' leaves" in job["errorMessage"]
+
+
+PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "workflows.md"
+EXAMPLES = [literals.read_python(text) for text in re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)]
+# name -> arguments, what the job's stages print
+RUNS: dict[str, tuple[dict[str, Any], dict[str, list[str]]]] = {
+    "count-01": ({"filePath": "/etc/hostname"}, {}),
+    "json-01": ({"sample": "a;b"}, {"1-FIT": [""], "2-USE": ["a;b: 0.25, [1, 2]\n"]}),
+    "own-files-01": (
+        {"experimentName": EXPERIMENT, "sample": "x"},
+        {"1-SPLIT": ["Part: parts-x\n"], "2-EACH": ["parts-x/1.h5\n", "parts-x/2.h5\n"]},
+    ),
+    "arguments-01": ({"qmap": "q.h5"}, {"1": ["Multitau of /dev/null with q.h5 on -1\n"]}),
+    "branches-01": ({}, {"3-JOIN": ["Left: 10 and Right: 10\n"]}),
+    "careful-01": ({}, {"1-FETCH": ["", ""], "3-MAIN": [""], "9-TIDY": ["done \n"]}),
+}
+
+
+@pytest.mark.parametrize("workflow", EXAMPLES, ids=[example["name"] for example in EXAMPLES])
+def test_the_examples_of_the_documentation_run(
+    service: Running, site: storage.Site, tmp_path: Path, workflow: dict[str, Any]
+) -> None:
+    arguments, outputs = RUNS[workflow["name"]]
+    if workflow["name"] == "own-files-01":
+        experiment = site.experiments(storage.MANAGER).getExperimentByName(EXPERIMENT, storage.STATION)
+        parts = Path(experiment["dataDirectory"]) / "parts-x"
+        parts.mkdir()
+        for name in ("1.h5", "2.h5"):
+            (parts / name).touch()
+    service.api().upsertWorkflow(workflow | {"owner": OWNER})
+    job = service.finished(service.start(workflow["name"], **arguments))
+    assert job["status"] == "done", job
+    for stage, wanted in outputs.items():
+        children = job.getWorkflowStage(stage)["childProcesses"].values()
+        assert sorted(child["stdOut"] for child in children) == wanted
+
+
+def test_the_careful_example_tidies_up_after_a_failure(service: Running) -> None:
+    [careful] = [example for example in EXAMPLES if example["name"] == "careful-01"]
+    service.api().upsertWorkflow(careful | {"owner": OWNER})
+    job = service.finished(service.start("careful-01", code=4))
+    assert job["status"] == "failed"
+    [child] = job.getWorkflowStage("9-TIDY")["childProcesses"].values()
+    assert child["stdOut"] == "failed 3-MAIN\n"
+
+
+def test_every_example_is_run() -> None:
+    assert [example["name"] for example in EXAMPLES] == list(RUNS)

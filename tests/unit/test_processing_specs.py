@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 
 import pytest
@@ -294,9 +293,3 @@ def test_all_problems_are_told_at_once() -> None:
 def test_large_repeat_counts_and_texts_for_numbers_are_normal() -> None:
     checked = specs.checked(stage(repeatPeriod="10", repeatUntil='"$a" == "b"', maxRepeats=999999))
     assert checked["stages"]["01"]["maxRepeats"] == 999999
-
-
-def test_the_example_of_the_documentation_is_a_workflow() -> None:
-    page = Path(__file__).parents[2] / "docs" / "how-to" / "workflows.md"
-    (text,) = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
-    assert list(specs.checked(literals.read_python(text))["stages"]) == ["01-PREPARE", "02-FIT", "03-WAIT"]
