@@ -17,7 +17,7 @@ from tests.service.batch_program import batch_program
 from tests.service.sge_server import SgeCluster, sge
 from tests.service.slurm_server import SlurmCluster, slurm
 
-__all__ = ["Runs", "batch_program", "runs", "sge", "slurm", "until"]
+__all__ = ["Runs", "all_runs", "batch_program", "make_runs", "runs", "sge", "slurm", "until"]
 
 
 @dataclass
@@ -129,17 +129,26 @@ class Runs:
                 process.wait()
 
 
-@pytest.fixture(params=["sge", "slurm"])
+@pytest.fixture(params=["sge", pytest.param("slurm", marks=pytest.mark.long)])
 def runs(request: pytest.FixtureRequest, batch_program: Path, open_directory: Path) -> Iterator[Runs]:
+    """Runs on a Grid Engine, and in long rounds also on a Slurm."""
+    yield from make_runs(request.getfixturevalue(request.param), request.param, batch_program, open_directory)
+
+
+@pytest.fixture(params=["sge", "slurm"])
+def all_runs(request: pytest.FixtureRequest, batch_program: Path, open_directory: Path) -> Iterator[Runs]:
     """Runs on a Grid Engine, and then on a Slurm."""
-    yield from _runs(request, request.param, batch_program, open_directory)
+    yield from make_runs(request.getfixturevalue(request.param), request.param, batch_program, open_directory)
 
 
-def _runs(request: pytest.FixtureRequest, name: str, program: Path, directory: Path) -> Iterator[Runs]:
+def make_runs(cluster: SgeCluster | SlurmCluster, name: str, program: Path, directory: Path) -> Iterator[Runs]:
+    """Yield runs on a cluster, once. :param name: of the scheduler."""
     directory.chmod(0o777)
-    runs = Runs(request.getfixturevalue(name), program, directory, name)
-    yield runs
-    runs.close()
+    runs = Runs(cluster, program, directory, name)
+    try:
+        yield runs
+    finally:
+        runs.close()
 
 
 def until(condition: Callable[[], bool], otherwise: Callable[[], str] | str) -> None:

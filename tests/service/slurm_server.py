@@ -106,6 +106,14 @@ class SlurmCluster:
         """End slurmd; its jobs go on under their slurmstepd."""
         self._end("slurmd", number)
 
+    def node(self, state: str) -> None:
+        """Take the node down, with its jobs, or up again (``RESUME``); returns when that is so."""
+        name = self._admin("sinfo", "-h", "-N", "-o", "%N").stdout.split()[0]
+        command = ["scontrol", "update", f"NodeName={name}", f"State={state}", "Reason=test"]
+        self._admin(*command, check=state != "RESUME")  # it may be up again by itself
+        if state == "RESUME":
+            _until(self._ready, "The partition takes no jobs", self._log)
+
     # --- use
 
     def run(

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import signal
 
-from tests.service.batch_runs import Runs, batch_program, runs, sge, slurm, until
+import pytest
 
-__all__ = ["batch_program", "runs", "sge", "slurm"]
+from tests.service.batch_runs import Runs, all_runs, batch_program, runs, sge, slurm, until
+
+__all__ = ["all_runs", "batch_program", "runs", "sge", "slurm"]
 
 HOSTILE = [
     "a\n#$ -l h_rt=1\n#SBATCH --time=1\n", "\r\n", "'\"`$(touch canary)`", "$HOME %j ${X}", "; touch canary #", "",
@@ -15,8 +17,9 @@ HOSTILE = [
 ]  # fmt: skip
 
 
-def test_each_end_is_told(runs: Runs) -> None:
+def test_each_end_is_told(all_runs: Runs) -> None:
     """Several at once: done, failed, over its memory, deleted while it ran and before, refused, broken."""
+    runs = all_runs
     hold = "-h" if runs.scheduler == "sge" else "--hold"
     broken = ["--native=-S", "--native=/no/such/shell"] if runs.scheduler == "sge" else ["--native=--nosuch"]
     started = {
@@ -134,6 +137,7 @@ def test_sigterm_deletes_the_job(runs: Runs) -> None:
     assert runs.left() == []
 
 
+@pytest.mark.long
 def test_a_silent_scheduler_is_waited_for(runs: Runs) -> None:
     """A job that runs meanwhile is not lost, and one submitted meanwhile is accepted afterwards."""
     running = runs.start("--", "sh", "-c", "echo begin; while [ ! -e go ]; do sleep 0.1; done; exit 5")

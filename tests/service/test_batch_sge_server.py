@@ -12,6 +12,7 @@ from tests.service.sge_server import SgeCluster, sge
 __all__ = ["sge"]
 
 
+@pytest.mark.long
 def test_a_cluster_runs_thirty_jobs_at_once_and_accounts_for_each(sge: SgeCluster, open_directory: Path) -> None:
     open_directory.chmod(0o777)
     script = open_directory / "job.sh"

@@ -12,6 +12,7 @@ from tests.service.slurm_server import SlurmCluster, slurm
 __all__ = ["slurm"]
 
 
+@pytest.mark.long
 def test_a_cluster_runs_thirty_jobs_at_once_and_accounts_for_each(slurm: SlurmCluster, open_directory: Path) -> None:
     open_directory.chmod(0o777)
     script = open_directory / "job.sh"

@@ -256,7 +256,7 @@ class BatchRun:
                 if record is not None or last:
                     return record or self._unaccounted()
             except Unavailable as error:
-                if not self._bears(error):
+                if last and self._goes_without_accounting(error):
                     return self._unaccounted()
             if self.files.ended() is None and time.monotonic() - looked > _FIRST_LOOK:
                 looked = time.monotonic()
@@ -265,13 +265,14 @@ class BatchRun:
             time.sleep(pause * random.uniform(0.8, 1.2))  # noqa: S311
             pause = min(5.0, pause * 1.5)
 
-    def _bears(self, error: Unavailable) -> bool:
-        """Say whether to go on waiting for the accounting. :raises Unavailable: without it nothing is known."""
+    def _goes_without_accounting(self, error: Unavailable) -> bool:
+        """Say whether only the accounting fails, or it is not needed. :raises Unavailable: all fails, for too long."""
+        if self.files.ended() is not None:
+            return True
         try:
-            self.patience.fails(error)
+            self.scheduler.listing()
         except Unavailable:
-            if self.files.ended() is None:
-                raise
+            self.patience.fails(error)
             return False
         return True
 

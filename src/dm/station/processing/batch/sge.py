@@ -14,6 +14,7 @@ from dm.station.processing.batch.outcome import Record, Refused, Unavailable
 from dm.station.processing.batch.request import Request
 from dm.station.processing.batch.schedulers import BROKEN, RUNS, WAITS, Listed, number, run, said
 
+_ACCOUNTING_SECONDS = 300.0  # qacct reads the whole accounting file, of years sometimes
 _AWAY = re.compile(r"unable to (contact|send message|connect)|commlib|communication|got no|timeout|timed out", re.I)
 _AFTER_KILL, _OVER_LIMIT, _AGAIN = 100, 37, (24, 25)  # values of "failed" in the accounting
 _BEFORE = {1, 3, 4, 6, 7, 8, 9, 10, 11, 26, 27, 28, 29, 31, 32, 33, 34, 35}
@@ -92,7 +93,7 @@ class GridEngine:
 
     def _rows(self, wanted: str, name: str) -> list[dict[str, str]]:
         """Return the accounting's records by their labels; job numbers begin anew some day, names do not."""
-        done = run("qacct", "-j", wanted)
+        done = run("qacct", "-j", wanted, seconds=_ACCOUNTING_SECONDS)
         if done.returncode != 0 and not re.search(r"not found|no jobs running", done.stderr + done.stdout):
             raise Unavailable(f"qacct says: {said(done)}")
         rows = []
