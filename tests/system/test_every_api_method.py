@@ -46,6 +46,7 @@ from dm import (
     ObjectAlreadyExists,
     ObjectNotFound,
     ProcApiFactory,
+    ProcZmqApi,
     RunCatApi,
     ServiceMonitorCatApi,
     ServiceMonitorDaqApi,
@@ -69,7 +70,7 @@ CLASSES = (
     ExperimentDsApi, UserDsApi, FileDsApi, AuthDsApi, ServiceMonitorDsApi, StorageServiceApi,
     ExperimentDaqApi, ServiceMonitorDaqApi,
     FileCatApi, DatasetCatApi, RunCatApi, ServiceMonitorCatApi, CatalogServiceApi,
-    WorkflowProcApi, ServiceMonitorProcApi,
+    WorkflowProcApi, ServiceMonitorProcApi, ProcZmqApi,
     *FACILITY,
 )  # fmt: skip
 SECONDS = 60.0
@@ -1005,6 +1006,28 @@ def test_jobs_that_go_on(opened: Callable[[Any], Any], open_directory: Path) -> 
     for ended in (job, second):
         api.deleteProcessingJob(owner, ended)
     api.deleteWorkflowByName(owner, "api-on")
+
+
+def test_jobs_by_zeromq(opened: Callable[[Any], Any]) -> None:
+    api = opened(ProcZmqApi())
+    owner = api.username
+    rest = opened(WorkflowProcApi())
+    rest.upsertWorkflow({"name": "api-zmq", "owner": owner, "stages": {"1": {"command": "test $x = y"}}})
+    assert api.ping()["account"] == owner == api.login()["username"]
+    job = api.submit(owner, "api-zmq", {"filePath": "/dev/null", "x": "n"}, priority=1)["id"]
+    assert api.wait(job, SECONDS)["status"] == "failed" == api.status(job, 1)["status"]
+    assert api.resume(job)["id"] == job and api.wait(job, SECONDS)["status"] == "failed"
+    assert api.restart(job)["id"] == job and api.wait(job, SECONDS)["status"] == "failed"
+    with pytest.raises(InvalidObjectState, match="has ended"):
+        api.abort(job)
+    [many] = api.submitMany(owner, "api-zmq", [{"argsDict": {"filePath": "/dev/null", "x": "y"}}])
+    assert api.wait(many["id"], SECONDS)["status"] == "done"
+    assert [found["id"] for found in api.list(owner, limit=2)] == [job, many["id"]]
+    assert [*api.events(owner, timeout=0.1)] == []  # nothing happens
+    api.logout()
+    for ended in (job, many["id"]):
+        rest.deleteProcessingJob(owner, ended)
+    rest.deleteWorkflowByName(owner, "api-zmq")
 
 
 # --- the rest --------------------------------------------------------------------------------------------------
