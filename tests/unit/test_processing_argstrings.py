@@ -93,7 +93,7 @@ def test_quotes_group_the_words_of_an_unquoted_value(shell: str, tmp_path: Path)
         assert ran(shell, script(f"{show} $filePath", {"filePath": value}), tmp_path).decode() == f"<{value}>"
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(st.sampled_from(PIECES), max_size=12).map("".join))
 def test_grouping_is_what_the_shell_does_with_pasted_text(tmp_path: Path, value: str) -> None:
     if argstrings.words(value) is None:
@@ -103,7 +103,7 @@ def test_grouping_is_what_the_shell_does_with_pasted_text(tmp_path: Path, value:
     assert ran("/bin/sh", script(command, {"x": value}), tmp_path) == ran("/bin/sh", pasted, tmp_path)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.text(alphabet="ab \\\"'$`;|&()<>\n*~=-,#", max_size=30))
 def test_no_value_becomes_syntax(value: str) -> None:
     """Whatever a value holds: what is read as a word has no sign of the shell's but those it had as data."""
