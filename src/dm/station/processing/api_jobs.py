@@ -279,7 +279,7 @@ class ProcessingJobs(ApiClient):
         offset, last_answer, over = 0, time.monotonic(), not follow
         while True:
             try:
-                before = offset
+                before, begun = offset, time.monotonic()
                 wait = None if over else MAX_WAIT_TIME
                 query = {"offset": offset, "waitTime": wait}
                 for piece in self.client.stream(f"{base}/{stream}", timeout=_ANSWER_SECONDS, **query):
@@ -290,6 +290,8 @@ class ProcessingJobs(ApiClient):
                     return
                 if offset == before:  # what is printed last comes before the end is told
                     over = self.client.get(base)["endTime"] is not None
+                    if not over and last_answer - begun < _PAUSE:  # too many wait at the service already
+                        time.sleep(_PAUSE)
             except ObjectNotFound:
                 if not follow or self.getProcessingJobById(None, id).is_over:
                     raise
