@@ -54,7 +54,7 @@ def test_what_a_process_leaves_is_returned(server: DaskServer, tmp_path: Path) -
             done = await use.executor.wait(key)
             assert (done.exit_status, done.signal, done.lost, done.reason) == (7, None, False, "")
             lines = text(done.stdout).splitlines()
-            assert lines[:2] == ["out script", server.account.name] and text(done.stderr) == "err\n"
+            assert lines[:2] == ["out sh", server.account.name] and text(done.stderr) == "err\n"
             assert f"DM_PROCESSING_KEY={key}" in lines and done.output == b'{"a": 1}'
             names = {line.partition("=")[0] for line in lines[2:]}
             assert names == {"DM_PROCESSING_KEY", "DM_OUTPUT_FILE", "PATH", "LANG", "PWD"}
@@ -119,6 +119,11 @@ def test_a_stop_reaches_all_a_process_started(server: DaskServer, tmp_path: Path
             assert {one.signal for one in await all_of(*map(use.executor.wait, full))} == {9}
             assert not (work / "never").exists()
 
+            given_up = await use.start("setsid sleep 600 & sleep 600\n")
+            await until(lambda: marked(given_up))
+            await use.executor.forget(given_up)  # the engine does so when it cannot be stopped
+            await no_process_of(given_up)
+
     in_loop(run())
 
 
@@ -141,7 +146,7 @@ def test_output_of_any_size_and_kind(server: DaskServer, tmp_path: Path) -> None
                 assert (done.exit_status, done.output) == (0, b"")
             large = await use.run("head -c 5000000 /dev/zero >$DM_OUTPUT_FILE\n")
             assert len(large.output) == MAX_OUTPUT_FILE + 1
-            gone = await use.run("echo here; rm -rf ../dm-stage-*/* ; exit 3\n")
+            gone = await use.run("echo here; rm -rf ${DM_OUTPUT_FILE%/*}; exit 3\n")
             assert gone.exit_status == 3
 
     in_loop(run())

@@ -318,4 +318,4 @@ class Engine:
 
     def problems(self) -> dict[str, str]:
         """Return why executors cannot be used at present, by name."""
-        return dict(self.context.executors.problems)
+        return self.context.executors.troubles()

@@ -176,6 +176,11 @@ class Dask:
         """See the protocol."""
         return await asyncio.shield(self._stages[key].outcome)
 
+    def output(self, key: str, stream: str) -> Path | None:
+        """See the protocol. The output of a process comes when it has ended."""
+        path = self.spool / key / stream
+        return path if path.exists() else None
+
     async def stop(self, key: str, number: signal.Signals) -> None:
         """See the protocol."""
         if key in self._stages:

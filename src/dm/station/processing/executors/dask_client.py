@@ -15,6 +15,7 @@ import contextlib
 import importlib.resources
 import logging
 import os
+import signal
 import sys
 import time
 from dataclasses import dataclass
@@ -125,6 +126,7 @@ class Bridge:
                     self.live.discard(key)
                     self.stages.pop(key, None)
                     self.forgets.add(key)
+                    self.finds.discard(key)
                 case "noted":
                     self.noted.set()
             self.wake.set()
@@ -229,13 +231,20 @@ class Bridge:
                 await self._lost(stage, "The dask scheduler knows nothing of it any more.")
 
     async def _discard(self, key: str, entry: dict[str, Any]) -> None:
-        """Stop and remove what the service knows nothing of: it gave it up while the scheduler was away."""
+        """Stop and remove what the service wants to know nothing of any more."""
         if not await self._call("withdraw", key=key):
             if entry["state"] == dask_ledger.CLAIMED:
-                await self._run(dask_worker.send_signal, entry["token"], 9, worker=entry["worker"])
+                await self._signal(entry["worker"], entry["token"], signal.SIGKILL)
             elif directory := (entry["result"] or {}).get("directory"):
                 await self._run(dask_worker.remove, directory, worker=entry["worker"])
-            await self._call("forget", keys=[key])
+            await self._call("drop", key=key)
+
+    async def _signal(self, worker: str, token: str, number: int) -> None:
+        """Signal a claimed stage, which its worker may only be about to start."""
+        for _ in range(_SIGNAL_TRIES):
+            if await self._run(dask_worker.send_signal, token, number, worker=worker) is not False:
+                return
+            await asyncio.sleep(0.2)
 
     async def _watch(self) -> None:
         seen = 0
@@ -312,13 +321,15 @@ class Bridge:
                 await self._news(self.stages[key], kept[key])
 
     async def _forget(self) -> None:
+        """Remove what is kept about stages; one that the service gave up before its end is stopped."""
         keys = list(self.forgets)
         if not keys:
             return
         for key in keys:
             if (place := self.places.pop(key, None)) is not None:
                 self._spawn(self._run(dask_worker.remove, place[1], worker=place[0]))
-        await self._call("forget", keys=keys)
+        for key, entry in (await self._call("forget", keys=keys)).items():
+            self._spawn(self._discard(key, entry))
         self.forgets.difference_update(keys)
 
     async def _place(self, queued: list[Stage]) -> None:

@@ -60,7 +60,7 @@ class Ledger(SchedulerPlugin):
         self.begun = time.monotonic()
         self.acts = {
             name: getattr(self, name)
-            for name in ("attach", "workers", "place", "withdraw", "claim", "end", "watch", "forget", "want")
+            for name in ("attach", "workers", "place", "withdraw", "claim", "end", "watch", "forget", "drop", "want")
         }
         scheduler.handlers["dm_ledger_1"] = self.handle
 
@@ -133,11 +133,20 @@ class Ledger(SchedulerPlugin):
         changed = {key: entry for key, entry in mine.entries.items() if entry["version"] > seen}
         return {"version": mine.version, "changed": changed}
 
-    def forget(self, owner: str, epoch: int, keys: list[str]) -> None:
-        """Remove ended stages: their results are recorded."""
+    def forget(self, owner: str, epoch: int, keys: list[str]) -> dict[str, Any]:
+        """Remove ended stages: their results are recorded. Those that have not ended stay and are returned."""
         mine = self._mine(owner, epoch)
+        kept = {}
         for key in keys:
-            mine.entries.pop(key, None)
+            if key in mine.entries and mine.entries[key]["state"] in _ACTIVE:
+                kept[key] = mine.entries[key]
+            else:
+                mine.entries.pop(key, None)
+        return kept
+
+    def drop(self, owner: str, epoch: int, key: str) -> None:
+        """Remove a stage that was stopped, or is as good as."""
+        self._mine(owner, epoch).entries.pop(key, None)
 
     def want(self, owner: str, epoch: int, threads: int) -> None:
         """Say how many threads could be busy now, for a cluster that grows and shrinks."""

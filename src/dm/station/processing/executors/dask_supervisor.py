@@ -21,6 +21,7 @@ import socket
 import time
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
+_SCRIPT = 3  # the descriptor the script comes by, as with the local executor
 _SUBREAPER, _DEATH_SIGNAL = 36, 1
 _ROUNDS = 200  # of killing: what forks while it is killed is met again
 
@@ -106,9 +107,13 @@ class Supervisor:
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
             os.dup2(writers[0], 1)
             os.dup2(writers[1], 2)
-            os.closerange(3, 256)
-            os.chdir(self.directory)
-            os.execve("/bin/sh", ["/bin/sh", "script"], environment)
+            script = os.open(os.path.join(self.directory, "script"), os.O_RDONLY)
+            if script != _SCRIPT:
+                os.dup2(script, _SCRIPT)
+            os.set_inheritable(_SCRIPT, True)
+            os.closerange(_SCRIPT + 1, 256)
+            os.chdir("/")
+            os.execve("/bin/sh", ["sh", "-c", f". /proc/self/fd/{_SCRIPT}", "sh"], environment)
         finally:
             os._exit(127)
 

@@ -28,6 +28,11 @@ class Executors:
         self._opening: dict[str, asyncio.Task[None]] = {}
         self.problems: dict[str, str] = {}  # why one cannot be used at present, by name
 
+    def troubles(self) -> dict[str, str]:
+        """Return why executors cannot be used at present, by name: not opened, or out of reach since."""
+        out_of_reach = {name: str(getattr(executor, "problem", "")) for name, executor in self._executors.items()}
+        return {name: problem for name, problem in {**out_of_reach, **self.problems}.items() if problem}
+
     @property
     def names(self) -> list[str]:
         """The names, sorted."""
