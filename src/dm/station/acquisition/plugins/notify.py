@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import os
 import threading
 import time
 from pathlib import Path
@@ -13,6 +12,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from dm.common import curve
 from dm.common.errors import ConfigurationError
 from dm.station.acquisition.plugins import message
 from dm.station.acquisition.plugins.base import Plugin, PluginBatch, PluginContext
@@ -219,7 +219,6 @@ class Publisher:
 
     def __init__(self, settings: PublishSettings) -> None:
         import zmq
-        from zmq.auth import load_certificate
         from zmq.auth.thread import ThreadAuthenticator
 
         self._lock = threading.Lock()
@@ -227,16 +226,7 @@ class Publisher:
             raise ConfigurationError(
                 f"Directory {settings.clients} of plugin notify, for subscribers' keys, is missing."
             )
-        try:
-            public, secret = load_certificate(settings.key_file)
-            readable = os.stat(settings.key_file).st_mode & 0o077
-        except (OSError, ValueError) as error:
-            raise ConfigurationError(
-                f"Key file {settings.key_file} of plugin notify cannot be used: {error}"
-            ) from error
-        if secret is None or readable:
-            what = "holds no secret key" if secret is None else "may be read by others; chmod 600 it"
-            raise ConfigurationError(f"Key file {settings.key_file} of plugin notify {what}.")
+        pair = curve.read_secret(settings.key_file)
         self._context = zmq.Context()
         self._authenticator = ThreadAuthenticator(self._context)
         self._authenticator.start()
@@ -244,7 +234,7 @@ class Publisher:
         self._socket = self._context.socket(zmq.PUB)
         self._socket.setsockopt(zmq.SNDHWM, settings.high_water_mark)
         self._socket.setsockopt(zmq.LINGER, 0)
-        self._socket.curve_publickey, self._socket.curve_secretkey = public, secret
+        self._socket.curve_publickey, self._socket.curve_secretkey = pair.public, pair.secret
         self._socket.curve_server = True
         try:
             self._socket.bind(settings.bind)
