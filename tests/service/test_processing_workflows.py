@@ -180,6 +180,12 @@ def test_changes_at_the_same_time_get_revisions_of_their_own(service: Running) -
     assert commands == {f"echo {number}" for number in range(8)}
 
 
+def test_an_executor_that_is_not_configured_is_refused_with_its_name(service: Running) -> None:
+    with pytest.raises(InvalidArgument, match="Stage '1': executor 'locl' is not configured; did you mean 'local'"):
+        service.workflow({"1": {"command": "true", "executor": "locl"}}, "elsewhere")
+    assert service.run({"1": {"command": "true", "executor": "local"}})["status"] == "done"
+
+
 def test_arguments_are_checked_when_a_job_is_submitted(service: Running) -> None:
     declared = {
         "qmap": {"required": True},

@@ -77,7 +77,7 @@ class Processing:
             count=lambda what, status: ended.labels(what, status).inc(),
             events=self._tell,
         )
-        self.workflows = Workflows(self.store, rights)
+        self.workflows = Workflows(self.store, rights, self.executors.names)
         self.jobs = Jobs(
             store=self.store,
             engine=self.engine,

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from dm.common import timestamps
-from dm.common.errors import InvalidObjectState, ObjectAlreadyExists, ObjectNotFound
+from dm.common.errors import InvalidArgument, InvalidObjectState, ObjectAlreadyExists, ObjectNotFound
 from dm.common.web.routes import Principal
-from dm.station.processing import differences, queries, specs
+from dm.station.processing import checks, differences, queries, specs
 from dm.station.processing.rights import Rights
 from dm.station.processing.store import Store
 
@@ -26,12 +26,13 @@ class Workflows:
     Every change of a definition makes a new revision: 1, 2, 3 ... Earlier ones are kept (the newest 1,000), also those
     of a deleted workflow, and are seen by who may see the workflow.
 
-    :param store: :param rights: see there.
+    :param store: :param rights: see there. :param executors: names of those that are configured, which stages may name.
     """
 
-    def __init__(self, store: Store, rights: Rights) -> None:
+    def __init__(self, store: Store, rights: Rights, executors: Collection[str] = ()) -> None:
         self._store = store
         self._rights = rights
+        self._executors = executors
 
     def find(self, principal: Principal, owner: str, query: Mapping[str, Any] | None = None) -> list[Workflow]:
         """Return an owner's workflows by name.
@@ -91,6 +92,13 @@ class Workflows:
     def _checked(self, principal: Principal, spec: Any, allow_current_username: bool) -> Workflow:
         workflow = specs.checked(spec, principal.username if allow_current_username else None)
         self._rights.check_author(principal, workflow["owner"])
+        for name, stage in workflow["stages"].items():
+            executor = stage.get("executor")
+            if executor is not None and self._executors and executor not in self._executors:
+                raise InvalidArgument(
+                    f"Stage {name[:80]!r}: executor {executor!r} is not configured;"
+                    f"{checks.nearest(executor, self._executors)}"
+                )
         return workflow
 
     def _add(self, principal: Principal, workflow: Workflow, note: str = "") -> Workflow:
