@@ -224,3 +224,16 @@ def test_the_acquisition_service_cannot_read_the_copies(site: Site, acquisition:
             publish(made, work, "result.h5")
     finally:
         made.close()
+
+
+def test_copies_that_stopped_jobs_left_go(artefacts: Artefacts, site: Site) -> None:
+    directory = site.directory / "artefacts"
+    going, active, recent = (str(uuid.uuid4()) + "-0123456789abcdef" for _ in range(3))
+    for name in (going, active, recent, "of somebody else"):
+        (directory / name).mkdir(parents=True)
+        if name != recent:
+            os.utime(directory / name, (1, 1))
+    artefacts.sweep(lambda job: job == active[:36])
+    assert {path.name for path in directory.iterdir()} == {active, recent, "of somebody else"}
+    for name in (active, recent, "of somebody else"):
+        (directory / name).rmdir()

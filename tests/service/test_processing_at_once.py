@@ -99,6 +99,8 @@ def test_without_a_logbook_nothing_is_accepted(service: Running) -> None:
     (directory / today).symlink_to("elsewhere")  # which is not followed: as good as a full disk
     answers = at_once(lambda _: service.api().startProcessingJob(OWNER, "unlogged", {"filePath": "/dev/null"}), 10)
     assert all(isinstance(answer, ServiceUnavailable) and "No job was accepted" in str(answer) for answer in answers)
+    health = {check["name"]: check for check in service.rest(None).get("/status")["checks"]}
+    assert health["logbook"]["status"] == "critical" and "no job is accepted" in health["logbook"]["message"]
     (directory / today).unlink()
     (directory / "aside").rename(directory / today)
     assert len(service.api().listProcessingJobs(OWNER, {"workflow.name": "unlogged"})) == 1

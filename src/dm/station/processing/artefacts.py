@@ -16,6 +16,7 @@ import hashlib
 import logging
 import os
 import pwd
+import re
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -55,6 +56,8 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 15.0
 _POLL = 5.0  # a service that ends does not wait longer for its threads
 _THREADS = 4
 _SHOWN_ERRORS = 3
+_LEFT_SECONDS = 3_600.0  # an upload may still be reading
+_PLACE = re.compile(r"([0-9a-f-]{36})-[0-9a-f]{16}")
 
 Record = dict[str, Any]
 T = TypeVar("T")
@@ -111,7 +114,7 @@ class Artefacts:
         :param run: which execution of the stage this is. :param account: that the stage ran under.
         :returns: of each file ``path`` and ``experimentFilePath`` (relative to ``analysis``), ``size``, ``md5Sum``.
         :raises ProcessingError: they cannot be uploaded, and why.
-        :raises ServiceUnavailable: site or acquisition service have been away for long.
+        :raises ServiceUnavailable: site or acquisition service have been away for long; resuming the job tries again.
         """
         if not experiment:
             raise ProcessingError("The stage has artefacts, but the job has no experimentName to upload them to.")
@@ -131,6 +134,21 @@ class Artefacts:
         records = await self._patient(functools.partial(self._records, upload))
         await self._in_thread(functools.partial(shutil.rmtree, place, ignore_errors=True))
         return records
+
+    def sweep(self, active: Callable[[str], bool]) -> None:
+        """Remove copies that stopped jobs have left; a failure is logged only.
+
+        :param active: says whether the job of an id has not ended.
+        """
+        if self._settings.artefact_directory is None or not self._settings.artefact_directory.is_dir():
+            return
+        try:
+            for place in self._settings.artefact_directory.iterdir():
+                match = _PLACE.fullmatch(place.name)
+                if match and time.time() - place.lstat().st_mtime > _LEFT_SECONDS and not active(match[1]):
+                    shutil.rmtree(place, ignore_errors=True)
+        except (OSError, DmException) as error:
+            log.warning("copies of artefacts cannot be looked through: %s", error)
 
     # --- asking ----------------------------------------------------------------------------------------------
 
@@ -217,7 +235,9 @@ class Artefacts:
                 raise
             except _PASSING as error:
                 if time.monotonic() > deadline:
-                    raise ServiceUnavailable(f"The artefacts cannot be uploaded at present: {error.message}") from error
+                    raise ServiceUnavailable(
+                        f"The artefacts could not be uploaded for long: {error.message} Resume the job later."
+                    ) from error
                 log.warning("artefacts wait: %s", error)
             except DmException as error:
                 raise ProcessingError(f"The artefacts cannot be uploaded: {error.message}") from error

@@ -115,6 +115,7 @@ class Logbook:
         self._queue_lock = threading.Lock()
         self._writing = threading.Lock()
         self._file: _File | None = None
+        self.problem = ""  # why the last lines could not be written
 
     def prepare(self) -> None:
         """Make the directory and drop what is too old. :raises ConfigurationError: it cannot be written to."""
@@ -174,6 +175,7 @@ class Logbook:
                 failure = error
                 log.error("the logbook cannot be written: %s", error)
                 self._forget()
+            self.problem = (failure.strerror or str(failure)) if failure is not None else ""
             for ticket in tickets:
                 ticket.done, ticket.failure = True, failure
 

@@ -25,7 +25,18 @@ _FIELDS = {
     "workflowOwner": "workflowOwner",
     **{
         name: name
-        for name in ("owner", "status", "stage", "submissionTime", "startTime", "endTime", "countFiles", "errorMessage")
+        for name in (
+            "owner",
+            "status",
+            "stage",
+            "submissionTime",
+            "startTime",
+            "endTime",
+            "countFiles",
+            "errorMessage",
+            "priority",
+            "restarts",
+        )
     },
 }
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,128}")

@@ -24,13 +24,14 @@ from dm.station.processing.context import Event
 from dm.station.processing.engine import Engine
 from dm.station.processing.executors.base import Executor
 from dm.station.processing.executors.running import Executors
-from dm.station.processing.jobs import Jobs, Site
+from dm.station.processing.jobs import Jobs
 from dm.station.processing.logbook import Logbook
 from dm.station.processing.outputs import Outputs
 from dm.station.processing.rights import Rights
 from dm.station.processing.routes import routes
 from dm.station.processing.settings import ProcessingSettings
 from dm.station.processing.store import Store
+from dm.station.processing.submissions import Site, Submissions
 from dm.station.processing.workflows import Workflows
 from dm.station.processing.zeromq import build as zeromq
 from dm.station.processing.zeromq.server import Gateway
@@ -64,6 +65,7 @@ class Processing:
     engine: Engine = field(init=False)
     workflows: Workflows = field(init=False)
     jobs: Jobs = field(init=False)
+    submissions: Submissions = field(init=False)
     outputs: Outputs = field(init=False)
 
     def __post_init__(self) -> None:
@@ -78,7 +80,8 @@ class Processing:
             events=self._tell,
         )
         self.workflows = Workflows(self.store, rights, self.executors.names)
-        self.jobs = Jobs(
+        self.jobs = Jobs(self.store, self.engine, rights, self.settings.threads // 2)
+        self.submissions = Submissions(
             store=self.store,
             engine=self.engine,
             workflows=self.workflows,
@@ -100,6 +103,7 @@ class Processing:
             ("executors", self._check_executors),
             ("stage account", self._check_account),
             ("spool", self._check_spool),
+            ("logbook", self._check_logbook),
         ):
             self.health.check(name, check)
 
@@ -110,6 +114,7 @@ class Processing:
         """
         self.logbook.prepare()
         self.engine.start()
+        self.artefacts.sweep(self.engine.running)
         if self.gateway is not None:
             self.gateway.start()
 
@@ -158,6 +163,11 @@ class Processing:
             return "critical", error.message
         return "ok", f"Stages run under {account.name!r}."
 
+    def _check_logbook(self) -> tuple[Level, str]:
+        if problem := self.logbook.problem:
+            return "critical", f"The logbook cannot be written, so no job is accepted: {problem}."
+        return "ok", f"Accepted jobs are noted in {self.logbook.directory}."
+
     def _check_spool(self) -> tuple[Level, str]:
         try:
             status = os.statvfs(self.spool)
@@ -174,7 +184,7 @@ def build_app(
 ) -> Application:
     """Return the service's web application."""
     parts = processing
-    table = routes(parts.workflows, parts.jobs, parts.outputs, parts.logbook, parts.health)
+    table = routes(parts.workflows, parts.submissions, parts.jobs, parts.outputs, parts.logbook, parts.health)
     return Application(NAME, table, authenticator, authorizer, sessions, processing.health)
 
 

@@ -93,8 +93,8 @@ class StageRun:
                 self.job.context.settings.user_accounts,
             )
             status, message = await self._repeats(files)
-            if status == statuses.DONE and self.stage.get("artefacts"):
-                await self._publish()
+            if status == statuses.DONE and self.stage.get("artefacts") and not await self._publish():
+                status = statuses.ABORTED
             return self._end(status, message)
         except ServiceEnds:
             raise
@@ -227,13 +227,24 @@ class StageRun:
                 self.job.set_child(child)
         self._shared = None
 
-    async def _publish(self) -> None:
-        """Upload what the stage has made, as often as it takes: it is done again after a restart in between."""
+    async def _publish(self) -> bool:
+        """Upload what the stage has made, as often as it takes: it is done again after a restart in between.
+
+        :returns: ``False`` when the job was to stop meanwhile.
+        """
         job, publish = self.job, self.job.context.publish
-        if publish is not None:
-            await job.flush()
-            found = await publish(self)
-            job.set_stage(self.index, artefacts=json.dumps(found))
+        if publish is None:
+            return True
+        await job.flush()
+        found: list[dict[str, Any]] = []
+
+        async def work() -> None:
+            found.extend(await publish(self))
+
+        if not await job.unless(self.abort, work()):
+            return False
+        job.set_stage(self.index, artefacts=json.dumps(found))
+        return True
 
     def count(self) -> None:
         """Note the counters of the stage's record."""
