@@ -83,6 +83,7 @@ class Engine:
         self._store = store
         self._spool = spool
         self._accepted: set[str] = set()
+        self._looked_up: set[tuple[str, int]] = set()  # jobs found in the database, see _turn
         self._wishes: set[str] = set()  # accepted jobs that are to be stopped
         self._admission = Admission(settings.concurrent_jobs)
         self._runs: dict[str, JobRun] = {}
@@ -199,9 +200,31 @@ class Engine:
             self._enqueue(dict(document))
             self._admit()
 
-        if self._loop is not None and self.alive():
+        if self._loop is not None and self.alive() and _turn(document) not in self._looked_up:
             self._accepted.add(document["_id"])
             self._loop.call_soon_threadsafe(enqueue)
+
+    def look_again(self) -> None:
+        """Find accepted jobs in the database that nobody has handed over, as soon as it answers."""
+        if self._loop is not None and self.alive():
+            self._loop.call_soon_threadsafe(lambda: self._spawn(self._look_again()))
+
+    async def _look_again(self) -> None:
+        pause = 1.0
+        while True:
+            await asyncio.sleep(pause)
+            try:
+                found = await self.context.blocking(self._store.active_jobs)
+            except ServiceUnavailable:
+                pause = min(10.0, 2 * pause)
+                continue
+            break
+        for document in found:
+            if document["_id"] not in self._accepted:
+                # Whoever is just about to hand it over comes too late, even when it has ended by then.
+                self._looked_up.add(_turn(document))
+                self._enqueue(document)
+        self._admit()
 
     def _enqueue(self, document: dict[str, Any]) -> None:
         workflow = f"{document.get('workflowOwner', '')}:{document.get('workflowName', '')}"
@@ -319,3 +342,8 @@ class Engine:
     def problems(self) -> dict[str, str]:
         """Return why executors cannot be used at present, by name."""
         return self.context.executors.troubles()
+
+
+def _turn(document: Mapping[str, Any]) -> tuple[str, int]:
+    """Return what tells a job, and how often it was let go on, from all others."""
+    return document["_id"], document.get("restarts", 0)

@@ -10,15 +10,16 @@ from dm.station.processing.jobs import Jobs
 from dm.station.processing.logbook import Logbook
 from dm.station.processing.outputs import Outputs
 from dm.station.processing.rows import ARGUMENTS_LIMIT, OWNER, row
+from dm.station.processing.submissions import Submissions
 
 Record = dict[str, Any]
 _BY_OWNER = "/processingJobsByOwner/{owner}"
 _BY_ID = f"{_BY_OWNER}/{{jobId}}"
 
 
-def job_routes(jobs: Jobs, outputs: Outputs, logbook: Logbook) -> list[Route]:
+def job_routes(submissions: Submissions, jobs: Jobs, outputs: Outputs, logbook: Logbook) -> list[Route]:
     """Return the rows, bound to the use cases."""
-    return [*_listing(jobs), *_starting(jobs), *_changing(jobs), *_processes(jobs, outputs), *_log(logbook)]
+    return [*_listing(jobs), *_starting(submissions), *_changing(jobs), *_processes(jobs, outputs), *_log(logbook)]
 
 
 def _listing(jobs: Jobs) -> list[Route]:
@@ -67,9 +68,9 @@ def _listing(jobs: Jobs) -> list[Route]:
     ]
 
 
-def _starting(jobs: Jobs) -> list[Route]:
+def _starting(submissions: Submissions) -> list[Route]:
     def start(request: Request, arguments: given.JobStart) -> Record:
-        return jobs.submit(
+        return submissions.submit(
             request.principal,
             arguments.owner,
             arguments.workflow,
@@ -81,7 +82,7 @@ def _starting(jobs: Jobs) -> list[Route]:
         )
 
     def start_many(request: Request, arguments: given.JobsStart) -> list[Record]:
-        return jobs.submit_many(
+        return submissions.submit_many(
             request.principal, arguments.owner, arguments.workflow, arguments.jobs, via=request.interface
         )
 
