@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from dm.common import environment
+from dm.common.embedded import free_port
 from dm.common.errors import (
     DmException,
     InvalidObjectState,
@@ -29,11 +31,18 @@ COUNT = 50
 def service(
     postgres_url: str, mongo_url: str, certificates: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Running]:
+    directory = tmp_path_factory.mktemp("processing")
+    environment.write_login_file(directory / "manager.login", OWNER, storage.password_of(OWNER))
+    settings = {
+        "concurrent_stages": 4,
+        "stop_grace": 0.2,
+        "artefact_directory": directory / "artefacts",
+        "artefact_login_file": directory / "manager.login",
+        "acquisition_url": f"https://localhost:{free_port()}",  # nobody is there
+    }
     with (
         storage.running_site(postgres_url, certificates, tmp_path_factory.mktemp("site")) as site,
-        running_processing(
-            site, mongo_url, certificates, tmp_path_factory.mktemp("processing"), concurrent_stages=4, stop_grace=0.2
-        ) as running,
+        running_processing(site, mongo_url, certificates, directory, **settings) as running,
     ):
         running.api().listWorkflows()  # logged in once for all threads
         yield running
@@ -129,6 +138,21 @@ def test_many_resume_a_job_once(service: Running, open_directory: Path) -> None:
     ended = service.finished(job)
     assert (ended["status"], ended["restarts"]) == ("done", 1)
     assert (open_directory / "runs").read_text() == "run\nrun\n"
+
+
+def test_a_job_that_waits_for_the_acquisition_service_can_be_stopped(service: Running, open_directory: Path) -> None:
+    open_directory.chmod(0o777)
+    service.site.experiments(OWNER).addExperiment("waiting", stationName=storage.STATION)
+    stage = {"command": "echo r >result", "workingDir": str(open_directory), "artefacts": ["result"]}
+    service.workflow({"1": stage, "2": {"command": "true"}}, "uploads")
+    job = service.start("uploads", experimentName="waiting")
+    deadline = time.monotonic() + PATIENCE
+    while not service.api().listChildProcesses(OWNER, job["id"]) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    service.api().stopProcessingJob(OWNER, job["id"])
+    ended = service.finished(job)
+    assert (ended["status"], ended["stage"]) == ("aborted", "1") and "errorMessage" not in ended
+    assert ended.getWorkflowStage("1")["status"] == "aborted"
 
 
 def test_stop_resume_restart_and_delete_race_on_one_job(service: Running) -> None:
