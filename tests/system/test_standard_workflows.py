@@ -31,6 +31,7 @@ from tests.service.sge_server import SgeCluster, sge
 __all__ = ["sge"]
 EXPERIMENT = "standard-2026"
 STACK, RINGS, SPEC = "sas/nexus-example.hdf5", "areadetector/AgBehenate_228.hdf5", "33id/APS_spec_data.dat"
+ODD = "-rf $(touch hacked); 'q' \"x\" #%41.dat"  # nobody would call a file so; it does no harm
 
 
 @dataclass
@@ -68,6 +69,7 @@ def station(suite: Suite, run_directory: Path) -> Iterator[Station]:
         (source / name).write_bytes(beamline_file(name).read_bytes())
     with h5py.File(source / RINGS) as file:
         fabio.cbfimage.CbfImage(data=file["entry/data/data"][()]).write(source / "areadetector" / "rings.cbf")
+    (source / ODD).write_bytes(beamline_file(SPEC).read_bytes())
     (home / "results").mkdir()
     (home / "results").chmod(0o1777)
     suite.dm("dm-add-experiment", "--experiment", EXPERIMENT, "--type", "TEST")
@@ -134,11 +136,11 @@ def test_image_statistics(station: Station) -> None:
 
 def test_summary_of_many_files(station: Station) -> None:
     """One job for several files."""
-    files = [STACK, RINGS, SPEC]
+    files = [STACK, RINGS, SPEC, ODD]
     job = station.run("file-summary", filePathList=files, experimentName=EXPERIMENT)
-    assert job["countFiles"] == 3
+    assert job["countFiles"] == 4
     kinds = [json.loads(station.cataloged(f"file-summary/{file}.summary.json").read_text())["kind"] for file in files]
-    assert kinds == ["NeXus", "NeXus", "SPEC"]
+    assert kinds == ["NeXus", "NeXus", "SPEC", "SPEC"]
 
 
 def test_azimuthal_integration(station: Station) -> None:
@@ -160,7 +162,9 @@ def test_without_geometry_it_says_so(station: Station) -> None:
 
 
 def test_compression(station: Station) -> None:
-    job = station.run("compress-files", filePath=SPEC, experimentName=EXPERIMENT, level=9)
+    """With the arguments that a DAQ gives its jobs."""
+    given = {"filePath": str(station.data / SPEC), "experimentFilePath": SPEC, "experimentName": EXPERIMENT}
+    job = station.run("compress-files", **given, level=9)
     assert job["md5Sum"] == hashlib.md5(beamline_file(SPEC).read_bytes()).hexdigest()
     packed = station.cataloged(f"compress-files/{SPEC}.gz")
     assert gzip.decompress(packed.read_bytes()) == beamline_file(SPEC).read_bytes()
@@ -226,7 +230,7 @@ def test_checksum_audit(station: Station, login: Path) -> None:
     """Fine at first; then one file is damaged, one is gone, one appears."""
     job = station.run("checksum-audit", experimentName=EXPERIMENT, loginFile=str(login))
     assert (job["nMissing"], job["nDifferent"], job["nExtra"], job["nUnverified"]) == (0, 0, 0, 0)
-    assert job["nFine"] == job["nFiles"] >= 4
+    assert job["nFine"] == job["nFiles"] >= 5
     damaged, gone, stray = station.data / SPEC, station.data / RINGS, station.data / "stray.dat"
     content, status = damaged.read_bytes(), damaged.stat()
     gone.rename(station.home.parent / "gone")

@@ -12,6 +12,7 @@ import json
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +20,10 @@ from typing import Any
 
 import h5py
 import numpy as np
+import psutil
 import pytest
 
+from dm.deploy import components
 from dm.station.catalog.api import FileCatApi
 from dm.station.processing.api import WorkflowProcApi
 from tests.beamline_files import beamline_file
@@ -122,6 +125,7 @@ def raw_files(beamline: Beamline, number: int) -> list[str]:
     source = beamline.home / f"detector-{number}" / f"run{number}"
     source.mkdir(parents=True)
     names = [f"A{scan:03d} Lq0 @{number}.h5" for scan in range(number)]
+    names[0] = f"-rf $(touch hacked); 'q' \"x\" #{number}%41.h5"  # nobody would call a file so; it does no harm
     for scan, name in enumerate(names):
         shutil.copyfile(beamline_file(RAW), source / name)
         with h5py.File(source / name, "r+") as file:
@@ -130,6 +134,10 @@ def raw_files(beamline: Beamline, number: int) -> list[str]:
     words = ("--experiment", EXPERIMENT, "--data-directory", source.parent, "--wait")
     assert "status=done" in beamline.suite.dm("dm-upload", *words)
     return [f"run{number}/{name}" for name in names]
+
+
+def parts(suite: Suite) -> dict[str, Any]:
+    return {part.name: part for part in components.chosen("all", suite.installed.layout.settings)}
 
 
 def independent_g2(raw: Path) -> np.ndarray:
@@ -244,3 +252,35 @@ def test_a_batch_job_that_fails(beamline: Beamline, workflow: str) -> None:
     said = json.dumps(job["workflow"]["stages"])
     assert "1 frames of 20x20 pixels cannot be correlated" in said
     assert job["sgeJobId"] in beamline.sge.run("qacct", "-j", job["sgeJobId"]).stdout
+
+
+@pytest.mark.long
+def test_the_service_is_killed_on_the_way(beamline: Beamline) -> None:
+    """kill -9 of the processing service five times while the pipeline runs: each batch job is submitted once."""
+    files = raw_files(beamline, 8)
+    jar = beamline.log_in()
+    part = next(part for name, part in parts(beamline.suite).items() if "processing" in name)
+    started = [beamline.submit(jar, WORKFLOW, file) for file in files]
+    for _ in range(5):
+        time.sleep(2)
+        pid = part.pid_file.alive()
+        assert pid is not None
+        process = psutil.Process(pid)
+        process.kill()
+        psutil.wait_procs([process], timeout=20)
+        components.start([part])
+    api = beamline.api(WorkflowProcApi, "DM_PROC_WEB_SERVICE_URL")
+    try:
+        jobs = [api.waitProcessingJob(None, job["id"], PATIENCE) for job in started]
+    finally:
+        api.close()
+    check(beamline, files, jobs)
+    for job in jobs:
+        accounted = beamline.sge.run("qacct", "-j", job["sgeJobName"]).stdout
+        assert accounted.count("jobnumber") == 1, "submitted twice"
+        counts = {
+            name: len(stage["childProcesses"])
+            for name, stage in job["workflow"]["stages"].items()
+            if name != "05-WATCH"
+        }
+        assert set(counts.values()) == {1}, counts
