@@ -44,11 +44,10 @@ class FileRun:
                 if not await self._rest(max(0.0, (last.endTime or 0.0) + pause - time.time())):
                     return last
                 last = None
-            child = await ChildRun(self.stage, self.file, self.repeat, last, len(self.tried)).run()
+            child = await ChildRun(self.stage, self.file, self.repeat, last, len(self.tried) - (last is not None)).run()
             if child is None:
                 return self.tried[-1] if self.tried else None
-            if last is None:
-                self.tried.append(child)
+            self.tried[len(self.tried) - (last is not None) :] = [child]  # one that was never started has a new record
 
     def _pause(self) -> float | None:
         """Return the seconds between the end of the last process and the next one; ``None``: there is none."""
