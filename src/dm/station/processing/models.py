@@ -355,8 +355,8 @@ class Stage(Part):
         list[str] | None, BeforeValidator(_unless_none(_texts("artefacts", "path patterns", MAX_PATTERNS)))
     ] = Field(
         default=None,
-        description="Path patterns, absolute or relative to the stage's `workingDir`, of files that are uploaded into the "
-        "experiment's `analysis` directory when the stage has succeeded. Variables may stand in them.",
+        description="Path patterns, absolute or relative to the stage's `workingDir`, of files that are uploaded into "
+        "the experiment's `analysis` directory when the stage has succeeded. Variables may stand in them.",
     )
 
 
