@@ -328,3 +328,14 @@ def test_what_happens_is_told_once_it_is_on_disk(
     ]
     assert {event["id"] for event in told} == {job["id"]} and told[1]["filePath"] == "/dev/null"
     assert told[3]["exitStatus"] == 3 and all(event["owner"] == OWNER for event in told)
+
+
+def test_a_cleanup_that_hangs_can_be_stopped_too(service: Running, work: Path) -> None:
+    stages = {"1": {"command": "true"}, "9": {"command": f"echo b >>{work}/log; sleep 300", "cleanup": True}}
+    job = service.start(service.workflow(stages))
+    while not lines(work / "log"):
+        time.sleep(0.02)
+    assert service.api().getProcessingJobById(None, job["id"])["status"] == "finalizing"
+    service.api().stopProcessingJob(None, job["id"])
+    ended = service.finished(job)
+    assert ended["status"] == "aborted" and statuses_of(ended) == {"1": "done", "9": "aborted"}

@@ -267,7 +267,7 @@ class Engine:
             return
         run = JobRun(self.context, document, await self._further(document))
         if run.id in self._wishes:
-            run.abort.set()
+            run.stop()
         self._runs[run.id] = run
         await self._finish(run)
 
@@ -303,8 +303,7 @@ class Engine:
                 waiting.document = None  # it says nothing of the wish
                 self._spawn(self._take_up(waiting))
             elif run := self._runs.get(job_id):
-                run.status = statuses.ABORTING
-                run.abort.set()
+                run.stop()
 
         if self._loop is not None and self.alive():
             self._loop.call_soon_threadsafe(stop)

@@ -54,6 +54,7 @@ class JobRun:
         self.abort = asyncio.Event()
         if document.get("abort"):
             self.abort.set()
+        self.abort_cleanup = asyncio.Event()
         known = [Child.from_document(child) for child in [*document["children"].values(), *(further or [])]]
         self.next_child = max([document["nextChild"], *(child.number + 1 for child in known)])
         self.children: dict[int, list[Child]] = {}  # of stages that have not ended, by stage
@@ -74,10 +75,12 @@ class JobRun:
         self._values.update(values)
 
     def set_stage(self, index: int, **values: Any) -> None:
-        """Note what became of a stage."""
+        """Note what became of a stage: what has changed, as some of it may be long."""
         state = self.states.setdefault(index, {})
-        state.update(values)
-        self._values[f"stages.s{index}"] = dict(state)
+        for name, value in values.items():
+            if name not in state or state[name] != value:
+                state[name] = value
+                self._values[f"stages.s{index}.{name}"] = value
 
     def set_child(self, child: Child) -> None:
         """Note a process."""
@@ -98,6 +101,11 @@ class JobRun:
         """Note that the job has another status or stage."""
         names = {"workflowName": self.workflow["name"], "workflowOwner": self.workflow["owner"]}
         self.tell("job", status=self.status, stage=self.stage, **names)
+
+    def stop(self) -> None:
+        """Stop what runs; the cleanup stages, when it has come to them."""
+        self.status = statuses.ABORTING
+        (self.abort if self.outcome is None else self.abort_cleanup).set()
 
     async def flush(self) -> None:
         """Write what has been noted; returns when it is durable."""
@@ -206,7 +214,7 @@ class JobRun:
             self.set(outcome=self.outcome, status=self.status)
         status, message = self.outcome["status"], self.outcome["message"]
         if self.input_error is None and self.files:
-            after, why, _ = await _Walk(self, cleanup, asyncio.Event()).run()
+            after, why, _ = await _Walk(self, cleanup, self.abort_cleanup).run()
             if status == statuses.DONE and after != statuses.DONE:
                 return after, why
         return status, message

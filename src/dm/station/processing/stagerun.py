@@ -111,7 +111,7 @@ class StageRun:
         found = await self.job.context.blocking(
             inputs.stage_files, self.stage, self.variables(0), limit, self.job.data_directory
         )
-        self.job.states.setdefault(self.index, {})["inputs"] = json.dumps(found)
+        self.job.set_stage(self.index, inputs=json.dumps(found))
         return list(found)
 
     def _files(self) -> list[int]:
