@@ -10,7 +10,8 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from dm.station.processing import graph
-from dm.station.processing.models import Argument, Retry, Stage, Workflow, shown
+from dm.station.processing.models import Argument, Retry, Stage, Workflow
+from dm.station.processing.values import shown
 
 REPEAT_KEYS = ("repeatPeriod", "repeatUntil", "maxRepeats")
 SHORTEST = 5  # of a known key that a misspelt one is compared with: shorter ones are near to too many words

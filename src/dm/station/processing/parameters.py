@@ -13,7 +13,7 @@ from typing import Any
 from dm.common.errors import InvalidArgument
 from dm.station.processing.checks import one_edit
 from dm.station.processing.expressions import as_text
-from dm.station.processing.models import WORDS, Argument, shown
+from dm.station.processing.values import WORDS, shown
 
 INPUT_KEYS = ("filePath", "filePathList", "filePathPattern", "dataDir", "datasetName", "dataset", "fileQuery")
 SHOWN_CHOICES = 20
@@ -176,6 +176,3 @@ def _missing(
     )
     about = f" ({spec['description'][:200]})" if spec.get("description") else ""
     return f"Argument {name!r} of workflow {workflow['name']!r} is required{about} and was not given{wanted}."
-
-
-__all__ = ["INPUT_KEYS", "Argument", "apply", "problems"]

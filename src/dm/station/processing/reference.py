@@ -7,7 +7,7 @@ from typing import Any, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
-from dm.station.processing import expressions, literals, models, regexes, specs, structured, versionstore
+from dm.station.processing import expressions, literals, models, regexes, specs, structured, values, versionstore
 from dm.station.processing.executors.base import OUTPUT_FILE
 from dm.station.processing.parameters import NAMES
 
@@ -123,18 +123,18 @@ _LIMITS = {
     "bytes of a specification file, and of a definition": specs.MAX_SPEC,
     "values in a `.py` file": literals.MAX_VALUES,
     "levels of a definition": literals.MAX_DEPTH,
-    "stages": models.MAX_STAGES,
-    "characters of a name": models.MAX_NAME,
-    "characters of a command": models.MAX_COMMAND,
+    "stages": values.MAX_STAGES,
+    "characters of a name": values.MAX_NAME,
+    "characters of a command": values.MAX_COMMAND,
     "characters of a condition": expressions.MAX_LENGTH,
-    "output regexes of a stage": models.MAX_REGEXES,
+    "output regexes of a stage": values.MAX_REGEXES,
     "characters of an output regex": regexes.MAX_PATTERN,
-    "`dataDir`, and `artefacts`, of a stage": models.MAX_PATTERNS,
-    "`maxRepeats`": models.MAX_REPEATS,
-    "`repeatPeriod` and `timeout` in seconds": models.MAX_PERIOD,
-    "`retry.count`": models.MAX_RETRIES,
-    "declared arguments": models.MAX_ARGUMENTS,
-    "choices of an argument": models.MAX_CHOICES,
+    "`dataDir`, and `artefacts`, of a stage": values.MAX_PATTERNS,
+    "`maxRepeats`": values.MAX_REPEATS,
+    "`repeatPeriod` and `timeout` in seconds": values.MAX_PERIOD,
+    "`retry.count`": values.MAX_RETRIES,
+    "declared arguments": values.MAX_ARGUMENTS,
+    "choices of an argument": values.MAX_CHOICES,
     "bytes of structured output": structured.MAX_BYTES,
     "members of structured output": structured.MAX_MEMBERS,
     "revisions kept of a workflow": versionstore.KEPT,

@@ -16,7 +16,8 @@ from pydantic import ValidationError
 from dm.common.errors import InvalidArgument, ObjectNotFound
 from dm.station.processing import checks, literals, parameters
 from dm.station.processing.example import EXAMPLE
-from dm.station.processing.models import OWNER, WORKFLOW_ID, Workflow
+from dm.station.processing.models import Workflow
+from dm.station.processing.values import OWNER, WORKFLOW_ID
 
 __all__ = ["EXAMPLE", "WORKFLOW_ID", "check_owner", "checked", "new_id", "problems", "read"]
 
