@@ -21,7 +21,7 @@ from dm.station.processing import artefact_files
 from dm.station.processing.accounts import Account
 from dm.station.processing.artefacts import Artefacts
 from dm.station.processing.settings import ProcessingSettings
-from tests.service.acquisition_fixtures import ADMIN, MANAGER, STATION, Site, running_service
+from tests.service.acquisition_fixtures import ADMIN, MANAGER, STATION, Site, running_service, until
 
 MEMBER, STRANGER = "d111111", "d999999"
 EXPERIMENT = "artefacts-01"
@@ -111,7 +111,9 @@ def test_files_arrive_below_analysis(
     assert again == records
     found = uploads.listUploadRecords({"processingJobId": job})
     assert len(found) == 1 and found[0]["processingStage"] == "01-MAKE" and found[0]["processingJobOwner"] == MEMBER
-    assert not list((site.directory / "artefacts").iterdir())
+    assert not [path for path in (site.directory / "artefacts").rglob("*") if path.suffix in (".h5", ".txt")]
+    artefacts.forget(job)
+    until(lambda: not list((site.directory / "artefacts").glob(f"{job}-*")), what="the job is forgotten")
 
 
 def test_a_repetition_of_a_stage_uploads_anew(artefacts: Artefacts, experiment: dict[str, Any], work: Path) -> None:
@@ -144,11 +146,14 @@ def test_a_service_killed_in_between_starts_no_second_upload(
     (record,) = publish(artefacts, work, "result.h5", job=job, stage="s")
     assert record["path"] == "result.h5"
     assert len(uploads.listUploadRecords({"processingJobId": job})) == 1
+    (artefacts._place(job, "s", "") / "upload").unlink()  # killed before its id was noted
+    assert publish(artefacts, work, "result.h5", job=job, stage="s") == [record]
+    assert len(uploads.listUploadRecords({"processingJobId": job})) == 1
 
     job = str(uuid.uuid4())
     place = artefacts._place(job, "s", "")
-    place.mkdir(parents=True)
-    (place / "result.h5").write_bytes(b"half of i")
+    (place / "files").mkdir(parents=True)
+    (place / "files" / "result.h5").write_bytes(b"half of i")
     (record,) = publish(artefacts, work, "result.h5", job=job, stage="s")
     assert record["size"] == 5000
 
@@ -234,6 +239,7 @@ def test_copies_that_stopped_jobs_left_go(artefacts: Artefacts, site: Site) -> N
         if name != recent:
             os.utime(directory / name, (1, 1))
     artefacts.sweep(lambda job: job == active[:36])
-    assert {path.name for path in directory.iterdir()} == {active, recent, "of somebody else"}
+    assert {active, recent, "of somebody else"} <= {path.name for path in directory.iterdir()} - {going}
+    assert not (directory / going).exists()
     for name in (active, recent, "of somebody else"):
         (directory / name).rmdir()

@@ -54,9 +54,10 @@ _PASSING = (CommunicationError, ServiceUnavailable, ServiceLimit, InternalError,
 _PATIENCE = 600.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 15.0
 _POLL = 5.0  # a service that ends does not wait longer for its threads
-_THREADS = 4
+_THREADS = 16
 _SHOWN_ERRORS = 3
 _LEFT_SECONDS = 3_600.0  # an upload may still be reading
+_FILES, _UPLOAD = "files", "upload"  # in the directory of a stage: what is uploaded, and the id of that
 _PLACE = re.compile(r"([0-9a-f-]{36})-[0-9a-f]{16}")
 
 Record = dict[str, Any]
@@ -74,6 +75,7 @@ class Artefacts:
         self._settings = settings
         self._station = station
         self._threads = ThreadPoolExecutor(_THREADS, "artefacts")
+        self._places: dict[str, set[Path]] = {}  # of jobs that have not ended; used in the engine's thread only
         self._daq = self._client(ExperimentDaqApi, settings.acquisition_url)
         self._experiments = self._client(ExperimentDsApi, station.storage_service_url)
         self._users = self._client(UserDsApi, station.storage_service_url)
@@ -120,20 +122,26 @@ class Artefacts:
             raise ProcessingError("The stage has artefacts, but the job has no experimentName to upload them to.")
         place = self._place(job_id, stage, run)
         await self._patient(functools.partial(self._check, owner, experiment))
-        key = place.name
-        upload = await self._patient(functools.partial(self._existing, experiment, key))
+        upload = await self._patient(functools.partial(self._existing, experiment, place))
+        self._places.setdefault(job_id, set()).add(place)
         if upload is None:
             copied = await self._in_thread(functools.partial(_copy, wanted, place, account))
             if not copied:
                 return []
-            about = {KEY: key, "processingJobId": job_id, "processingStage": stage, "processingJobOwner": owner}
+            about = {KEY: place.name, "processingJobId": job_id, "processingStage": stage, "processingJobOwner": owner}
             upload = await self._patient(functools.partial(self._start, experiment, place, about))
         identity = str(upload["id"])
         while not upload.is_over:
             upload = await self._patient(functools.partial(self._daq.getUploadInfo, identity, _POLL))
         records = await self._patient(functools.partial(self._records, upload))
-        await self._in_thread(functools.partial(shutil.rmtree, place, ignore_errors=True))
+        await self._in_thread(functools.partial(shutil.rmtree, place / _FILES, ignore_errors=True))
         return records
+
+    def forget(self, job_id: str) -> None:
+        """Remove what is kept about the uploads of a job, which has ended: until now they could have been repeated."""
+        for place in self._places.pop(job_id, ()):
+            with contextlib.suppress(RuntimeError):  # the service ends; the next one looks through the directory
+                self._threads.submit(shutil.rmtree, place, ignore_errors=True)
 
     def sweep(self, active: Callable[[str], bool]) -> None:
         """Remove copies that stopped jobs have left; a failure is logged only.
@@ -169,13 +177,22 @@ class Artefacts:
             f"manage station {self._station.name}."
         )
 
-    def _existing(self, experiment: str, key: str) -> UploadInfo | None:
-        found = self._daq.listUploadRecords({"experimentName": experiment, KEY: key})
-        return found[-1] if found else None
+    def _existing(self, experiment: str, place: Path) -> UploadInfo | None:
+        """Return the upload of an earlier attempt. Without the directory of its copies there was none."""
+        if not place.exists():
+            return None
+        try:
+            return self._daq.getUploadInfo((place / _UPLOAD).read_text())
+        except (OSError, ObjectNotFound):  # killed before that was noted
+            found = self._daq.listUploadRecords({"experimentName": experiment, KEY: place.name})
+            return found[-1] if found else None
 
     def _start(self, experiment: str, place: Path, about: Record) -> UploadInfo:
         info = {**about, "useAnalysisDirectoryAsRoot": True, "processHiddenFiles": True, "onConflict": "version"}
-        return self._daq.upload(experiment, str(place), info)
+        upload = self._daq.upload(experiment, str(place / _FILES), info)
+        with contextlib.suppress(OSError):  # it is found by its key, too
+            (place / _UPLOAD).write_text(str(upload["id"]))
+        return upload
 
     def _records(self, upload: UploadInfo) -> list[Record]:
         if upload["status"] != statuses.DONE or upload.get("nProcessingErrors"):
@@ -273,7 +290,8 @@ def _copy(
             f"The directory for artefacts, {place.parent}, cannot be used: {error.strerror}."
         ) from None
     try:
-        return artefact_files.copy(wanted, place, _uid(account))
+        place.mkdir(mode=0o750)
+        return artefact_files.copy(wanted, place / _FILES, _uid(account))
     except BaseException:
         shutil.rmtree(place, ignore_errors=True)
         raise

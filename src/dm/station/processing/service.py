@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dm.common import plugins, program
+from dm.common import plugins, program, statuses
 from dm.common import settings as settings_files
 from dm.common.errors import DmException
 from dm.common.health import Health, Level
@@ -130,6 +130,8 @@ class Processing:
         self.site.close()
 
     def _tell(self, event: Event) -> None:
+        if event["event"] == "job" and event["status"] in statuses.INACTIVE:
+            self.artefacts.forget(event["id"])
         for listener in self.listeners:
             listener(event)
 
