@@ -139,6 +139,7 @@ def test_a_scheduler_that_is_restarted_or_gone(server: DaskServer, tmp_path: Pat
     in_loop(run())
 
 
+@pytest.mark.long
 def test_a_killed_client_process_is_replaced(server: DaskServer, tmp_path: Path, work: Path) -> None:
     async def run() -> None:
         async with opened(tmp_path / "spool", server.settings(), server.account) as use:

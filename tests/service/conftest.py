@@ -1,4 +1,4 @@
-"""Fixtures that several modules of service tests share: the servers that files come from and go to."""
+"""Fixtures that several modules of service tests share: hosts of files, and a dask scheduler."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 from dm.common.web.server import Server
 from tests.service.acquisition_fixtures import Site, running_catalog
 from tests.service.acquisition_hosts import running_rsync_daemon, running_sshd
+from tests.service.dask_server import DaskServer, running_dask
 from tests.service.gridftp_server import GridAuthority, GridFtpServer, running
 
 
@@ -57,4 +58,11 @@ def plain(place: Path) -> Iterator[GridFtpServer]:
 def secure(place: Path, authority: GridAuthority) -> Iterator[GridFtpServer]:
     """A GridFTP server that asks for a credential."""
     with running(GridFtpServer(place / "secure", authority)) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def dask_server(run_directory: Path) -> Iterator[DaskServer]:
+    """The run's dask scheduler with two workers; tests that end any of it start one of their own."""
+    with running_dask(run_directory) as server:
         yield server

@@ -7,7 +7,7 @@ import contextlib
 import itertools
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,30 @@ async def until(condition: Callable[[], Any], what: str = "") -> Any:
         assert time.monotonic() < deadline, what or "not in time"
         await asyncio.sleep(0.01)
     return found
+
+
+class Kept:
+    """An executor that stays open between tests. :param use: the executor."""
+
+    def __init__(self, runner: asyncio.Runner, use: Use) -> None:
+        self._runner = runner
+        self.use = use
+
+    def run(self, work: Callable[[Use], Coroutine[Any, Any, None]]) -> None:
+        """Run a test's coroutine to its end."""
+        self._runner.run(asyncio.wait_for(work(self.use), PATIENCE))
+
+
+@contextlib.contextmanager
+def kept_open(spool: Path, settings: DaskSettings, account: Account) -> Iterator[Kept]:
+    """Open an executor for several tests."""
+    with asyncio.Runner() as runner:
+        manager = opened(spool, settings, account)
+        use = runner.run(manager.__aenter__())
+        try:
+            yield Kept(runner, use)
+        finally:
+            runner.run(manager.__aexit__(None, None, None))
 
 
 class Use:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pwd
@@ -9,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -49,12 +51,13 @@ def interpreter(directory: Path, account: Account) -> Path:
 class DaskServer:
     """A scheduler on a free port, and workers by name.
 
-    :param directory: that other accounts may pass.
+    :param directory: that other accounts may pass. :param tls: options of scheduler and workers for TLS.
     """
 
     directory: Path
     account: Account = field(default_factory=stage_account)
     python: Path = Path(sys.executable)
+    tls: tuple[str, ...] = ()
     port: int = 0
     address: str = ""
     scheduler: subprocess.Popen[bytes] | None = None
@@ -77,7 +80,17 @@ class DaskServer:
         file = self.directory / "scheduler.json"
         file.unlink(missing_ok=True)
         self.scheduler = self._run(
-            ["scheduler", "--host", "127.0.0.1", "--port", str(self.port), "--scheduler-file", str(file), *_QUIET],
+            [
+                "scheduler",
+                "--host",
+                "127.0.0.1",
+                "--port",
+                str(self.port),
+                "--scheduler-file",
+                str(file),
+                *_QUIET,
+                *self.tls,
+            ],
             "scheduler",
         )
         self.address = self._until(lambda: json.loads(file.read_text())["address"] if file.exists() else "")
@@ -89,7 +102,7 @@ class DaskServer:
         """Start a worker; it is there some time later."""
         place = ["--local-directory", str(self.directory / name)]
         words = ["worker", self.address, "--name", name, "--nthreads", str(threads), "--no-nanny", *place]
-        self.workers[name] = self._run([*words, *_QUIET, *options], name, account)
+        self.workers[name] = self._run([*words, *_QUIET, *self.tls, *options], name, account)
 
     def kill(self, name: str) -> None:
         """kill -9 a worker."""
@@ -138,3 +151,18 @@ class DaskServer:
                 return found
             time.sleep(0.02)
         raise AssertionError("not in time")
+
+
+@contextlib.contextmanager
+def running_dask(run_directory: Path) -> Iterator[DaskServer]:
+    """Run a dask scheduler with the workers w0 and w1, of two threads each."""
+    directory = run_directory / "dask"
+    directory.mkdir()
+    account = stage_account()
+    running = DaskServer(directory / "work", account, interpreter(run_directory, account))
+    try:
+        running.start("w0", "w1")
+        yield running
+    finally:
+        running.stop()
+        shutil.rmtree(directory, ignore_errors=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,9 +14,12 @@ import psutil
 import pytest
 
 from dm.station.processing.executors.dask_settings import DaskSettings
+from tests.service import storage_fixtures as storage
 from tests.service.dask_fixtures import all_of, in_loop, marked, no_process_of, open_to, opened, text, until
-from tests.service.dask_server import interpreter, stage_account
+from tests.service.dask_server import DaskServer, interpreter, stage_account
+from tests.service.processing_fixtures import running_processing
 from tests.service.sge_server import SgeCluster, sge  # noqa: F401 - a fixture
+from tests.service.test_processing_dask_workflows import result_on
 
 ACCOUNT = stage_account()
 
@@ -49,6 +53,7 @@ def ended(process: psutil.Process) -> None:
         os.waitpid(process.pid, 0)
 
 
+@pytest.mark.long
 def test_a_cluster_on_this_host(settings: dict[str, object], tmp_path: Path, open_directory: Path) -> None:
     """It grows with the work, outlives the service, keeps strangers out, and ends by itself."""
     made = DaskSettings(cluster="local", linger=3, **settings)
@@ -81,14 +86,33 @@ def test_a_cluster_on_this_host(settings: dict[str, object], tmp_path: Path, ope
         assert [(work / f"ran-{key}").read_text() for key in keys] == ["x\n", "x\n"]
         await until(lambda: not pids(directory))
 
-    cluster = None
+    in_loop(run())
+
+
+@pytest.mark.long
+def test_a_scheduler_with_tls(run_directory: Path, open_directory: Path, certificates: Path, tmp_path: Path) -> None:
+    """A client with a certificate of the authority gets in; others do not."""
+    keys = open_to(open_directory / "keys", ACCOUNT)
+    for name in ("ca.pem", "server.pem", "server.key"):
+        shutil.copy(certificates / name, keys)
+        if ACCOUNT.prefix:
+            shutil.chown(keys / name, ACCOUNT.name)
+    words = ("--tls-ca-file", f"{keys}/ca.pem", "--tls-cert", f"{keys}/server.pem", "--tls-key", f"{keys}/server.key")
+    server = DaskServer(open_directory / "work", ACCOUNT, interpreter(run_directory, ACCOUNT), words)
+    files = {"ca_file": f"{keys}/ca.pem", "certificate": f"{keys}/server.pem", "key": f"{keys}/server.key"}
+
+    async def run() -> None:
+        async with opened(tmp_path / "spool", server.settings(**files), ACCOUNT) as use:
+            assert text((await use.run("echo in\n")).stdout) == "in\n"
+        async with opened(tmp_path / "other", server.settings(patience=1), ACCOUNT) as use:
+            assert "has not answered" in (await use.run("echo in\n")).reason
+
     try:
+        server.start("w0")
+        assert server.address.startswith("tls://")
         in_loop(run())
     finally:
-        if found := pids(directory):
-            cluster = psutil.Process(found[0])
-            cluster.terminate()
-            ended(cluster)
+        server.stop()
 
 
 @pytest.mark.long
@@ -134,3 +158,27 @@ def test_a_cluster_of_grid_engine_jobs(
         assert (work / "ran").read_text() == "x\n" * 3
 
     in_loop(run())
+
+
+@pytest.mark.long
+def test_the_same_workflow_on_grid_engine(
+    settings: dict[str, object],
+    sge: SgeCluster,  # noqa: F811
+    postgres_url: str,
+    mongo_url: str,
+    certificates: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in sge.environment.items():
+        monkeypatch.setenv(name, value)
+    options = {"cores": 2, "memory": "1 GB", "queue": sge.queue, "interface": "lo"}
+    jobs = {"plugin": "dask", "cluster": "sge", "cluster_options": options, **settings}
+    executors = {"local": {"output_grace": 1.0}, "jobs": jobs}
+    with (
+        storage.running_site(postgres_url, certificates, tmp_path / "site") as site,
+        running_processing(site, mongo_url, certificates, tmp_path / "p", executors=executors) as service,
+    ):
+        there = result_on(service, "jobs", more_time=True)
+        assert there == result_on(service, "local", more_time=True)
+        assert service.processing is not None and service.processing.engine.problems() == {}
