@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -37,6 +38,7 @@ from dm.station.processing.zeromq import build as zeromq
 from dm.station.processing.zeromq.server import Gateway
 
 NAME = "processing"
+log = logging.getLogger(__name__)
 _MIN_FREE = 64 << 20
 
 
@@ -62,6 +64,7 @@ class Processing:
     catalog: CatalogFiles
     listeners: list[Callable[[Event], None]] = field(default_factory=list)  # called in the engine's thread
     gateway: Gateway | None = field(default=None, init=False)
+    _told: dict[str, str] = field(default_factory=dict, init=False)  # of executors, by the log
     engine: Engine = field(init=False)
     workflows: Workflows = field(init=False)
     jobs: Jobs = field(init=False)
@@ -154,8 +157,13 @@ class Processing:
 
     def _check_executors(self) -> tuple[Level, str]:
         problems = self.engine.problems()
+        if problems != self._told:
+            self._told = problems
+            for name, problem in sorted(problems.items()):
+                log.warning("executor %s: %s", name, problem)
         if problems:
-            return "warning", "; ".join(f"{name}: {problem}" for name, problem in sorted(problems.items()))
+            # strangers read this: why, with directories and hosts, stands in the log
+            return "warning", f"Executors that cannot be used at present: {', '.join(sorted(problems))}; see the log."
         return "ok", f"Executors: {', '.join(self.executors.names)}."
 
     def _check_account(self) -> tuple[Level, str]:
@@ -168,7 +176,7 @@ class Processing:
     def _check_logbook(self) -> tuple[Level, str]:
         if problem := self.logbook.problem:
             return "critical", f"The logbook cannot be written, so no job is accepted: {problem}."
-        return "ok", f"Accepted jobs are noted in {self.logbook.directory}."
+        return "ok", "The logbook is written."
 
     def _check_spool(self) -> tuple[Level, str]:
         try:

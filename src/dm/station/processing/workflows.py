@@ -102,12 +102,20 @@ class Workflows:
         return workflow
 
     def _add(self, principal: Principal, workflow: Workflow, note: str = "") -> Workflow:
-        if "id" not in workflow or self._store.workflow_by_id(workflow["id"]):
+        if not self._may_have_its_id(workflow):
             workflow = {**workflow, "id": specs.new_id()}
         workflow["revision"] = self._store.versions.newest(workflow["id"]) + 1
         self._store.add_workflow(workflow)
         self._store.versions.keep(workflow, principal.username, time.time(), note)
         return workflow
+
+    def _may_have_its_id(self, workflow: Workflow) -> bool:
+        """Whether the spec names an id that is free: revisions go by id, those of other owners' deleted ones too."""
+        if "id" not in workflow or self._store.workflow_by_id(workflow["id"]):
+            return False
+        newest = self._store.versions.newest(workflow["id"])
+        earlier = self._store.versions.get(workflow["id"], newest) if newest else None
+        return earlier is None or earlier["owner"] == workflow["owner"]
 
     def _update(self, principal: Principal, workflow: Workflow, note: str = "") -> Workflow:
         for _ in range(ATTEMPTS):

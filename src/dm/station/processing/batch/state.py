@@ -14,6 +14,7 @@ import json
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from dm.station.processing.batch.outcome import REFUSED, BatchError
 
 PLACE = ".dm-batch"
 _JOB, _LOCK = "job.json", "lock"
+_LOCKLESS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # Lustre, as it is mounted by default
 _LETTERS = "abcdefghijklmnopqrstuvwxyz234567"
 
 
@@ -67,8 +69,8 @@ class State:
                     "execution hosts share with --directory.",
                     REFUSED,
                 ) from error
-            if self.directory.stat().st_uid != os.geteuid():
-                raise BatchError(f"{self.directory} belongs to another account; remove it.", REFUSED)
+            for place in (self.directory.parent, self.directory):
+                _check_private(place)
             return
         raise BatchError(f"{self.directory} is removed again and again; try again.", REFUSED)
 
@@ -82,7 +84,7 @@ class State:
                 self._make()
                 continue
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
+                _lock(descriptor)
                 if not self._is(descriptor):  # the run that had it ended, and removed everything
                     continue
                 yield descriptor
@@ -170,9 +172,28 @@ class Files:
             return None
         return (numbers[0], numbers[1], numbers[2]) if len(numbers) == 3 else None
 
+    def withdraw(self) -> bool:
+        """Remove them unless the job has begun; it cannot from then on. :returns: whether they are gone."""
+        aside = self.directory.with_name(f"{self.directory.name}.{secrets.token_hex(4)}")
+        with contextlib.suppress(FileNotFoundError):
+            self.directory.rename(aside)  # the job's script makes its begin in the directory of this name
+            if (aside / script.BEGIN).exists():
+                aside.rename(self.directory)
+                return False
+            shutil.rmtree(aside, ignore_errors=True)
+        return True
+
     def remove(self) -> None:
         """Remove them: if it still waits, the job does not begin."""
         shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def _lock(descriptor: int) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    except OSError as error:
+        if error.errno not in _LOCKLESS:
+            raise
 
 
 def _write(path: Path, content: bytes) -> Path:
@@ -189,6 +210,15 @@ def _write(path: Path, content: bytes) -> Path:
 def new_name(name: str) -> str:
     """Return a name that no other job has. :param name: what a person chose."""
     return f"{name}.{''.join(secrets.choice(_LETTERS) for _ in range(8))}"
+
+
+def _check_private(place: Path) -> None:
+    """Refuse a directory in which others could change what runs. :raises BatchError: it is one, or a link."""
+    status = place.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
+        raise BatchError(f"{place} is a link, or belongs to another account; remove it.", REFUSED)
+    if status.st_mode & 0o022:
+        raise BatchError(f"{place} may be written to by others; chmod 700 it, or remove it.", REFUSED)
 
 
 def _sync(directory: Path) -> None:
