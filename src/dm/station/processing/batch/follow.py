@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
+from typing import TypeVar
 
 from dm.station.processing.batch import outcome, script
 from dm.station.processing.batch.listing import SharedListing
@@ -20,11 +21,13 @@ from dm.station.processing.batch.request import Request
 from dm.station.processing.batch.schedulers import BROKEN, Scheduler, environment
 from dm.station.processing.batch.state import Files, Noted, State, new_name
 
+T = TypeVar("T")
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _FIRST_LOOK, _LAST_LOOK = 2.0, 15.0  # seconds between looks at the scheduler's list
 _FIRST_TICK, _LAST_TICK = 0.1, 2.0  # seconds between looks at the job's own files
 _STOP_SECONDS = 60.0  # for the end of a job that is to be deleted
-_STOPPED_SECONDS = 3.0  # for the accounting of one that was
+_STOPPED_LOOK = 0.5  # seconds between looks at the list then
+_STOPPED_SECONDS = 1.0  # for the accounting of one that was
 _DELETE_SECONDS = 10.0  # for the deleting command to end
 
 
@@ -119,8 +122,8 @@ class BatchRun:
                     tell(f"Following batch job {noted.job}, which an earlier run submitted.")
                     self.state.note(noted)
                     return
-            elif noted.job:  # an earlier run was told to stop and may not have managed to delete it
-                self._delete()
+            elif noted.job:
+                self._clear_away()
             self.files.remove()
         self.noted = Noted(new_name(self.request.name), self.scheduler.name, time=time.time())
         self.files = self.state.files(self.noted)
@@ -132,11 +135,26 @@ class BatchRun:
         path = self.files.write("job.sh", text)
         try:
             self.noted.job = self._accepted(path, lock)
-        except BaseException:
-            self.files.cancel()
-            self.state.remove()
-            raise
+        except BatchError:
+            if self.files.withdraw():  # from now on it cannot begin, should the scheduler have it nevertheless
+                self.state.remove()
+                raise
+            self.noted.job = self.files.begun()
         self.state.note(self.noted)
+
+    def _clear_away(self) -> None:
+        """See to the end of a job that an earlier run was told to stop and may not have managed to delete.
+
+        :raises BatchError: it still runs.
+        """
+        deadline = time.monotonic() + _STOP_SECONDS
+        while self.noted.job in self._answer(self.scheduler.listing):
+            self._delete()
+            if time.monotonic() > deadline:
+                message = f"Batch job {self.noted.job} of an earlier run, which is to be deleted, still runs."
+                raise BatchError(message, outcome.REFUSED)
+            self._pause(2.0)
+            self._unless_stopped()
 
     def _accepted(self, path: Path, lock: int) -> str:
         """Submit until the scheduler has answered; a submission whose answer was lost is found by the job's name."""
@@ -160,16 +178,24 @@ class BatchRun:
 
     def _found(self) -> str:
         """Return the id of the job of this name, if the scheduler has it or had it."""
+
+        def look() -> str:
+            if begun := self.files.begun():
+                return begun
+            for job, listed in self.scheduler.listing().items():
+                if listed.name == self.noted.name:
+                    return job
+            return self.scheduler.find(self.noted.name)
+
+        return self._answer(look)
+
+    def _answer(self, question: Callable[[], T]) -> T:
+        """Ask until there is an answer. :raises Unavailable: that took too long."""
         while True:
             try:
-                if begun := self.files.begun():
-                    return begun
-                for job, listed in self.scheduler.listing().items():
-                    if listed.name == self.noted.name:
-                        return job
-                found = self.scheduler.find(self.noted.name)
+                answer = question()
                 self.patience.answered()
-                return found
+                return answer
             except Unavailable as error:
                 self._unless_stopped()
                 self.patience.fails(error)
@@ -190,7 +216,7 @@ class BatchRun:
                 relay.pump()
             now = time.monotonic()
             if self.files.ended() is None and now >= looked:
-                every = min(_LAST_LOOK, max(_FIRST_LOOK, (now - began) / 20))
+                every = min(_LAST_LOOK, max(_FIRST_LOOK, (now - began) / 10)) if self.stopped is None else _STOPPED_LOOK
                 looked = now + every * random.uniform(0.8, 1.2)  # noqa: S311
                 gone = not self._is_listed(every)
             if (gone or self.files.ended() is not None) and (record := self._record()) is not None:
@@ -201,8 +227,9 @@ class BatchRun:
                     f"Batch job {self.noted.job} could not be deleted after {self.stopped.name}: it may still run.",
                     outcome.SIGNALLED + self.stopped,
                 )
-            time.sleep(tick)
-            tick = min(_LAST_TICK, tick * 1.2, max(_FIRST_TICK, (now - began) / 20))
+            time.sleep(tick if self.stopped is None else _FIRST_TICK)
+            tick = min(_LAST_TICK, max(_FIRST_TICK, (now - began) / 20))
+            looked = looked if self.stopped is None else min(looked, now + _STOPPED_LOOK)
 
     def _is_listed(self, every: float) -> bool:
         """Ask the scheduler whether the job waits or runs; when it does not answer, the job does."""
@@ -222,14 +249,14 @@ class BatchRun:
                 return True
             return False
         if listed.state == BROKEN:
-            reason = self.scheduler.why(self.noted.job)
+            reason = self._answer(lambda: self.scheduler.why(self.noted.job))
             self.files.cancel()
             self._delete()
             message = f"Batch job {self.noted.job} could not be started: {reason or 'it is in error.'}"
             self.state.remove()
             raise Refused(message)
-        if self.stopped is not None:  # the first time it may not have listened
-            self._delete()
+        if self.stopped is not None and all(process.poll() is not None for process in self._deleting):
+            self._delete()  # the first time it may not have listened
         return True
 
     def _ended(self, record: Record, relays: list[Relay]) -> Outcome:

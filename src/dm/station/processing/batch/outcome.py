@@ -94,13 +94,11 @@ def judged(job: str, name: str, noted: int | None, record: Record) -> Outcome:
 
     :param noted: the exit status its own script noted; ``None`` when it was ended before it could.
     """
-    if noted is not None and record.kind != OVER_LIMIT:
+    if noted is not None and record.kind not in (OVER_LIMIT, KILLED):
         reason = ""
         if noted and _reached(record):
             reason = f"Batch job {job} exited with {noted} after it had used nearly all memory that it asked for."
         return Outcome(job, name, noted, noted, reason, _exited(record))
-    if noted == 0 and record.exit_status == 0:
-        return Outcome(job, name, 0, 0, "", _exited(record))
     status = record.exit_status if noted is None else noted
     if record.kind == EXITED:  # without a note: the disk is full, or its files were removed
         return Outcome(job, name, LOST if status is None else status, status, record.reason, record)

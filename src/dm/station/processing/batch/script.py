@@ -29,6 +29,7 @@ id=${{JOB_ID:-${{SLURM_JOB_ID:-0}}}}
 mkdir "$d/{BEGIN}" 2>/dev/null || [ -e "$d/{BEGIN}/$id" ] || exit {_NOT_RUN}
 uname -n >"$d/{BEGIN}/$id"
 umask {mask:04o}
+trap : HUP INT TERM USR1 USR2 XCPU
 exec >>"$d/{STDOUT}" 2>>"$d/{STDERR}" </dev/null
 """
 _TAIL = """status=$?

@@ -18,7 +18,18 @@ _AWAY = re.compile(
     r"zero bytes were transmitted|communication|authentication|temporarily|try again|unable to (open|connect)",
     re.I,
 )
-_FIELDS = ("JobID", "State", "ExitCode", "ElapsedRaw", "TotalCPU", "MaxRSS", "NodeList", "ReqMem", "Timelimit")
+_FIELDS = (
+    "JobID",
+    "JobName",
+    "State",
+    "ExitCode",
+    "ElapsedRaw",
+    "TotalCPU",
+    "MaxRSS",
+    "NodeList",
+    "ReqMem",
+    "Timelimit",
+)
 _OPEN = {"PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "SUSPENDED", "REQUEUED", "REQUEUE_HOLD", "RESIZING",
          "SIGNALING", "STAGE_OUT", "STOPPED", "SPECIAL_EXIT", "REQUEUE_FED", "RESV_DEL_HOLD", ""}  # fmt: skip
 _LOST = {"NODE_FAIL": "its node failed", "BOOT_FAIL": "its node did not boot", "PREEMPTED": "it was preempted",
@@ -77,7 +88,8 @@ class Slurm:
         done = run("sacct", "-n", "-P", "-j", job, "-o", ",".join(_FIELDS))
         rows = [dict(zip(_FIELDS, line.split("|"), strict=False)) for line in done.stdout.splitlines()]
         whole = next((row for row in rows if row.get("JobID") == job), None)
-        if done.returncode == 0 and whole and _state(whole) not in _OPEN:
+        # What came in before the notice of its start bears another name, and tells nothing of what was asked for.
+        if whole and _state(whole) not in _OPEN and (last or whole["JobName"] == name):
             steps = [number(row.get("MaxRSS", "")) for row in rows]
             return _judged(whole, int(max(steps)) or None)
         return self._shown(job, name) if last or done.returncode != 0 else None
