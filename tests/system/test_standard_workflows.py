@@ -6,7 +6,8 @@ import gzip
 import hashlib
 import json
 import os
-import subprocess
+import pwd
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from dm.station.processing.api import WorkflowProcApi
 from dm.station.workflows import standard
 from tests.beamline_files import beamline_file
 from tests.live import Suite
+from tests.service.acquisition_hosts import running_sshd
 from tests.service.gridftp_server import GridFtpServer, running
 from tests.service.processing_fixtures import STAGE_ACCOUNT
 from tests.service.sge_server import SgeCluster, sge
@@ -203,6 +205,29 @@ def test_copy_there_and_back(station: Station) -> None:
     assert (there / job["id"] / "nexus-example.hdf5").read_bytes() == beamline_file(STACK).read_bytes()
 
 
+def test_something_done_there(station: Station) -> None:
+    """By rsync and ssh: the file goes, a command makes something of it, that comes back."""
+    home = station.home.parent
+    with running_sshd(home / "ssh") as command:
+        identity = home / "key"
+        identity.write_bytes((home / "ssh" / "user").read_bytes())
+        identity.chmod(0o600)
+        if STAGE_ACCOUNT:
+            shutil.chown(identity, STAGE_ACCOUNT)
+        known = home / "known"
+        known.write_bytes((home / "ssh" / "known").read_bytes())
+        user = pwd.getpwuid(os.geteuid()).pw_name
+        job = station.run(
+            "hpc-copy", filePath=SPEC, experimentName=EXPERIMENT, remoteUrl=f"{user}@localhost:{home}/hpc",
+            remoteHost=f"{user}@localhost", remoteDirectory=f"{home}/hpc", identity=str(identity),
+            knownHosts=str(known), sshPort=command[command.index("-p") + 1],
+            remoteCommand="sort -o sorted.dat APS_spec_data.dat", resultName="sorted.dat",
+        )  # fmt: skip
+    wanted = sorted(beamline_file(SPEC).read_bytes().splitlines())
+    assert sorted(station.cataloged("hpc-copy/sorted.dat").read_bytes().splitlines()) == wanted
+    assert job["copiedSize"] == beamline_file(SPEC).stat().st_size
+
+
 def test_batch_job(station: Station, sge: SgeCluster) -> None:
     job = station.run(
         "batch-job", filePath=SPEC, experimentName=EXPERIMENT, sharedDirectory=str(station.home),
@@ -221,7 +246,7 @@ def login(station: Station) -> Iterator[Path]:
     path = station.home.parent / "audit.login"
     write_login_file(path, *station.suite.manager)
     if STAGE_ACCOUNT:
-        subprocess.run(["chown", STAGE_ACCOUNT, path], check=True)
+        shutil.chown(path, STAGE_ACCOUNT)
     yield path
     path.unlink()
 

@@ -147,6 +147,7 @@ def convert(file: str, output: str, within: str, compression: str) -> None:
 @perhaps("--certificates", help="Directory of trusted authorities for GridFTP. Default: as of X509_CERT_DIR.")
 @perhaps("--streams", click.IntRange(1, 64), 1, help="Parallel GridFTP streams.")
 @perhaps("--identity", help="Key file for ssh.")
+@perhaps("--known-hosts", help="File with the keys of hosts, for ssh.")
 @perhaps("--port", click.IntRange(0, 65535), 0, help="Port of ssh.")
 def copy(source: str, target: str, **access: Any) -> None:
     """Copy SOURCE to TARGET by rsync or GridFTP, either way, and compare both ends by checksum."""

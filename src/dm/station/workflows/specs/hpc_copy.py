@@ -25,22 +25,24 @@
         "certificates": {"type": "path", "description": "Directory of trusted authorities for GridFTP."},
         "streams": {"type": "int", "default": 1, "description": "Parallel GridFTP streams."},
         "identity": {"type": "path", "description": "Key file for ssh."},
+        "knownHosts": {"type": "path", "description": "File with the keys of hosts, for ssh."},
         "sshPort": {"type": "int", "description": "Port of ssh."},
     },
     "stages": {
         "01-THERE": {
             "command": 'dm-process copy --proxy "$proxy" --certificates "$certificates" --streams "$streams" '
-            '--identity "$identity" --port "$sshPort" -- $filePath "$remoteUrl/$id/"',
+            '--identity "$identity" --known-hosts "$knownHosts" --port "$sshPort" -- $filePath "$remoteUrl/$id/"',
             "retry": {"count": 2, "backoff": 5},
         },
         "02-COMPUTE": {
-            "command": '[ -z "$remoteCommand" ] || ssh -o BatchMode=yes ${identity:+-i "$identity"} ${sshPort:+-p "$sshPort"} '
+            "command": '[ -z "$remoteCommand" ] || ssh -o BatchMode=yes ${identity:+-i "$identity"} '
+            '${knownHosts:+-o "UserKnownHostsFile=$knownHosts"} ${sshPort:+-p "$sshPort"} '
             '-- "$remoteHost" "cd $remoteDirectory/$id && $remoteCommand"',
         },
         "03-BACK": {
             "command": '_n="$resultName"; [ -n "$_n" ] || _n=$(basename -- "$filePath"); '
             'dm-process copy --proxy "$proxy" --certificates "$certificates" --streams "$streams" '
-            '--identity "$identity" --port "$sshPort" -- "$remoteUrl/$id/$_n" "$outputDirectory/$id/hpc-copy/" && '
+            '--identity "$identity" --known-hosts "$knownHosts" --port "$sshPort" -- "$remoteUrl/$id/$_n" "$outputDirectory/$id/hpc-copy/" && '
             '{ [ -n "$remoteCommand$resultName" ] || cmp -- "$filePath" "$outputDirectory/$id/hpc-copy/$_n"; }',
             "retry": {"count": 2, "backoff": 5},
         },

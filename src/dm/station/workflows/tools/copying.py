@@ -29,12 +29,14 @@ class Access:
     """How to get in.
 
     :param proxy: file of a grid proxy. :param certificates: directory of trusted authorities. :param identity: file of
-        an ssh key. :param port: of ssh; 0: the usual one. :param streams: parallel GridFTP connections.
+        an ssh key. :param known_hosts: file of the keys of hosts. :param port: of ssh; 0: the usual one.
+    :param streams: parallel GridFTP connections.
     """
 
     proxy: str = ""
     certificates: str = ""
     identity: str = ""
+    known_hosts: str = ""
     port: int = 0
     streams: int = 1
 
@@ -46,11 +48,12 @@ class Access:
 
     @property
     def shell(self) -> str:
-        """The remote shell of rsync. :raises InvalidArgument: a key file with blanks in its name."""
-        if re.search(r"[\s'\"]", self.identity):
-            raise InvalidArgument(f"The name of key file {self.identity[:200]!r} holds blanks or quotes; rename it.")
+        """The remote shell of rsync. :raises InvalidArgument: a file with blanks in its name."""
         words = ["ssh", "-o", "BatchMode=yes"]
-        words += ["-i", self.identity] if self.identity else []
+        for option, file in (("-i ", self.identity), ("-o UserKnownHostsFile=", self.known_hosts)):
+            if re.search(r"[\s'\"]", file):
+                raise InvalidArgument(f"The name of file {file[:200]!r} holds blanks or quotes; rename it.")
+            words += [f"{option}{file}"] if file else []
         return " ".join([*words, *(["-p", str(self.port)] if self.port else [])])
 
 
