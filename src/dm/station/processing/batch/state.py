@@ -69,8 +69,11 @@ class State:
                     "execution hosts share with --directory.",
                     REFUSED,
                 ) from error
-            for place in (self.directory.parent, self.directory):
-                _check_private(place)
+            try:
+                for place in (self.directory.parent, self.directory):
+                    _check_private(place)
+            except FileNotFoundError:
+                continue
             return
         raise BatchError(f"{self.directory} is removed again and again; try again.", REFUSED)
 
