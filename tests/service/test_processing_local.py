@@ -204,6 +204,26 @@ def test_a_spool_directory_others_cannot_reach(tmp_path: Path) -> None:
     assert left_in(tmp_path / "spool") == [".boot"]
 
 
+def test_by_way_of_a_program_that_changes_the_account(spool: Path) -> None:
+    """As with sudo: the script comes by standard input, the output file is there already."""
+
+    async def body(bench: Bench) -> None:
+        bench.account = accounts.Account("other", "/", prefix=("/usr/bin/env",))
+        script = "exec </dev/null\ncat; echo '{\"a\": 1}' >$DM_OUTPUT_FILE; echo 2 >/dev/stdout; ls /proc/self/fd\n"
+        outcome, out, err = await bench.run(script + "#" * 300_000)
+        if ROOT:
+            assert outcome.exit_status is None and "never run as root" in outcome.reason
+            return
+        assert (outcome.exit_status, err, outcome.output) == (0, b"", b'{"a": 1}\n')
+        assert out.decode().split() == ["2", "0", "1", "2", "3"]
+        await bench.start("stopped", "exec </dev/null\nsleep 1000 & sleep 1000")
+        await bench.executor.stop("stopped", signal.SIGTERM)
+        assert (await bench.taken("stopped"))[0].signal == signal.SIGTERM
+
+    with_executor(spool, body)
+    assert left_in(spool) == [".boot"]
+
+
 @pytest.mark.skipif(not ROOT, reason="only root could start something as root")
 def test_nothing_runs_as_root_whatever_it_is_called(spool: Path) -> None:
     async def body(bench: Bench) -> None:
@@ -643,3 +663,16 @@ def test_an_account_that_is_root_under_another_name(open_directory: Path) -> Non
         )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("Unix account 'toor' is root; stages never run as root.") == 2
+
+
+@pytest.mark.skipif(not ROOT, reason="this run is by an ordinary account itself")
+def test_all_that_by_an_ordinary_account() -> None:
+    """The same tests in a user namespace in which we are nobody: no account is changed there."""
+    chosen = (
+        "status_signal or finds or any_size or way_of or left_the_group or daemons or output_file or killed_supervisor"
+    )
+    words = ["unshare", "--user", "--map-user=65534", "--map-group=65534", sys.executable, "-m", "pytest", "-q"]
+    words += ["-p", "no:cacheprovider", __file__, "-k", f"({chosen}) and not ordinary"]
+    done = subprocess.run(words, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
+    assert " passed" in done.stdout and "skipped" not in done.stdout.splitlines()[-1]

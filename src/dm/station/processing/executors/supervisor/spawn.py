@@ -68,7 +68,7 @@ class Spawner:
 
         :raises OSError: it cannot be started. :raises PermissionError: it would run as root.
         """
-        if order.user is None and self._root and not order.prefix:
+        if order.user is None and self._root:
             raise PermissionError(1, "Stages never run as root")
         if order.user is not None and (not self._root or order.user[0] == 0):
             raise PermissionError(1, "Stages never run as root, and only root gives them another account")
