@@ -385,6 +385,11 @@ def test_pages_by_cursor(service: Running, raw: Callable[..., Any], many: list[s
         ({"status": {"$in": ["done", "failed"]}, "workflow.name": "many", "x": 6}, [6]),
         ({"submissionTime": {"$gt": 0}, "owner": OWNER, "stage": "1", "countFiles": 1, "x": 1}, [1]),
         ({"submissionTime": {"$lt": 5}}, []),
+        ({"submissionTime": {"$gte": 1_700_000_000.5}, "x": 2}, [2]),
+        ({"submissionTime": {"$gt": 1_700_000_000, "$lt": 5e9, "$ne": 3}, "x": {"$lt": 2}}, [0, 1]),
+        ({"submissionTime": {"$gt": 1e300}}, []),
+        ({"submissionTime": 5}, []),
+        ({"submissionTime": "text"}, []),
     ],
 )
 def test_queries(raw: Callable[..., Any], many: list[str], query: dict[str, Any], numbers: list[int]) -> None:

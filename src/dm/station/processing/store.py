@@ -25,8 +25,24 @@ from dm.station.processing.versionstore import VersionStore
 
 _TIMEOUT_MS = 10_000
 _DUPLICATE = 11_000
+_ORDER_SLACK = 60.0
+_LATEST = 9e10  # seconds whose microseconds fit into an order key
 
 Document = dict[str, Any]
+
+
+def _first_order(query: Mapping[str, Any]) -> str:
+    """Return an order key before those of all jobs that a condition on their submission lets through, or nothing.
+
+    Order keys are made just before that time is noted, and are not behind it where clocks were set back.
+    """
+    condition = query.get("submissionTime")
+    given = condition if isinstance(condition, Mapping) else {"$eq": condition}
+    values = [given.get(name) for name in ("$eq", "$gt", "$gte")]
+    moments = [float(value) for value in values if isinstance(value, int | float)]
+    if not moments or not _ORDER_SLACK < max(moments) < _LATEST:
+        return ""
+    return f"{int((max(moments) - _ORDER_SLACK) * 1_000_000):017d}"
 
 
 def _failed(error: BulkWriteError) -> list[dict[str, Any]]:
@@ -209,13 +225,15 @@ class Store:
         :param owner: whose; ``None`` for all. :param query: checked conditions. :param without: fields left out.
         :param before: only jobs older than the one of this order key.
         """
-        field, bounds = "order", {"order": {"$lt": before}} if before else {}
+        field, first = "order", _first_order(query)
+        bounds: dict[str, Any] = ({"$gte": first} if first else {}) | ({"$lt": before} if before else {})
         if owner is not None:
             field, end = "ownerOrder", f"{owner}:{before}" if before else f"{owner};"
-            bounds = {"ownerOrder": {"$gte": f"{owner}:", "$lt": end}}
+            bounds = {"$gte": f"{owner}:{first}", "$lt": end}
         projection = dict.fromkeys(without, 0) or None
         with translated():
-            cursor = self._jobs.find({**query, **bounds}, projection).sort(field, -1).skip(skip).limit(limit)
+            wanted = {**query, field: bounds} if bounds else query
+            cursor = self._jobs.find(wanted, projection).sort(field, -1).skip(skip).limit(limit)
             return list(cursor)[::-1]
 
     def update_jobs(self, changes: Mapping[str, tuple[Document, Mapping[int, Document]]]) -> dict[str, ProcessingError]:
