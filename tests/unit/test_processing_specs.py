@@ -236,6 +236,13 @@ def test_dependencies_that_cannot_be_are_refused_by_name(given: object, reason: 
     assert len(refused.value.message) < 700
 
 
+@pytest.mark.timeout(30)
+def test_thousands_of_unknown_names_take_no_time() -> None:
+    wanted = [f"stage-x{number:03d}" for number in range(50)]
+    found = specs.problems(graph(**{f"stage-{number:03d}": wanted for number in range(1_000)}))
+    assert 0 < len(found) < 10 and "did you mean 'stage-000'" in found[0]
+
+
 def test_new_keys_come_in_normal_form_and_defaults_stay_away() -> None:
     given = graph(a=[], b=None, z1=None)
     given["stages"]["b"] |= {

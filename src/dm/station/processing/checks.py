@@ -14,6 +14,7 @@ from dm.station.processing.models import Argument, Retry, Stage, Workflow
 from dm.station.processing.values import shown
 
 REPEAT_KEYS = ("repeatPeriod", "repeatUntil", "maxRepeats")
+MOST_UNKNOWN = 5
 SHORTEST = 5  # of a known key that a misspelt one is compared with: shorter ones are near to too many words
 _WORDS = ("has", "is", "holds", "names", "needs")
 
@@ -56,11 +57,14 @@ def together(stages: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
 
 
 def _dependencies(stages: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    unknown = 0
     for name, stage in stages.items():
         where = f"Stage {name[:80]!r}: dependsOn names"
         for other in stage.get("dependsOn") or ():
             if other not in stages:
-                yield f"{where} {shown(other)}, which is no stage;{nearest(other, stages)}"
+                unknown += 1
+                if unknown <= MOST_UNKNOWN:  # looking for the nearest of a thousand takes its time
+                    yield f"{where} {shown(other)}, which is no stage;{nearest(other, stages)}"
             elif stages[other].get("cleanup") and not stage.get("cleanup"):
                 yield f"{where} {shown(other)}, a cleanup stage; these run after all others, so leave it out."
             elif stage.get("cleanup") and not stages[other].get("cleanup"):
