@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import json
 import os
+import pty
 import re
 import subprocess
 import sys
@@ -165,6 +167,25 @@ def test_waiting_for_several_jobs(environment: dict[str, str], service: Running)
     failed = run(environment, "dm-wait-processing-job", "--id", sleeping, "--id", bad, "--id", good, status=11)
     assert [line[3:39] for line in failed.splitlines() if line.startswith("id=")] == [sleeping, bad, good]
     assert failed.splitlines()[-1].startswith(f"Error: Job {bad} is failed")
+
+
+def test_waiting_shows_progress_on_a_terminal(environment: dict[str, str], service: Running) -> None:
+    service.workflow({"1": {"command": "sleep 1"}, "2": {"command": "true"}}, "shown")
+    first, second = service.start("shown")["id"], service.start("shown")["id"]
+    program = Path(sys.executable).parent / "dm-wait-processing-job"
+    terminal = environment | {"TERM": "xterm", "COLUMNS": "200"}
+    for ids, description in (((first, second), "2 jobs"), ((first,), f"Job {first}")):
+        words = [word for id in ids for word in ("--id", id)]
+        master, slave = pty.openpty()
+        process = subprocess.Popen([program, *words], env=terminal, stdin=slave, stdout=slave, stderr=slave)
+        os.close(slave)
+        shown = b""
+        with contextlib.suppress(OSError):  # the end of a terminal
+            while piece := os.read(master, 65536):
+                shown += piece
+        os.close(master)
+        assert process.wait(30) == 0
+        assert description in shown.decode() and all(f"id={id} " in shown.decode() for id in ids)
 
 
 def test_listing_by_status_workflow_and_time(environment: dict[str, str], service: Running) -> None:
