@@ -90,3 +90,27 @@ def test_a_batch_job_trusts_no_directory_that_others_may_change(tmp_path: Path) 
         )  # fmt: skip
         assert done.returncode == 81 and ".dm-batch" in done.stderr, (prepared, done.returncode, done.stderr)
         assert not (tmp_path / "ran").exists()
+
+
+def test_who_left_an_experiment_cannot_run_its_jobs_again(service: Running) -> None:
+    """Stages work on the experiment's data; to have been a member once is not enough."""
+    site, alice = service.site, service.api(storage.ALICE)
+    site.experiments(OWNER).addExperiment("left", typeName="TEST", stationName=storage.STATION)
+    site.users(OWNER).addUserExperimentRole(storage.ALICE, "User", "left", storage.STATION)
+    service.workflow({"1": {"command": "test $x = y"}}, "alices", storage.ALICE)
+    job = alice.startProcessingJob(
+        storage.ALICE, "alices", {"filePath": "/dev/null", "experimentName": "left", "x": "n"}
+    )
+    assert service.finished(job, storage.ALICE)["status"] == "failed"
+    site.users(OWNER).deleteUserExperimentRole(storage.ALICE, "User", "left", storage.STATION)
+    assert service.processing is not None
+    service.processing.site.forget()
+    for again in (
+        lambda: alice.resumeProcessingJob(storage.ALICE, job["id"]),
+        lambda: alice.restartProcessingJob(storage.ALICE, job["id"], "1"),
+    ):
+        with pytest.raises(ObjectNotFound, match="left"):
+            again()
+    assert alice.getProcessingJobById(None, job["id"])["status"] == "failed"
+    assert service.api().resumeProcessingJob(None, job["id"])["id"] == job["id"]  # its managers may
+    service.finished(job)

@@ -21,6 +21,7 @@ from dm.station.processing import documents, queries, reopening, specs
 from dm.station.processing.engine import Engine
 from dm.station.processing.rights import Rights
 from dm.station.processing.store import Store
+from dm.station.processing.submissions import Site
 
 MAX_PAGE = 5_000
 MAX_SUBMITTED = 500
@@ -36,14 +37,15 @@ T = TypeVar("T")
 class Jobs:
     """The processing jobs of a station.
 
-    :param store: :param engine: :param rights: see there. :param waiters: how many callers may wait for the end of a
-        job at the same time; others are answered at once.
+    :param store: :param engine: :param rights: see there. :param site: answers about experiments.
+    :param waiters: how many callers may wait for the end of a job at the same time; others are answered at once.
     """
 
-    def __init__(self, store: Store, engine: Engine, rights: Rights, waiters: int) -> None:
+    def __init__(self, store: Store, engine: Engine, rights: Rights, site: Site, waiters: int) -> None:
         self._store = store
         self._engine = engine
         self._rights = rights
+        self._site = site
         self._waiters = threading.BoundedSemaphore(max(1, waiters))
 
     # --- asking ----------------------------------------------------------------------------------------------
@@ -206,6 +208,9 @@ class Jobs:
         workflow = json.loads(document["workflow"])
         if not self._rights.sees(principal, workflow["owner"]):  # its owner may have taken it away since
             raise AuthorizationError(f"User {principal.username!r} may not run workflows of {workflow['owner']!r}.")
+        experiment = json.loads(document["arguments"]).get("experimentName")
+        if isinstance(experiment, str) and experiment:  # the caller may have left it since
+            self._site.experiment(principal, experiment)
         if not self._engine.alive():
             raise ServiceUnavailable("The processing engine does not run; try again later.")
         if not self._store.reopen_job(document["_id"], document.get("restarts", 0), values):

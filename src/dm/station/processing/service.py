@@ -83,7 +83,7 @@ class Processing:
             events=self._tell,
         )
         self.workflows = Workflows(self.store, rights, self.executors.names)
-        self.jobs = Jobs(self.store, self.engine, rights, self.settings.threads // 2)
+        self.jobs = Jobs(self.store, self.engine, rights, self.site, self.settings.threads // 2)
         self.submissions = Submissions(
             store=self.store,
             engine=self.engine,
