@@ -6,6 +6,8 @@ import contextlib
 import json
 import os
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +21,7 @@ from tests.service.dask_fixtures import all_of, in_loop, marked, no_process_of, 
 from tests.service.dask_server import DaskServer, interpreter, stage_account
 from tests.service.processing_fixtures import running_processing
 from tests.service.sge_server import SgeCluster, sge  # noqa: F401 - a fixture
-from tests.service.test_processing_dask_workflows import result_on
+from tests.service.test_processing_dask_workflows import result_on, same
 
 ACCOUNT = stage_account()
 
@@ -90,16 +92,18 @@ def test_a_cluster_on_this_host(settings: dict[str, object], tmp_path: Path, ope
 
 
 @pytest.mark.long
-def test_a_scheduler_with_tls(run_directory: Path, open_directory: Path, certificates: Path, tmp_path: Path) -> None:
+def test_a_scheduler_with_tls(run_directory: Path, open_directory: Path, tmp_path: Path) -> None:
     """A client with a certificate of the authority gets in; others do not."""
     keys = open_to(open_directory / "keys", ACCOUNT)
-    for name in ("ca.pem", "server.pem", "server.key"):
-        shutil.copy(certificates / name, keys)
-        if ACCOUNT.prefix:
-            shutil.chown(keys / name, ACCOUNT.name)
-    words = ("--tls-ca-file", f"{keys}/ca.pem", "--tls-cert", f"{keys}/server.pem", "--tls-key", f"{keys}/server.key")
-    server = DaskServer(open_directory / "work", ACCOUNT, interpreter(run_directory, ACCOUNT), words)
-    files = {"ca_file": f"{keys}/ca.pem", "certificate": f"{keys}/server.pem", "key": f"{keys}/server.key"}
+    python = interpreter(run_directory, ACCOUNT)
+    make = "import pathlib, sys; from dm.station.processing.executors.dask_cluster import make_keys"
+    subprocess.run([sys.executable, "-c", f"{make}; make_keys(pathlib.Path(sys.argv[1]))", keys], check=True)
+    for file in keys.iterdir() if ACCOUNT.prefix else ():
+        shutil.chown(file, ACCOUNT.name)
+    certificate, key = str(keys / "cluster.pem"), str(keys / "cluster.key")
+    words = ("--tls-ca-file", certificate, "--tls-cert", certificate, "--tls-key", key)
+    server = DaskServer(open_directory / "work", ACCOUNT, python, words)
+    files = {"ca_file": certificate, "certificate": certificate, "key": key}
 
     async def run() -> None:
         async with opened(tmp_path / "spool", server.settings(**files), ACCOUNT) as use:
@@ -173,12 +177,12 @@ def test_the_same_workflow_on_grid_engine(
     for name, value in sge.environment.items():
         monkeypatch.setenv(name, value)
     options = {"cores": 2, "memory": "1 GB", "queue": sge.queue, "interface": "lo"}
-    jobs = {"plugin": "dask", "cluster": "sge", "cluster_options": options, **settings}
+    jobs = {"plugin": "dask", "cluster": "sge", "cluster_options": options, "worker_environment": [], **settings}
     executors = {"local": {"output_grace": 1.0}, "jobs": jobs}
     with (
         storage.running_site(postgres_url, certificates, tmp_path / "site") as site,
         running_processing(site, mongo_url, certificates, tmp_path / "p", executors=executors) as service,
     ):
         there = result_on(service, "jobs", more_time=True)
-        assert there == result_on(service, "local", more_time=True)
+        same(there, result_on(service, "local", more_time=True))
         assert service.processing is not None and service.processing.engine.problems() == {}

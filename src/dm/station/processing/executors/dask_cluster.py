@@ -108,7 +108,8 @@ def _tail(path: Path) -> str:
     return "no log"
 
 
-def _keys(directory: Path) -> None:
+def make_keys(directory: Path) -> None:
+    """Make new keys in a directory: one certificate that scheduler, workers and clients trust and show."""
     from distributed import Security
 
     made = Security.temporary()
@@ -176,7 +177,7 @@ def _adaptive(ledger: Any, threads: int) -> type:
 async def _run(settings: DaskSettings, directory: Path) -> None:
     from dm.station.processing.executors.dask_ledger import Ledger
 
-    _keys(directory)
+    make_keys(directory)
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
