@@ -243,6 +243,9 @@ def test_all_that_is_wrong_with_a_file_is_told(environment: dict[str, str], tmp_
         "Stage '2': runIf '$a ==' is not a valid expression: invalid syntax.",
     ]
     assert printed[-1] == f"Error: File {str(spec)!r} has 3 problems."
+    spec.write_text(json.dumps({"name": "w", "stages": {"1": {"command": 'echo "$a'}, "2": {"command": "echo $b"}}}))
+    printed = run(environment, "dm-check-workflow", f"--json-spec={spec}", status=8)
+    assert printed.startswith("Stage '1': the shell cannot read the command: ") and "has a problem" in printed
     assert "Give either" in run(environment, "dm-check-workflow", status=2)
     assert "not both" in run(environment, "dm-diff-workflow", f"--json-spec={spec}", "--to-revision=1", status=2)
     assert "Give --name" in run(environment, "dm-diff-workflow", status=2)
