@@ -31,8 +31,9 @@ from tests.live import Suite
 from tests.service.gridftp_server import GridFtpServer, running
 from tests.service.processing_fixtures import STAGE_ACCOUNT
 from tests.service.sge_server import SgeCluster, sge
+from tests.service.slurm_server import SlurmCluster, slurm
 
-__all__ = ["sge"]
+__all__ = ["sge", "slurm"]
 EXPERIMENT = "xpcs-2026"
 WORKFLOW = "xpcs-8id"
 RAW = "sas/nexus-example.hdf5"
@@ -80,7 +81,7 @@ class Beamline:
         self._shell(command, JAR=str(jar), NAME=username, WORD=password)
         return jar
 
-    def submit(self, jar: Path, workflow: str, file: str) -> dict[str, Any]:
+    def submit(self, jar: Path, workflow: str, file: str, **changes: str) -> dict[str, Any]:
         """Start a job by the one line of a SPEC macro."""
         line = (
             'curl -sS --fail-with-body --cacert "$DM_CA_FILE" -b "$JAR" --data-urlencode "argsDict=$ARGS" '
@@ -89,7 +90,7 @@ class Beamline:
         said = self._shell(
             line,
             JAR=str(jar),
-            ARGS=json.dumps(self.arguments(file)),
+            ARGS=json.dumps(self.arguments(file) | changes),
             OWNER=self.suite.manager[0],
             WORKFLOW=workflow,
         )
@@ -163,11 +164,11 @@ def md5(path: Path) -> str:
     return hashlib.md5(path.read_bytes()).hexdigest()
 
 
-def run_all(beamline: Beamline, workflow: str, files: list[str]) -> list[Any]:
+def run_all(beamline: Beamline, workflow: str, files: list[str], **changes: str) -> list[Any]:
     """Submit a job for each file, all at once, and return the ended jobs."""
     jar = beamline.log_in()
     with concurrent.futures.ThreadPoolExecutor(len(files)) as pool:
-        started = list(pool.map(lambda file: beamline.submit(jar, workflow, file), files))
+        started = list(pool.map(lambda file: beamline.submit(jar, workflow, file, **changes), files))
     assert {job["status"] for job in started} == {"pending"}
     api = beamline.api(WorkflowProcApi, "DM_PROC_WEB_SERVICE_URL")
     try:
@@ -187,7 +188,19 @@ def told(job: Any) -> str:
 
 
 def check(beamline: Beamline, files: list[str], jobs: list[Any]) -> None:
-    """Everything that was asked for is there and true."""
+    """Everything that was asked for is there and true, and the accounting of the Grid Engine agrees."""
+    check_results(beamline, files, jobs)
+    for file, job in zip(files, jobs, strict=True):
+        stem = Path(file).stem
+        accounted = beamline.sge.record(job["sgeJobId"])
+        assert accounted["jobname"] == job["sgeJobName"]
+        assert job["sgeJobName"].partition(".")[0] == "xpcs_" + re.sub(r"\W", "_", stem)
+        assert (accounted["owner"], accounted["qname"]) == (beamline.sge.account, job["sgeQueue"] or beamline.sge.queue)
+        assert (accounted["exit_status"].strip(), str(job.get("sgeExitStatus", job.get("exitStatus")))) == ("0", "0")
+
+
+def check_results(beamline: Beamline, files: list[str], jobs: list[Any]) -> None:
+    """Each job is done, and its result is true, in storage, and in the catalog."""
     for job in jobs:
         assert job["status"] == "done", told(job)
     record = dict(
@@ -206,11 +219,6 @@ def check(beamline: Beamline, files: list[str], jobs: list[Any]) -> None:
     assert len({job["sgeJobId"] for job in jobs}) == len(jobs)
     for file, job in zip(files, jobs, strict=True):
         stem = Path(file).stem
-        accounted = beamline.sge.record(job["sgeJobId"])
-        assert accounted["jobname"] == job["sgeJobName"]
-        assert job["sgeJobName"].partition(".")[0] == "xpcs_" + re.sub(r"\W", "_", stem)
-        assert (accounted["owner"], accounted["qname"]) == (beamline.sge.account, job["sgeQueue"] or beamline.sge.queue)
-        assert (accounted["exit_status"].strip(), str(job["sgeExitStatus"])) == ("0", "0")
         result = analysis / "xpcs-8id" / f"{stem}.xpcs.h5"
         entry = known["analysis", f"xpcs-8id/{stem}.xpcs.h5"]
         assert (entry["md5Sum"], entry["fileSize"]) == (md5(result), result.stat().st_size)
@@ -233,12 +241,26 @@ def test_pipeline(beamline: Beamline, number: int) -> None:
     check(beamline, files, run_all(beamline, WORKFLOW, files))
 
 
+@pytest.mark.long
 def test_pipeline_with_batch_run(beamline: Beamline) -> None:
     """The same with one stage for the batch job."""
     files = raw_files(beamline, 2)
     jobs = run_all(beamline, "xpcs-8id-batch", files)
     check(beamline, files, jobs)
     assert {job["outcome"] for job in jobs} == {"exited"}
+
+
+@pytest.mark.long
+def test_pipeline_on_slurm(beamline: Beamline, slurm: SlurmCluster) -> None:
+    """The same workflow, on the other batch system: only what is sourced first is another."""
+    environment = beamline.home / "slurm.sh"
+    environment.write_text("".join(f"export {name}={value}\n" for name, value in slurm.environment.items()))
+    files = raw_files(beamline, 3)
+    jobs = run_all(beamline, "xpcs-8id-batch", files, batchEnvironment=str(environment), queue=slurm.partition)
+    check_results(beamline, files, jobs)
+    for job in jobs:
+        asked = ("sacct", "-X", "-n", "-P", "-o", "JobName,State,User", "-j", job["sgeJobId"])
+        assert slurm.run(*asked).stdout.strip() == f"{job['sgeJobName']}|COMPLETED|{slurm.account}"
 
 
 @pytest.mark.parametrize("workflow", [WORKFLOW, pytest.param("xpcs-8id-batch", marks=pytest.mark.long)])

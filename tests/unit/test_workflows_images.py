@@ -135,7 +135,7 @@ def test_a_master_file_with_linked_data(tmp_path: Path) -> None:
     agree(told, whole[keep], masked=int((~keep).sum()))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     shape=st.tuples(st.integers(1, 5), st.integers(4, 40), st.integers(4, 40)),
     chunk=st.tuples(st.integers(1, 3), st.integers(1, 17), st.integers(1, 17)) | st.none(),

@@ -8,16 +8,19 @@ import json
 import math
 import re
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import fabio
 import h5py
+import hdf5plugin
 import numpy as np
 import pytest
 import zstandard
 from PIL import Image
 
-from dm.common.errors import InvalidArgument
+from dm.common.errors import ConfigurationError, InvalidArgument
 from dm.station.workflows.tools import audit, compress, convert, geometry, integrate, results, summary, xpcs
 from tests.beamline_files import beamline_file
 
@@ -378,3 +381,26 @@ def test_what_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     results.tell({"a": np.float32(1.5), "b": "two\nlines", "c": None, "d": math.nan, "e": True, "f": np.int64(7)})
     assert capsys.readouterr().out == "a: 1.5\nb: two lines\ne: True\nf: 7\n"
     assert json.loads((tmp_path / "out.json").read_text()) == {"a": 1.5, "b": "two\nlines", "e": True, "f": 7}
+
+
+def test_packages_that_are_not_installed(tmp_path: Path) -> None:
+    """As where DM was installed without its extra: one sentence, and the status of a configuration error."""
+    path = tmp_path / "f.h5"
+    with h5py.File(path, "w") as file:
+        file.create_dataset("data", data=np.ones((64, 64)), chunks=(64, 64), **hdf5plugin.Bitshuffle())
+    for package, words, purpose in (
+        ("pyFAI", ["integrate", str(beamline_file(AGBH))], "Azimuthal integration"),
+        ("fabio", ["convert", str(path)], "Conversion of detector images"),
+        ("zstandard", ["compress", str(path), "--method", "zstd"], "Compression with zstd"),
+        ("hdf5plugin", ["image-statistics", str(path)], "Compression filter 32008 of '/data'"),
+    ):
+        code = (
+            f"import sys; sys.modules[{package!r}] = None; from dm.station.workflows.commands.process import main; "
+            f"main({[*words, '--output', str(tmp_path)]!r})"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+        assert done.returncode == ConfigurationError.code
+        assert done.stderr == (
+            f"Error: {purpose} needs the Python package {package!r}; install it with: "
+            "pip install 'beamline-dm[workflows]'.\n"
+        )
