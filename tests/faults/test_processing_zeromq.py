@@ -418,7 +418,7 @@ def kills(site: storage.Site, database: str, certificates: Path, directory: Path
 def test_killed_under_load_each_key_makes_one_job(
     site: storage.Site, new_mongo_database: Any, certificates: Path, tmp_path: Path
 ) -> None:
-    kills(site, new_mongo_database(), certificates, tmp_path, 2, 3)
+    kills(site, new_mongo_database(), certificates, tmp_path, 1, 3)
 
 
 @pytest.mark.long
