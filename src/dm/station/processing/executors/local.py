@@ -91,6 +91,8 @@ class Local:
             found = await asyncio.to_thread(self._prepare)
         except OSError as error:
             raise ConfigurationError(f"The spool directory {self.spool} cannot be used: {error}.") from error
+        if not found:
+            await asyncio.to_thread(self._exchange.close, False)  # what was not started before a crash left there
         if attaching := [self._later(self._attach(directory)) for directory in found]:
             done, _ = await asyncio.wait(attaching, timeout=_ATTACH_SECONDS)
             for task in done:

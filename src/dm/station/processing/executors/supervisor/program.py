@@ -17,16 +17,14 @@ import time
 
 from dm.station.processing.executors.supervisor import records, spawn, survey
 from dm.station.processing.executors.supervisor.records import Ended, StartOrder
+from dm.station.processing.executors.supervisor.rest import Rest
 from dm.station.processing.executors.supervisor.stage import Memory, Stage
 from dm.station.processing.executors.supervisor.streams import Stream
 
 _OWNER, _LISTENER, _DIRECTORY = 3, 4, 5
 _RECEIVE = 1 << 18
 _LET_GO = 2.0  # seconds until output that a killed rest still holds open is given up
-_FIRST_LOOK = 1.0  # seconds from an end to the look for what it left outside its group
-_SHARE = 50  # such looks take at most one part in so many of the time
 _MEMORY_STATUS = 137
-_REMEMBERED = 2_000
 
 
 class Peer:
@@ -74,22 +72,17 @@ class Supervisor:
     """
 
     def __init__(self, log_limit: int, reserve: int, grace: float, marker: str, output: str) -> None:
-        self._limit, self._reserve, self._grace = log_limit, reserve, grace
-        self._marker = marker.encode()
-        self._spawner = spawn.Spawner(self._marker, output.encode())
+        self._limit, self._reserve = log_limit, reserve
+        self._spawner = spawn.Spawner(marker.encode(), output.encode())
         self._memory = Memory()
         self._poll = select.epoll()
         self._running: dict[int, Stage] = {}  # by pid
         self._stages: dict[str, Stage] = {}  # these, and those that have ended and are not reported yet:
         self._held: dict[str, Stage] = {}  # something still holds their output open
         self._pipes: dict[int, Stage] = {}
-        self._left: dict[str, Stage] = {}  # ended; something of them may still be there
-        self._past: dict[str, None] = {}  # ended a while ago, and nothing was seen of them
-        self._strays: dict[tuple[int, int], tuple[set[str], float]] = {}
+        self._rest = Rest(marker.encode(), grace, self._running, self._stages)
         self._peers: dict[int, Peer] = {}
         self._refused: list[Ended] = []
-        self._survey_at = 0.0
-        self._survey_cost = 0.0
         self._closed = False
         self._torn = False
         self._unsaved = b""
@@ -130,30 +123,20 @@ class Supervisor:
                     os.read(self._wake, 4096)
             if reap:
                 self._reap()
-            self._expire(time.monotonic())
+            self._rest.expire(time.monotonic())
             self._report()
-            if self._closed and not self._stages and not self._unsaved and self._nothing_left():
+            if self._closed and not self._stages and not self._unsaved and self._rest.nothing():
                 return
 
     def _timeout(self) -> float | None:
         """Return the seconds until something is due; ``None`` when nothing is."""
         now = time.monotonic()
         due = [stage.deadline + (_LET_GO if now >= stage.deadline else 0.0) for stage in self._held.values()]
-        if self._survey_at:
-            due.append(self._survey_at)
+        if self._rest.due:
+            due.append(self._rest.due)
         if self._unsaved:
             due.append(now + 1.0)
         return max(0.0, min(due) - now) if due else None
-
-    def _nothing_left(self) -> bool:
-        """Whether nothing is left behind: no child at all, for what loses its parent becomes ours."""
-        try:
-            os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        except ChildProcessError:
-            return True
-        if not self._survey_at:
-            self._survey_at = time.monotonic() + _FIRST_LOOK
-        return False
 
     # --- executors -------------------------------------------------------------------------------------------
 
@@ -201,7 +184,7 @@ class Supervisor:
             self._send(peer, b"A %d\n" % len(starts))
         signals = [order for order in orders if order.kind == records.SIGNAL]
         if signals:
-            self._signal([(order.head[0].decode(), int(order.head[1])) for order in signals])
+            self._rest.signal([(order.head[0].decode(), int(order.head[1])) for order in signals])
         if peer is self._owner and not self._closed and (not more or any(o.kind == records.RETIRE for o in orders)):
             self._closed = True  # all that was sent has been taken
             self._write(b"C\n")
@@ -292,11 +275,10 @@ class Supervisor:
             stage.ended = (code, time.time())
             stage.usage = (usage.ru_utime + usage.ru_stime, usage.ru_maxrss << 10)
             now = time.monotonic()
-            stage.deadline = now if stage.killed else now + self._grace
             self._explain(stage, code, now)
             self._pump(stage)
-            self._left[stage.key] = self._held[stage.key] = stage
-            self._plan_survey(now if stage.killed else now + max(_FIRST_LOOK, _SHARE * self._survey_cost))
+            self._held[stage.key] = stage
+            self._rest.ended(stage, now)
 
     def _explain(self, stage: Stage, code: int, now: float) -> None:
         """Say why a process may have been killed, where nobody here has done it."""
@@ -357,106 +339,6 @@ class Supervisor:
             return False
         self._torn = written < len(data)
         return not self._torn
-
-    # --- what leaves its group or outlives its process -------------------------------------------------------
-
-    def _plan_survey(self, moment: float) -> None:
-        self._survey_at = min(self._survey_at, moment) if self._survey_at else moment
-
-    def _expire(self, now: float) -> None:
-        if not self._survey_at and any(now >= stage.deadline and not stage.silent for stage in self._held.values()):
-            self._survey_at = now
-        if self._survey_at and now >= self._survey_at:
-            self._survey_at = 0.0
-            self._look_for_rest(now)
-            self._survey_cost = time.monotonic() - now
-
-    def _signal(self, wishes: list[tuple[str, int]]) -> None:
-        """Signal processes, and what left their groups."""
-        strong: dict[str, int] = {}
-        for key, number in wishes:
-            stage = self._stages.get(key) or self._left.get(key)
-            if stage is None:
-                continue
-            stage.signal_group(number)
-            strong[key] = number
-            if number == signal.SIGKILL:
-                stage.deadline = min(stage.deadline, time.monotonic())
-        for key, members in self._members().items():
-            stage = self._stages.get(key) or self._left.get(key)
-            if key in strong and stage is not None:
-                for process in members:
-                    if stage.ended is not None or process.group != stage.pid:
-                        survey.send(process, strong[key])
-
-    def _members(self) -> dict[str, list[survey.Process]]:
-        """Return what belongs to each stage besides its first process; what cannot be told is a stray."""
-        processes = survey.everything()
-        own = os.getpid()
-        orphans = {process.pid for process in processes.values() if process.parent == own} - set(self._running)
-        above = survey.tree(processes, orphans | set(self._running))
-        found: dict[str, list[survey.Process]] = {}
-        keys = {pid: stage.key for pid, stage in self._running.items()}
-        strays = {}
-        for pid in orphans:
-            key = self._key(processes[pid])
-            if key is not None:
-                keys[pid] = key
-                found.setdefault(key, []).append(processes[pid])
-            else:
-                name = (pid, processes[pid].start)
-                strays[name] = self._strays.get(name) or ({*self._stages, *self._left}, 0.0)
-        self._strays = strays
-        for pid, root in above.items():
-            if root in keys:
-                found.setdefault(keys[root], []).append(processes[pid])
-        return found
-
-    def _key(self, orphan: survey.Process) -> str | None:
-        """Return the key an orphan belongs to: by its mark, else by its session or group."""
-        mark = survey.environment(orphan.pid, self._marker)
-        if mark is not None and (key := mark.decode("utf-8", "replace")) in (self._stages | self._left | self._past):
-            return key
-        for stage in (*self._stages.values(), *self._left.values()):
-            if stage.pid in (orphan.session, orphan.group) and orphan.start >= stage.ticks:
-                return stage.key
-        return None
-
-    def _look_for_rest(self, now: float) -> None:
-        """Kill what ended processes left behind and whose time is over; look again while there is something."""
-        members = self._members()
-        running = {stage.key for stage in self._running.values()}
-        for key in members.keys() - running:
-            stage = self._left.get(key)
-            if stage is not None and now < stage.deadline:
-                self._plan_survey(stage.deadline)
-                continue
-            for process in members[key]:
-                survey.send(process, signal.SIGKILL)
-            self._look_again(now, stage.deadline if stage else now)
-        for key in [key for key in self._left if key not in members and key not in self._stages]:
-            del self._left[key]
-            self._past[key] = None
-        while len(self._past) > _REMEMBERED:
-            del self._past[next(iter(self._past))]
-        for stage in self._held.values():
-            if now < stage.deadline:
-                self._plan_survey(stage.deadline)
-        for (pid, start), (keys, deadline) in list(self._strays.items()):
-            if keys.isdisjoint(running):  # all have ended that may have started it
-                due = deadline or now + self._grace
-                self._strays[(pid, start)] = (keys, due)
-                if now < due:
-                    self._plan_survey(due)
-                    continue
-                stray = survey.look(pid)
-                if stray is not None and stray.start == start:
-                    survey.send(stray, signal.SIGKILL)
-                self._look_again(now, due)
-
-    def _look_again(self, now: float, due: float) -> None:
-        """Look whether the killed are gone; less and less often, as it may be impossible (another account's)."""
-        self._plan_survey(now + max(0.05, _SHARE * self._survey_cost, min(5.0, (now - due) / 2)))
 
 
 def main(arguments: list[str]) -> None:
