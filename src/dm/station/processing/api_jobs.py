@@ -110,13 +110,15 @@ class ProcessingJobs(ApiClient):
     ) -> ProcessingJob:
         """Start a job and return its record at once.
 
-        :param argsDict: input files (``filePath``, ``filePathList``, ``filePathPattern`` or ``dataDir``), perhaps
-            ``experimentName``, and the values of the workflow's variables: texts, numbers, truth values.
+        :param argsDict: input files (``filePath``, ``filePathList``, ``filePathPattern``, ``dataDir``, or of
+            ``experimentName`` those of ``datasetName`` or ``fileQuery``, a catalog query), perhaps ``experimentName``,
+            and the values of the workflow's variables: texts, numbers, truth values.
         :param idempotencyKey: sent again with the same key, e.g. after an interrupted call, the job is not started
             twice: the first one is returned.
         :param jobOwner: whose job it is; only managers of the station may name somebody else.
         :param priority: -100 to 100; jobs of a higher one go first. Default: the workflow's, else 0.
-        :raises ObjectNotFound: no such workflow or experiment.
+        :raises ObjectNotFound: no such workflow or experiment. :raises InvalidArgument: an argument that the workflow
+            declares is missing, or not of its type or choices.
         """
         if argsDict is not None and not isinstance(argsDict, Mapping):
             raise InvalidArgument(f"argsDict is {argsDict!r:.80}; give a dictionary.")
