@@ -28,8 +28,8 @@ def main(  # noqa: PLR0917 - given by name
     """Start a processing job.
 
     KEY:VALUE words are the job's arguments: its input (filePath:/data/a.h5, filePathList:a,b, filePathPattern:*.h5,
-    dataDir:/data, experimentName:e1 with datasetName:d1 or fileQuery:'{"key": "value"}') and the values of the workflow's
-    variables.
+    dataDir:/data, experimentName:e1 with datasetName:d1 or fileQuery:'{"key": "value"}') and the values of the
+    workflow's variables.
     """
     owner = workflow_owner or api.username
     return api.startProcessingJob(
