@@ -53,16 +53,29 @@ def _copied(directory: Path) -> tuple[Path, Path]:
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     base, packages = Path(sys.base_prefix), directory / "packages"
     ignored = shutil.ignore_patterns(*_NOT_COPIED)
-    shutil.copytree(base / "lib" / version, directory / "lib" / version, ignore=ignored)
+    shutil.copytree(base / "lib" / version, directory / "lib" / version, ignore=ignored, copy_function=_link)
     for shared in (base / "lib").glob("libpython*.so*"):
-        shutil.copy(shared, directory / "lib", follow_symlinks=False)
+        _link(shared.resolve(), directory / "lib" / shared.name)
     for package in (click, dm):
         source = Path(package.__file__).parent
-        shutil.copytree(source, packages / source.name)
+        shutil.copytree(source, packages / source.name, copy_function=_link)
     interpreter = directory / "bin" / version
     interpreter.parent.mkdir()
-    shutil.copy(Path(sys._base_executable).resolve(), interpreter)
-    for place in (directory, *directory.rglob("*")):
-        mode = place.stat().st_mode
-        place.chmod(mode | (0o555 if stat.S_ISDIR(mode) or mode & 0o100 else 0o444))
+    _link(Path(sys._base_executable).resolve(), interpreter)
+    for place in (directory, *directory.rglob("*/")):
+        place.chmod(0o755)
     return interpreter, packages
+
+
+def _link(source: str | Path, target: str | Path) -> str:
+    """Give a file another name, at which all may read it, or copy it."""
+    mode = os.stat(source).st_mode
+    if mode & stat.S_IROTH:
+        try:
+            os.link(source, target)
+        except OSError:  # on another file system
+            shutil.copy(source, target)
+    else:
+        shutil.copy(source, target)
+        os.chmod(target, mode | 0o444)
+    return str(target)

@@ -121,6 +121,10 @@ class Runs:
         """Delete a job as its owner would."""
         self.cluster.run("qdel" if self.scheduler == "sge" else "scancel", job)
 
+    def release(self, job: str) -> None:
+        """Let a held job go."""
+        self.cluster.run(*(["qrls", job] if self.scheduler == "sge" else ["scontrol", "release", job]))
+
     def close(self) -> None:
         """End what still runs."""
         for process in self._processes:

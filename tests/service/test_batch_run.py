@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 
 import pytest
@@ -30,6 +32,7 @@ def test_each_end_is_told(all_runs: Runs) -> None:
         "deleted": runs.start("--slots", "2", "--", "sleep", "100"),
         "waiting": runs.start(f"--native={hold}", "--accounting", "2s", "--", "touch", "canary"),
         "refused": runs.start("--queue", "no-such-queue", "--", "touch", "canary"),
+        "unseen": runs.start(f"--native={hold}", "--", "touch", "canary"),
         "broken": runs.start(*broken, "--", "touch", "canary"),
         "unknown": runs.start("--", "/no/such/program"),
         "memory": runs.start("--memory", "150M", "--", "sh", "-c", f"{_HUNGRY} & {_HUNGRY} & {_HUNGRY} & wait"),
@@ -39,6 +42,11 @@ def test_each_end_is_told(all_runs: Runs) -> None:
         if name == "deleted":
             until(lambda: any(runs.directory.glob(f".dm-batch/*/sleep.*/begin/{job}")), "it does not begin")  # noqa: B023
         runs.delete(job)
+    job = started["unseen"].job()
+    for place in runs.directory.glob(".dm-batch/*/touch.*"):
+        if json.loads((place.parent / "job.json").read_text())["job"] == job:
+            shutil.rmtree(place)
+    runs.release(job)
     ended = {name: run.ended() for name, run in started.items()}
 
     done = ended["done"]
@@ -59,10 +67,11 @@ def test_each_end_is_told(all_runs: Runs) -> None:
     assert f"dm-batch-run: Batch job {deleted.job} was " in deleted.said
     waiting = ended["waiting"]
     assert (waiting.status, waiting.values["outcome"]) == (84, "deleted")
-    for name in ("refused", "broken"):
+    for name in ("refused", "broken", "unseen"):
         assert ended[name].status == 81, ended[name]
         assert ended[name].said.count("\n") == 1
     assert "no-such-queue" in ended["refused"].said or "partition" in ended["refused"].said
+    assert "does not see" in ended["unseen"].said
     assert ended["unknown"].status == 127
     memory = ended["memory"]
     assert (memory.status, memory.values["outcome"]) == (83, "limit"), memory

@@ -264,6 +264,9 @@ class BatchRun:
         whole = [relay.finish(size) for relay, size in zip(relays, noted[1:] if noted else (None, None), strict=True)]
         if not all(whole):
             tell(f"Not all output of batch job {self.noted.job} has come to this host.")
+        if noted is None and record.exit_status == script.NOT_RUN and not self.files.begun():
+            reason = f"could not be started: its host does not see {self.files.directory}; is that on a shared disk?"
+            record = Record(outcome.NOT_STARTED, None, reason, record.host)
         if self.stopped is not None and noted is None:
             reason = f"Batch job {self.noted.job} was deleted as this command got signal {self.stopped.name}."
             status = outcome.SIGNALLED + self.stopped

@@ -18,15 +18,15 @@ from dm.station.processing.batch.request import Request
 
 BEGIN, END, CANCELLED, OUTPUT = "begin", "end", "cancelled", "output.json"
 STDOUT, STDERR, SCRIPT = "stdout", "stderr", "script"
-_NOT_RUN = 75  # exit status of a job that was not to run any more
+NOT_RUN = 75  # exit status of a job that was not to run any more
 
 _HEAD = """NL='
 '
 CR=$(printf '\\015')
 d={directory}
 id=${{JOB_ID:-${{SLURM_JOB_ID:-0}}}}
-[ -d "$d" ] && [ ! -e "$d/{CANCELLED}" ] || exit {_NOT_RUN}
-mkdir "$d/{BEGIN}" 2>/dev/null || [ -e "$d/{BEGIN}/$id" ] || exit {_NOT_RUN}
+[ -d "$d" ] && [ ! -e "$d/{CANCELLED}" ] || exit {NOT_RUN}
+mkdir "$d/{BEGIN}" 2>/dev/null || [ -e "$d/{BEGIN}/$id" ] || exit {NOT_RUN}
 uname -n >"$d/{BEGIN}/$id"
 umask {mask:04o}
 trap : HUP INT TERM USR1 USR2 XCPU
@@ -51,14 +51,14 @@ def job_script(request: Request, directory: str, prefix: str) -> bytes:
 
     :param directory: of this request, on the shared file system. :param prefix: how directives begin.
     """
-    names = {name: globals()[name] for name in ("CANCELLED", "_NOT_RUN", "BEGIN", "STDOUT", "STDERR", "END")}
+    names = {name: globals()[name] for name in ("CANCELLED", "NOT_RUN", "BEGIN", "STDOUT", "STDERR", "END")}
     mask = os.umask(0o077)
     os.umask(mask)
     lines = [f"export {name}={quoted(value)}\n" for name, value in request.environment.items()]
     lines.append(f'export DM_OUTPUT_FILE="$d/{OUTPUT}"\n')
     where = quoted(request.directory)
     lines.append(
-        f'cd -- {where} || {{ echo "dm-batch-run: this host has no directory "{where} >&2; exit {_NOT_RUN}; }}\n'
+        f'cd -- {where} || {{ echo "dm-batch-run: this host has no directory "{where} >&2; exit {NOT_RUN}; }}\n'
     )
     program: list[str] = []
     if request.script is not None:

@@ -70,7 +70,7 @@ class GridEngine:
 
     def record(self, job: str, name: str, last: bool) -> Record | None:
         """See the protocol."""
-        return self._judged(rows[-1]) if (rows := self._rows(job, name)) else None
+        return _judged(rows[-1]) if (rows := self._rows(job, name)) else None
 
     def find(self, name: str) -> str:
         """See the protocol."""
@@ -104,27 +104,28 @@ class GridEngine:
                 rows.append(row)
         return rows
 
-    def _judged(self, row: dict[str, str]) -> Record | None:
-        code = int(number(row.get("failed", "0").split(":")[0]))
-        text = row.get("failed", "").partition(":")[2].strip()
-        if code in _AGAIN:
-            return None
-        status = int(number(row.get("exit_status", "0").split("(")[0]))
-        kind, reason = _kind(code, text, status, row.get("category", ""))
-        limit = re.search(r"\b[hs]_vmem=(\S+?)(?:,|\s|$)", row.get("category", ""))
-        slots = int(number(row.get("slots", "1"))) or 1
-        memory = max(number(row.get("maxvmem", "")), number(row.get("ru_maxrss", "")) * 1024)  # the latter in KiB
-        started = kind != outcome.NOT_STARTED
-        return Record(
-            kind,
-            status if started else None,
-            reason,
-            row.get("hostname", "") if started else "",
-            number(row.get("ru_wallclock", "")) if started else None,
-            number(row.get("cpu", "")) if started else None,
-            int(memory) or None,
-            int(number(limit[1].upper()) * slots) if limit else None,
-        )
+
+def _judged(row: dict[str, str]) -> Record | None:
+    code = int(number(row.get("failed", "0").split(":")[0]))
+    text = row.get("failed", "").partition(":")[2].strip()
+    if code in _AGAIN:
+        return None
+    status = int(number(row.get("exit_status", "0").split("(")[0]))
+    kind, reason = _kind(code, text, status, row.get("category", ""))
+    limit = re.search(r"\b[hs]_vmem=(\S+?)(?:,|\s|$)", row.get("category", ""))
+    slots = int(number(row.get("slots", "1"))) or 1
+    memory = max(number(row.get("maxvmem", "")), number(row.get("ru_maxrss", "")) * 1024)  # the latter in KiB
+    started = kind != outcome.NOT_STARTED
+    return Record(
+        kind,
+        status if started else None,
+        reason,
+        row.get("hostname", "") if started else "",
+        number(row.get("ru_wallclock", "")) if started else None,
+        number(row.get("cpu", "")) if started else None,
+        int(memory) or None,
+        int(number(limit[1].upper()) * slots) if limit else None,
+    )
 
 
 def _kind(code: int, text: str, status: int, category: str) -> tuple[str, str]:

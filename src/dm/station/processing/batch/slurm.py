@@ -14,8 +14,8 @@ from dm.station.processing.batch.request import Request
 from dm.station.processing.batch.schedulers import BROKEN, RUNS, WAITS, Listed, number, run, said
 
 _AWAY = re.compile(
-    r"unable to (contact|connect)|connection (refused|timed out)|socket timed out|timed out|not responding|"
-    r"zero bytes were transmitted|communication|authentication|temporarily|try again|unable to (open|connect)",
+    r"unable to (contact|connect)|connection (refused|timed out)|timed out|not responding|zero bytes were transmitted|"
+    r"standby mode|authentication error|temporarily unavailable",
     re.I,
 )
 _FIELDS = (
