@@ -234,7 +234,7 @@ def check_results(beamline: Beamline, files: list[str], jobs: list[Any]) -> None
     assert not list(beamline.scratch.iterdir())
 
 
-@pytest.mark.parametrize("number", [5, pytest.param(30, marks=pytest.mark.long)])
+@pytest.mark.parametrize("number", [5, pytest.param(30, marks=[pytest.mark.long, pytest.mark.timeout(300)])])
 def test_pipeline(beamline: Beamline, number: int) -> None:
     """A job for each raw file, all at once."""
     files = raw_files(beamline, number)
@@ -277,6 +277,7 @@ def test_a_batch_job_that_fails(beamline: Beamline, workflow: str) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(300)
 def test_the_service_is_killed_on_the_way(beamline: Beamline) -> None:
     """kill -9 of the processing service five times while the pipeline runs: each batch job is submitted once."""
     files = raw_files(beamline, 8)
