@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from dm.deploy import components
+from dm.station.acquisition.api import ExperimentDaqApi
 from dm.station.processing.api import WorkflowProcApi
 from tests.live import Suite
 
@@ -58,3 +63,28 @@ def test_a_missing_result_fails_the_stage(api: WorkflowProcApi, open_directory: 
         begun = api.startProcessingJob(owner, "artefacts-missing", arguments)["id"]
         job = api.waitProcessingJob(owner, begun, SECONDS)
         assert job["status"] == "failed" and reason in job["errorMessage"], job
+
+
+def test_a_killed_service_uploads_nothing_twice(suite: Suite, api: WorkflowProcApi, open_directory: Path) -> None:
+    open_directory.chmod(0o777)
+    owner = api.username
+    make = {"command": "head -c 50000000 /dev/zero >$id.bin", "workingDir": str(open_directory), "artefacts": ["*.bin"]}
+    api.upsertWorkflow({"name": "artefacts-killed", "owner": owner, "stages": {"1-MAKE": make}})
+    arguments = {"filePath": "a.h5", "experimentName": EXPERIMENT}
+    begun = api.startProcessingJob(owner, "artefacts-killed", arguments)["id"]
+    uploads = ExperimentDaqApi()
+    deadline = time.monotonic() + SECONDS
+    while not uploads.listUploadRecords({"processingJobId": begun}):
+        assert time.monotonic() < deadline, api.getProcessingJobById(owner, begun)
+        time.sleep(0.01)
+    parts = components.chosen("processing", suite.installed.layout.settings)
+    (pid,) = [part.pid_file.alive() for part in parts]
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    components.start(parts)
+    job = api.waitProcessingJob(owner, begun, SECONDS)
+    assert job["status"] == "done", job
+    (record,) = job.getWorkflowStage("1-MAKE")["artefacts"]
+    assert (record["path"], record["size"]) == (f"{begun}.bin", 50_000_000)
+    assert len(uploads.listUploadRecords({"processingJobId": begun})) == 1
+    uploads.close()
