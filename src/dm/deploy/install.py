@@ -161,6 +161,7 @@ def settings(plan: Plan, layout: Layout) -> dict[str, dict[str, Any]]:
             "artefact_directory": layout.root / "artefacts",
             "artefact_login_file": layout.login_file(plan.manager_account),
             "acquisition_url": f"https://{plan.host}:{ports['acquisition']}",
+            "catalog_url": f"https://{plan.host}:{ports['catalog']}",
         },
     }
     for section, values in plan.settings.items():
