@@ -9,6 +9,7 @@ from __future__ import annotations
 import concurrent.futures
 import hashlib
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -69,6 +70,11 @@ class Beamline:
         """Return an API object of the station's manager."""
         environment = self.suite.environment
         return kind(*self.suite.manager, url=environment[variable], ca_file=environment["DM_CA_FILE"])
+
+    def manage(self, *command: str) -> None:
+        """Run a command as the manager of the Grid Engine, who is the account of the tests."""
+        environment = {"PATH": os.environ["PATH"], **self.sge.environment}
+        subprocess.run(command, env=environment, check=True, capture_output=True, timeout=60)
 
     def log_in(self) -> Path:
         """Log in as the SPEC session does once, and return the cookie jar."""
@@ -307,3 +313,24 @@ def test_the_service_is_killed_on_the_way(beamline: Beamline) -> None:
             if name != "05-WATCH"
         }
         assert set(counts.values()) == {1}, counts
+
+
+def test_a_job_that_is_stopped(beamline: Beamline) -> None:
+    """It takes its batch job with it, also one that has not begun."""
+    jar = beamline.log_in()
+    api = beamline.api(WorkflowProcApi, "DM_PROC_WEB_SERVICE_URL")
+    beamline.manage("qmod", "-d", beamline.sge.queue)
+    try:
+        job = beamline.submit(jar, WORKFLOW, str(beamline_file(RAW)))
+        deadline = time.monotonic() + 60
+        while not (found := api.getProcessingJobById(None, job["id"])).get("sgeState"):
+            assert time.monotonic() < deadline, told(found)
+            time.sleep(0.2)
+        assert found["sgeJobId"] in beamline.sge.jobs()
+        api.stopProcessingJob(None, job["id"])
+        assert api.waitProcessingJob(None, job["id"], PATIENCE)["status"] == "aborted"
+        assert found["sgeJobId"] not in beamline.sge.jobs()
+        assert not (beamline.cluster / job["id"]).exists()
+    finally:
+        beamline.manage("qmod", "-e", beamline.sge.queue)
+        api.close()

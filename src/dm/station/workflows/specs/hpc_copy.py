@@ -3,7 +3,7 @@
     "name": "hpc-copy",
     "description": "Copy of a file to an HPC system and of the result back, by rsync or GridFTP. Both copies are verified by "
     "checksum at both ends; in between a command can be run there by ssh. Without a command the file itself comes back and is "
-    "compared with the original. What came back goes to analysis/.",
+    "compared with the original. What came back goes to analysis/; what lies there stays there.",
     "arguments": {
         "experimentName": {
             "description": "Experiment whose analysis/ gets the results; without one they stay where they are."

@@ -87,8 +87,11 @@
             "runIf": "$experimentName",
             "artefacts": ["$outputDirectory/$id/**"],
         },
+        # a job that is stopped takes its batch job with it
         "99-CLEAN": {
-            "command": 'rm -rf -- "$clusterDirectory/$id"; [ -z "$experimentName" ] || [ "$jobStatus" = failed ] || '
+            "command": 'if [ -n "$sgeJobId" ] && [ "$jobStatus" = aborted ]; then '
+            '[ -z "$batchEnvironment" ] || . "$batchEnvironment"; qdel "$sgeJobId" || true; fi; '
+            'rm -rf -- "$clusterDirectory/$id"; [ -z "$experimentName" ] || [ "$jobStatus" = failed ] || '
             'rm -rf -- "$outputDirectory/$id"',
             "cleanup": True,
         },
