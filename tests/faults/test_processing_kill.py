@@ -151,7 +151,11 @@ def test_a_stage_that_ended_while_the_service_was_away_keeps_its_times_and_outpu
     assert child["endTime"] <= ended + 0.1
 
 
-POLICIES = pytest.mark.parametrize(("policy", "status", "runs"), [("fail", "failed", 1), ("rerun", "done", 2)])
+RERUN = ("rerun", "done", 2)
+POLICIES = pytest.mark.parametrize(("policy", "status", "runs"), [("fail", "failed", 1), RERUN])
+POLICIES_LONG = pytest.mark.parametrize(
+    ("policy", "status", "runs"), [("fail", "failed", 1), pytest.param(*RERUN, marks=pytest.mark.long)]
+)
 
 
 def told(record: Any, policy: str, status: str, reason: str) -> None:
@@ -163,7 +167,7 @@ def told(record: Any, policy: str, status: str, reason: str) -> None:
         assert first["exitStatus"] == -1 and first["lost"] is True
 
 
-@POLICIES
+@POLICIES_LONG
 def test_a_stage_that_disappeared_without_a_result(
     policy: str, status: str, runs: int, process: Callable[..., Any], work: Path
 ) -> None:
@@ -197,7 +201,7 @@ def test_a_killed_supervisor_takes_its_commands_along(
     assert running.finished(running.start(n=9))["status"] == "done"  # under the next supervisor
 
 
-@POLICIES
+@POLICIES_LONG
 def test_a_host_that_restarted(policy: str, status: str, runs: int, process: Callable[..., Any], work: Path) -> None:
     service, running = process(lost_stage=policy)
     stage = {"1": {"command": f"echo b >>{work}/log; test -e {work}/go || sleep 300"}}

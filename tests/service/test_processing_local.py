@@ -669,8 +669,6 @@ def test_an_account_that_is_root_under_another_name(open_directory: Path) -> Non
 def test_all_that_by_an_ordinary_account() -> None:
     """The same tests in a user namespace in which we are nobody: no account is changed there."""
     chosen = "status_signal or finds or way_of or left_the_group or plain or killed_supervisor_takes"
-        "status_signal or finds or any_size or way_of or left_the_group or daemons or output_file or killed_supervisor"
-    )
     words = ["unshare", "--user", "--map-user=65534", "--map-group=65534", sys.executable, "-m", "pytest", "-q"]
     words += ["-p", "no:cacheprovider", __file__, "-k", f"({chosen}) and not ordinary"]
     done = subprocess.run(words, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
