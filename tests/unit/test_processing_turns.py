@@ -37,9 +37,14 @@ def test_names_in_common_exclude_each_other() -> None:
 
 def test_other_names_and_none_wait_for_nobody() -> None:
     turns = Turns(patience=0)
-    with turns.of({"a"}), turns.of({"b", "c"}), turns.of(()), turns.of(set()):
-        with pytest.raises(ServiceUnavailable, match="try again"), turns.of({"c", "d"}):
-            pass
+    with (
+        turns.of({"a"}),
+        turns.of({"b", "c"}),
+        turns.of(set()),
+        pytest.raises(ServiceUnavailable, match="try again"),
+        turns.of({"c", "d"}),
+    ):
+        pass
     with turns.of({"a", "b", "c", "d"}):
         pass
 
