@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from dm.common.errors import ObjectNotFound
+from dm.common.errors import AuthorizationError, ObjectNotFound
 from tests.service import storage_fixtures as storage
 from tests.service.processing_fixtures import OWNER, Running, running_processing
 
@@ -114,3 +114,20 @@ def test_who_left_an_experiment_cannot_run_its_jobs_again(service: Running) -> N
     assert alice.getProcessingJobById(None, job["id"])["status"] == "failed"
     assert service.api().resumeProcessingJob(None, job["id"])["id"] == job["id"]  # its managers may
     service.finished(job)
+
+
+def test_users_who_may_author_name_no_account_but_their_own(service: Running) -> None:
+    """Commands of theirs run under the stage account; listed accounts are for workflows of the station's managers."""
+    alice, manager = service.api(storage.ALICE), service.api()
+    spec = {"name": "borrowed", "owner": storage.ALICE, "stages": {"1": {"command": "id -un"}}}
+    for call in (alice.addWorkflow, alice.upsertWorkflow):
+        with pytest.raises(AuthorizationError, match="userAccount 'daemon'"):
+            call({**spec, "userAccount": "daemon"})
+    given = manager.addWorkflow({**spec, "userAccount": "daemon"})  # a manager may give her one
+    for call in (alice.updateWorkflow, alice.upsertWorkflow):
+        with pytest.raises(AuthorizationError, match="userAccount 'daemon'"):
+            call({**spec, "userAccount": "daemon", "stages": {"1": {"command": "other"}}})
+    assert alice.getWorkflowByName(storage.ALICE, "borrowed")["revision"] == given["revision"]
+    assert alice.updateWorkflow({**spec, "userAccount": storage.ALICE})["userAccount"] == storage.ALICE
+    with pytest.raises(AuthorizationError, match="userAccount 'daemon'"):
+        alice.restoreWorkflowVersion(storage.ALICE, "borrowed", 1)

@@ -36,6 +36,17 @@ class Rights:
         if not self.sees(principal, owner):
             raise AuthorizationError(f"User {principal.username!r} may not ask for what belongs to {owner!r}.")
 
+    def check_account(self, principal: Principal, owner: str, user_account: str) -> None:
+        """Refuse authors who may not say whose account stages run under: only managers of the station do.
+
+        :raises AuthorizationError: with the rule.
+        """
+        if user_account != owner and not self.manages(principal):
+            raise AuthorizationError(
+                f"User {principal.username!r} may not write workflows with userAccount {user_account!r}; leave it out. "
+                f"Managers of station {self.station} may name other accounts."
+            )
+
     def check_author(self, principal: Principal, owner: str) -> None:
         """Refuse callers who may not write workflows of ``owner``. :raises AuthorizationError: with the rule."""
         if self.manages(principal) or (self.users_may_author and principal.username == owner):

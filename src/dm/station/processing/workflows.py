@@ -92,6 +92,7 @@ class Workflows:
     def _checked(self, principal: Principal, spec: Any, allow_current_username: bool) -> Workflow:
         workflow = specs.checked(spec, principal.username if allow_current_username else None)
         self._rights.check_author(principal, workflow["owner"])
+        self._rights.check_account(principal, workflow["owner"], workflow["userAccount"])
         for name, stage in workflow["stages"].items():
             executor = stage.get("executor")
             if executor is not None and self._executors and executor not in self._executors:
