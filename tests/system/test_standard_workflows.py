@@ -274,6 +274,8 @@ def test_checksum_audit(station: Station, login: Path) -> None:
     assert [one["path"] for one in report["missing"]] == [RINGS]
     (child,) = job["workflow"]["stages"]["02-VERDICT"]["childProcesses"].values()
     assert f"{EXPERIMENT}: 1 missing, 1 different, 0 unreadable of" in child["stdErr"]
+    said = station.suite.dm("dm-wait-processing-job", "--id", job["id"], status=11)
+    assert f"Job {job['id']} is failed: it ended in stage '02-VERDICT'." in said
 
 
 def test_the_tools_by_hand(station: Station) -> None:

@@ -51,9 +51,20 @@ def judged(job: ProcessingJob) -> DmException | None:
     """Return what is wrong with an ended job; ``None`` when it is done."""
     if job["status"] == statuses.DONE:
         return None
-    reason = job.get("errorMessage") or f"it ended in stage {job.get('stage', '(none)')!r}."
+    reason = job.get("errorMessage") or f"it ended in stage {_last_stage(job)!r}."
     kind = InvalidObjectState if job["status"] == statuses.ABORTED else ProcessingError
     return kind(f"Job {job['id']} is {job['status']}: {reason}")
+
+
+def _last_stage(job: ProcessingJob) -> str:
+    """Return the stage that decided how a job ended; cleanup stages come after it and decide nothing."""
+    stages = job["workflow"]["stages"].items()
+    decided = (
+        name
+        for name, stage in stages
+        if stage.get("status") == job["status"] and stage.get("onFailure") != "continue" and not stage.get("cleanup")
+    )
+    return str(next(decided, job.get("stage", "(none)")))
 
 
 def _watch(update: Callable[..., None], number: int, count: int) -> Watch:
