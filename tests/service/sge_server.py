@@ -305,14 +305,23 @@ class SgeCluster:
         return "\n".join(texts)
 
 
+_running: dict[Path, SgeCluster] = {}  # every module that imports the fixture has it anew; they share one cluster
+
+
 @pytest.fixture(scope="session")
 def sge(run_directory: Path) -> Iterator[SgeCluster]:
     """The run's Grid Engine."""
-    cluster = SgeCluster(run_directory / "sge")
+    directory = run_directory / "sge"
+    if directory in _running:
+        yield _running[directory]
+        return
+    cluster = SgeCluster(directory)
     cluster.start()
+    _running[directory] = cluster
     yield cluster
+    del _running[directory]
     cluster.stop()
-    shutil.rmtree(cluster.directory, ignore_errors=True)
+    shutil.rmtree(directory, ignore_errors=True)
 
 
 def _changed(text: str, changes: Mapping[str, str]) -> str:

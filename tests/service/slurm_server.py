@@ -314,12 +314,20 @@ def small_slurm(run_directory: Path) -> Iterator[SlurmCluster]:
     yield from _running(run_directory / "small-slurm", accounting=False)
 
 
+_clusters: dict[Path, SlurmCluster] = {}  # every module that imports a fixture has it anew; they share one cluster
+
+
 def _running(directory: Path, accounting: bool) -> Iterator[SlurmCluster]:
+    if directory in _clusters:
+        yield _clusters[directory]
+        return
     directory.mkdir()
     directory.chmod(0o755)
     cluster = SlurmCluster(directory, accounting)
     cluster.start()
+    _clusters[directory] = cluster
     yield cluster
+    del _clusters[directory]
     cluster.stop()
     shutil.rmtree(directory, ignore_errors=True)
 
