@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pymongo
 import pytest
 
 from dm.common.errors import AuthorizationError, InvalidArgument, ObjectNotFound
@@ -15,6 +17,7 @@ from dm.station.catalog.api import DatasetCatApi, FileCatApi
 from dm.station.catalog.service import build_from_settings as build_catalog
 from dm.station.catalog.settings import CatalogSettings
 from dm.station.processing import literals
+from dm.station.processing.versionstore import KEPT, VersionStore
 from tests.service import storage_fixtures as storage
 from tests.service.processing_fixtures import OWNER, Running, running_processing, station_settings
 
@@ -178,6 +181,48 @@ def test_changes_at_the_same_time_get_revisions_of_their_own(service: Running) -
     assert [version["revision"] for version in found] == list(range(1, 10))
     commands = {api.getWorkflowVersion(OWNER, "busy", n)["workflow"]["stages"]["1"]["command"] for n in range(2, 10)}
     assert commands == {f"echo {number}" for number in range(8)}
+
+
+def test_a_revision_whose_keeping_was_cut_short_is_kept_when_it_is_looked_for(service: Running, mongo_url: str) -> None:
+    api = service.api()
+    added = api.addWorkflow({"name": "cut-short", "owner": OWNER, "stages": SAY})
+    api.upsertWorkflow({"name": "cut-short", "owner": OWNER, "stages": {"1": {"command": "echo 2"}}})
+    with pymongo.MongoClient(mongo_url) as client:  # as a service that was killed between two writes leaves it
+        gone = client.get_default_database()["processingWorkflowVersions"].delete_many({"workflowId": added["id"]})
+        assert gone.deleted_count == 2
+    found = api.listWorkflowVersions(OWNER, "cut-short")
+    assert [(version["revision"], version["note"], version["username"]) for version in found] == [(2, "found", "")]
+    third = api.upsertWorkflow({"name": "cut-short", "owner": OWNER, "stages": SAY})
+    assert third["revision"] == 3
+    assert api.diffWorkflowVersions(OWNER, "cut-short")["fromRevision"] == 2
+
+
+def test_a_workflow_of_before_there_were_revisions_gets_them(service: Running, mongo_url: str) -> None:
+    api = service.api()
+    added = api.addWorkflow({"name": "old", "owner": OWNER, "stages": SAY})
+    with pymongo.MongoClient(mongo_url) as client:
+        database = client.get_default_database()
+        database["processingWorkflowVersions"].delete_many({"workflowId": added["id"]})
+        old = {key: value for key, value in added.data.items() if key != "revision"}
+        [document] = database["processingWorkflows"].find({"workflowId": added["id"]})
+        document.pop("revision")
+        database["processingWorkflows"].replace_one({"_id": document["_id"]}, {**document, "workflow": json.dumps(old)})
+    assert service.finished(service.start("old"))["status"] == "done"
+    assert "revision" not in api.getWorkflowByName(OWNER, "old")
+    changed = api.upsertWorkflow({"name": "old", "owner": OWNER, "stages": {"1": {"command": "echo 2"}}})
+    assert (changed["revision"], changed["id"]) == (2, added["id"])
+    assert api.getWorkflowVersion(OWNER, "old", 1)["workflow"]["stages"] == SAY
+
+
+def test_the_oldest_revisions_are_forgotten(mongo_url: str) -> None:
+    with pymongo.MongoClient(mongo_url) as client:
+        store = VersionStore(client.get_default_database()["boundedVersions"])
+        store.prepare()
+        for revision in (1, 2, 3, 4, KEPT + 2):
+            store.keep({"id": "a" * 24, "revision": revision, "owner": OWNER, "name": "w"}, OWNER, 1.0 * revision)
+        assert [document["revision"] for document in store.find("a" * 24)] == [3, 4, KEPT + 2]
+        assert store.newest("a" * 24) == KEPT + 2 and store.newest("b" * 24) == 0
+        assert store.id_of(OWNER, "w") == "a" * 24 and store.id_of(OWNER, "v") is None
 
 
 def test_an_executor_that_is_not_configured_is_refused_with_its_name(service: Running) -> None:
