@@ -18,6 +18,7 @@ import pytest
 
 from dm.common.errors import ProcessingError
 from dm.station.processing import accounts
+from dm.station.processing.executors import generation as generation_module
 from dm.station.processing.executors import local as local_module
 from dm.station.processing.executors.base import MAX_OUTPUT_FILE, Outcome, Task
 from dm.station.processing.executors.local import Local, LocalSettings
@@ -674,3 +675,34 @@ def test_all_that_by_an_ordinary_account() -> None:
     done = subprocess.run(words, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
     assert " passed" in done.stdout and "skipped" not in done.stdout.splitlines()[-1]
+
+
+def test_a_supervisor_that_does_not_stay_alive(spool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generation_module, "_PROGRAM", "import sys; sys.exit('no supervisor here')")
+
+    async def body(bench: Bench) -> None:
+        await bench.start("k", "true")
+        outcome = await bench.ended("k")
+        assert outcome.exit_status is None and not outcome.lost and "does not stay alive" in outcome.reason
+        monkeypatch.undo()
+        await bench.executor.forget("k")
+        assert (await bench.run("echo fine", "next"))[1] == b"fine\n"
+
+    with_executor(spool, body)
+    assert left_in(spool) == [".boot"]
+
+
+def test_a_stop_finds_what_its_supervisor_had_not_taken(spool: Path) -> None:
+    async def body(bench: Bench) -> None:
+        await bench.run("true", "first")
+        (supervisor,) = supervisors(spool)
+        supervisor.suspend()
+        await bench.start("k", "sleep 1000")
+        await bench.executor.stop("k", signal.SIGKILL)
+        supervisor.resume()
+        outcome = await bench.ended("k")
+        assert outcome.signal == signal.SIGKILL
+        await bench.executor.forget("k")
+
+    with_executor(spool, body)
+    assert left_in(spool) == [".boot"]
