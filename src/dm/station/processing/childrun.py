@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 NO_STATUS = -1  # exitStatus of a process that never gave one
 MAX_CAPTURED = 2 << 20
 _KILLED_SECONDS = 30.0
+_SOON = 0.2  # seconds that the record of a process may wait for the start of the next one
 _SMALL = 64 << 10  # read without a thread
 _QUICK_BYTES, _QUICK_PATTERNS = 2 << 10, 10  # searched without a thread
 
@@ -77,8 +78,22 @@ class ChildRun:
         if not slots.busy(job.owner):
             slots.take(job.owner)
             return True
-        await job.flush()
-        return await job.unless(self.stage.abort, slots.acquire(job.owner, job.order, job.priority))
+        return await job.unless(self.stage.abort, self._turn())
+
+    async def _turn(self) -> None:
+        """Wait for a place. What the job has to write is written with the start, unless that is some time away."""
+        slots, job = self.context.slots, self.job
+        turn = asyncio.ensure_future(slots.acquire(job.owner, job.order, job.priority))
+        try:
+            await asyncio.wait({turn}, timeout=_SOON)
+            if not turn.done():
+                await job.flush()
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                slots.release(job.owner)
+            turn.cancel()
+            raise
 
     async def _never_started(self) -> Child | None:
         if self.child is None:

@@ -11,11 +11,9 @@ from typing import Any
 
 import pymongo
 from pymongo.errors import (
-    BulkWriteError,
     DocumentTooLarge,
     DuplicateKeyError,
     InvalidDocument,
-    WriteConcernError,
 )
 
 from dm.common.errors import ObjectAlreadyExists, ProcessingError
@@ -43,14 +41,6 @@ def _first_order(query: Mapping[str, Any]) -> str:
     if not moments or not _ORDER_SLACK < max(moments) < _LATEST:
         return ""
     return f"{int((max(moments) - _ORDER_SLACK) * 1_000_000):017d}"
-
-
-def _failed(error: BulkWriteError) -> list[dict[str, Any]]:
-    """Return what a bulk write could not write. :raises WriteConcernError: nobody knows what is on disk."""
-    details = error.details or {}
-    if concerns := details.get("writeConcernErrors"):
-        raise WriteConcernError(str(concerns[0].get("errmsg")), concerns[0].get("code"), concerns[0])
-    return list(details.get("writeErrors", ()))
 
 
 def _refused(failed: Mapping[str, Any]) -> ProcessingError:
@@ -187,13 +177,8 @@ class Store:
         """
         answers: list[bool | ProcessingError] = [True] * len(documents)
         with translated():
-            try:
-                self._bulk.of(self._jobs).insert_many(documents, ordered=False)
-            except BulkWriteError as error:
-                for failed in _failed(error):
-                    taken = failed.get("code") == _DUPLICATE
-                    answers[failed["index"]] = False if taken else _refused(failed)
-            self._bulk.seal()
+            for failed in self._bulk.write(self._jobs, [pymongo.InsertOne(document) for document in documents]):
+                answers[failed["index"]] = False if failed.get("code") == _DUPLICATE else _refused(failed)
         return answers
 
     def job(self, job_id: str) -> dict[str, Any] | None:
@@ -257,14 +242,11 @@ class Store:
             updates = [pymongo.UpdateOne({"_id": name}, {"$set": changes[name][0]}) for name in names]
             if updates:
                 refused |= self._write(self._jobs, updates, names)
-            self._bulk.seal()
         return refused
 
     def _write(self, collection: Any, operations: list[Any], owners: list[str]) -> dict[str, ProcessingError]:
         try:
-            self._bulk.of(collection).bulk_write(operations, ordered=False)
-        except BulkWriteError as error:
-            return {owners[failed["index"]]: _refused(failed) for failed in _failed(error)}
+            return {owners[failed["index"]]: _refused(failed) for failed in self._bulk.write(collection, operations)}
         except (DocumentTooLarge, InvalidDocument) as error:
             if len(operations) == 1:
                 return {owners[0]: ProcessingError(f"The processing database refuses a document: {error}.")}
@@ -272,7 +254,6 @@ class Store:
             for operation, owner in zip(operations, owners, strict=True):  # the client refuses before it sends
                 refused |= self._write(collection, [operation], [owner])
             return refused
-        return {}
 
     def reopen_job(self, job_id: str, restarts: int, values: Mapping[str, Any]) -> bool:
         """Let an ended job go on.
