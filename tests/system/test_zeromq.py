@@ -107,3 +107,11 @@ def test_the_example_of_the_page(suite: Suite, tmp_path: Path) -> None:
         timeout=90,
     )
     assert (done.stdout.strip(), done.returncode) == ("done", 0), done.stderr
+
+
+def test_secret_keys_are_no_data(suite: Suite) -> None:
+    """The acquisition service can read them; who starts a DAQ must not get at them through it."""
+    suite.dm("dm-add-experiment", "--experiment", "zmq-keys", "--type", "TEST")
+    words = ("--experiment", "zmq-keys", "--data-directory", suite.installed.layout.zeromq)
+    assert "files of the DM installation itself" in suite.dm("dm-upload", *words, status=8)
+    suite.dm("dm-delete-experiment", "--experiment", "zmq-keys", "--force")

@@ -157,7 +157,6 @@ def settings(plan: Plan, layout: Layout) -> dict[str, dict[str, Any]]:
             # our wrappers first: the stage account may not reach the interpreter the service runs on
             "path": f"{layout.bin}:/usr/local/bin:/usr/bin:/bin",
             **{name: free_port() if plan.free_ports else port for name, port in ZEROMQ_PORTS.items()},
-            "zeromq_keys": layout.zeromq,
             "artefact_directory": layout.root / "artefacts",
             "artefact_login_file": layout.login_file(plan.manager_account),
             "acquisition_url": f"https://{plan.host}:{ports['acquisition']}",

@@ -57,8 +57,11 @@ class Layout:
 
     @property
     def zeromq(self) -> Path:
-        """Keys of the ZeroMQ interface: the processing service's, the station manager's, and those let in."""
-        return self.etc / "zeromq"
+        """Keys of the ZeroMQ interface: the processing service's, the station manager's, and those let in.
+
+        Below ``var``, of which the acquisition service reads nothing for anybody.
+        """
+        return self.var / "zeromq"
 
     @property
     def settings(self) -> Path:
