@@ -119,7 +119,7 @@ def test_what_cannot_be_copied(
     for source, target, access, reason in (
         (f"localhost:{open_directory}/nothing", f"{open_directory}/x", ssh, "No such file"),
         (f"{gridftp.url}{open_directory}/nothing", f"{open_directory}/x", Access(), "No such file"),
-        (here, f"localhost:{open_directory}/x", Access(port=ssh.port), "rsync ended with status 255"),
+        (here, f"localhost:{open_directory}/x", Access(port=ssh.port), "Host key verification failed"),
     ):
         with pytest.raises(TransferError, match=reason):
             copying.run(source, target, access)
