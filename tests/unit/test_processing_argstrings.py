@@ -113,3 +113,17 @@ def test_no_value_becomes_syntax(value: str) -> None:
     other = argstrings.for_remote(value)
     if other is not None:
         assert not set(other) & set("\\'$`;|&()<>\n*#") and other.count('"') % 2 == 0
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("value", ['"a"' * 350_000, '"a' * 500_000, '\\"' * 500_000, "a " * 500_000 + '"'])
+def test_long_values_take_no_time(value: str) -> None:
+    text = script('tool $x "$x" $x', {"x": value})
+    assert text.count(value.encode()) == 1
+    with pytest.raises(InvalidArgument, match="second shell"):
+        script('ssh host "tool $x"', {"x": value})
+
+
+def test_a_command_does_not_grow_without_bound() -> None:
+    with pytest.raises(InvalidArgument, match="'x' make the command longer"):
+        script("tool " + "$x " * 50_000, {"x": "'a' " * 4_000})

@@ -10,6 +10,8 @@ from __future__ import annotations
 import re
 import shlex
 
+MAX_LENGTH = 16 << 10
+"""Characters of a value that is looked at; longer ones are no argument strings."""
 _PLAIN = r"[\w@%+=:,./ ~^-]"
 _ESCAPED = re.compile(rf'(?:{_PLAIN}|\\"{_PLAIN}*\\")*')
 _WORDS = re.compile(rf"""(?:{_PLAIN}|\\["']|"{_PLAIN}*"|'{_PLAIN}*')*""")
@@ -20,7 +22,9 @@ def for_remote(value: str) -> str | None:
 
     :returns: with ``\"`` as ``"``, each opened and closed around plain characters; ``None`` for any other value.
     """
-    return value.replace('\\"', '"') if '\\"' in value and _ESCAPED.fullmatch(value) else None
+    if len(value) > MAX_LENGTH or '\\"' not in value or not _ESCAPED.fullmatch(value):
+        return None
+    return value.replace('\\"', '"')
 
 
 def words(value: str) -> list[str] | None:
@@ -29,7 +33,7 @@ def words(value: str) -> list[str] | None:
     :returns: ``None`` for a value without quotes, which the shell splits itself, and for one with other characters
         that mean something to a shell, which stays as it is.
     """
-    if not any(mark in value for mark in "\"'") or not _WORDS.fullmatch(value):
+    if len(value) > MAX_LENGTH or not any(mark in value for mark in "\"'") or not _WORDS.fullmatch(value):
         return None
     try:
         return shlex.split(value)

@@ -176,7 +176,7 @@ def script(command: str, variables: Mapping[str, str], head: str = "") -> bytes:
             f"The value of {risky!r} holds characters that a second shell or interpreter in the command would read "
             "as its program; pass it as an argument instead."
         )
-    pieces, at = [], 0
+    pieces, at, grown = [], 0, 0
     assigned = {PREFIX + name: variables[name] for name in used}
     text = _continued(command)
     for place in found:
@@ -201,6 +201,9 @@ def script(command: str, variables: Mapping[str, str], head: str = "") -> bytes:
                 named = {f"{WORD}{number}_{place.name}": word for number, word in enumerate(words)}
                 assigned |= named
                 reference = " ".join(f'"${{{name}}}"' for name in named)
+                grown += len(reference)
+                if grown > MAX_VALUE:
+                    raise InvalidArgument(f"The words of {place.name!r} make the command longer than {MAX_VALUE}.")
         pieces += [command[at : place.start], reference]
         at = end
     lines = [f"{name}={quoted(value)}\n" for name, value in assigned.items()]
