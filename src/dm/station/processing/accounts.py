@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from cachetools.func import ttl_cache
+
 from dm.common.accounts import Account, chosen, switched
 from dm.common.errors import ProcessingError
 
 __all__ = ["Account", "default", "resolve"]
 
 
+_SECONDS = 5.0  # for which the account database is taken at its word
+
+
+@ttl_cache(maxsize=16, ttl=_SECONDS)
 def default(stage_account: str | None) -> Account:
     """Return the account that stages run under by default.
 
@@ -28,7 +34,7 @@ def resolve(user_account: str, owner: str, stage_account: str | None, allowed: C
     :raises ProcessingError: an account that is not listed, or that cannot be used.
     """
     if user_account in allowed:
-        return switched(user_account, "stages")
+        return _switched(user_account)
     standard = default(stage_account)
     if user_account in ("", owner, standard.name):
         return standard
@@ -36,3 +42,8 @@ def resolve(user_account: str, owner: str, stage_account: str | None, allowed: C
         f"User account {user_account!r} is not listed in processing.user_accounts; stages of {owner!r} run under "
         f"{standard.name!r}."
     )
+
+
+@ttl_cache(maxsize=64, ttl=_SECONDS)
+def _switched(name: str) -> Account:
+    return switched(name, "stages")
