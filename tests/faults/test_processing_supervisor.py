@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.local_engine import STATUS
+from tests.faults.processing_spool import until
 from tests.service.processing_fixtures import STAGE_ACCOUNT
 
 ROUNDS = 8
@@ -38,7 +39,8 @@ def test_every_process_runs_once_and_its_end_is_told(seed: int, open_directory: 
     (open_directory / "engine").touch()
     for number in range(ROUNDS):
         running = engine(open_directory, f"k{number}")
-        time.sleep(chance.uniform(0.3, 1.0))
+        until(lambda name=f"k{number}-1 ": name in (open_directory / "engine").read_text())
+        time.sleep(chance.uniform(0.0, 0.5))
         assert running.poll() is None
         if chance.random() < 0.4 and (pids := supervisors(open_directory)):
             with contextlib.suppress(ProcessLookupError):
