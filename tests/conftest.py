@@ -40,8 +40,8 @@ def _children() -> list[psutil.Process]:
     found = []
     for process in psutil.Process().children(recursive=True):
         try:
-            helper = "multiprocessing.resource_tracker" in " ".join(process.cmdline())
-            if process.status() != psutil.STATUS_ZOMBIE and not helper:
+            words = " ".join(process.cmdline())  # empty while it is ending
+            if process.status() != psutil.STATUS_ZOMBIE and words and "multiprocessing.resource_tracker" not in words:
                 found.append(process)
         except psutil.NoSuchProcess:
             continue

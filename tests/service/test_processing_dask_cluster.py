@@ -6,15 +6,16 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 
+from dm.station.processing.executors import dask_cluster
 from dm.station.processing.executors.dask_settings import DaskSettings
 from tests.service import storage_fixtures as storage
 from tests.service.dask_fixtures import all_of, in_loop, marked, no_process_of, open_to, opened, text, until
@@ -33,26 +34,21 @@ def settings(run_directory: Path, open_directory: Path) -> Iterator[dict[str, ob
     python = interpreter(run_directory, ACCOUNT)
     mine = {"account": ACCOUNT.name, "python": str(python)} if ACCOUNT.prefix else {}
     yield {**mine, "cluster_directory": str(directory), "maximum": 2, "idle": 2, "output_grace": 1.0}
+    for log in directory.glob("*/cluster.log"):
+        print(log.read_text())
     for pid in pids(directory):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            cluster = psutil.Process(pid)
-            cluster.terminate()
-            ended(cluster)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+    deadline = time.monotonic() + 60
+    for lock in directory.glob("*/lock"):  # held while the cluster's process lives
+        while dask_cluster.is_locked(lock.parent):
+            assert time.monotonic() < deadline, "the cluster does not end"
+            time.sleep(0.05)
 
 
 def pids(directory: Path) -> list[int]:
     """Return the processes of the clusters in a directory."""
     return [json.loads(file.read_text())["pid"] for file in directory.glob("*/scheduler.json")]
-
-
-def ended(process: psutil.Process) -> None:
-    """Wait for the end of a process that is nobody's child, or became ours."""
-    deadline = time.monotonic() + 30
-    while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
-        assert time.monotonic() < deadline, "the cluster does not end"
-        time.sleep(0.05)
-    with contextlib.suppress(ChildProcessError):
-        os.waitpid(process.pid, 0)
 
 
 @pytest.mark.long
@@ -81,7 +77,7 @@ def test_a_cluster_on_this_host(settings: dict[str, object], tmp_path: Path, ope
             assert [await use.executor.find(key) for key in keys] == [True, True]
             (work / "go").touch()
             done = await all_of(*map(use.executor.wait, keys))
-            assert {(one.exit_status, text(one.stdout)) for one in done} == {(0, f"{ACCOUNT.name}\n")}
+            assert {(one.exit_status, text(one.stdout)) for one in done} == {(0, f"{ACCOUNT.name}\n")}, done
             assert pids(directory) == before
             for key in keys:
                 await use.executor.forget(key)

@@ -32,6 +32,7 @@ _ANSWER = 60.0
 _STALE_OFFER = 5.0
 _FORGOTTEN_OFFER = 60.0
 _CONNECT = 5.0
+_FAREWELL = 3.0
 _UNSUITABLE_GRACE = 2.0
 _SIGNAL_TRIES = 50
 _FETCH_TRIES = 4
@@ -130,6 +131,12 @@ class Bridge:
                 case "noted":
                     self.noted.set()
             self.wake.set()
+
+    async def farewell(self) -> None:
+        """Do what the service still said before it went: a cluster ends only when all results are fetched."""
+        if self.client is not None and self.away_since is None:
+            with contextlib.suppress(Exception):
+                await asyncio.wait_for(self._forget(), _FAREWELL)
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.create_task(work)
@@ -247,9 +254,9 @@ class Bridge:
             await asyncio.sleep(0.2)
 
     async def _watch(self) -> None:
-        seen = 0
+        seen, patience = 0, min(_WATCH, self.settings.linger / 3)  # a cluster ends when nobody asks for it
         while True:
-            news = await self._call("watch", seen=seen, patience=_WATCH)
+            news = await self._call("watch", seen=seen, patience=patience)
             seen = news["version"]
             for key, entry in news["changed"].items():
                 stage = self.stages.get(key)
@@ -556,6 +563,7 @@ async def _main() -> None:
     for task in (connection, service):
         if task.done() and not task.cancelled() and (error := task.exception()) is not None:
             log.error("ended: %r", error)
+    await bridge.farewell()
     logging.shutdown()
     os._exit(0)  # neither threads of distributed nor its farewell to the scheduler are waited for
 

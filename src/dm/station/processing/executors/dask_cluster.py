@@ -19,6 +19,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -62,7 +63,7 @@ async def ensure(settings: DaskSettings, owner: str) -> Found:
     deadline = time.monotonic() + _START_SECONDS
     started: subprocess.Popen[bytes] | None = None
     while True:
-        if _locked(directory):
+        if is_locked(directory):
             with contextlib.suppress(OSError, ValueError, KeyError):
                 return Found(json.loads((directory / _ADDRESS).read_text())["address"], directory)
         elif started is None:
@@ -74,7 +75,8 @@ async def ensure(settings: DaskSettings, owner: str) -> Found:
         await asyncio.sleep(0.05)
 
 
-def _locked(directory: Path) -> bool:
+def is_locked(directory: Path) -> bool:
+    """Whether the cluster of a directory lives."""
     with (directory / _LOCK).open("a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -159,17 +161,27 @@ def _adaptive(ledger: Any, threads: int) -> type:
         async def target(self) -> int:
             return math.ceil(ledger.wanted() / threads)
 
-        async def workers_to_close(self, target: int) -> list[str]:
-            busy, cluster = ledger.busy(), cast(Any, self.cluster)
-            names = {str(state.name): address in busy for address, state in cluster.scheduler.workers.items()}
-            idle: list[str] = []
-            spare = len(self.plan) - target
+        async def workers_to_close(self, target: int) -> list[Any]:
+            cluster, busy = cast(Any, self.cluster), self._busy()
+            here = {str(state.name) for state in cluster.scheduler.workers.values()}
+            idle: list[Any] = []
             for name, spec in list(cluster.worker_spec.items()):
-                job = [str(name) + suffix for suffix in spec["group"]] if "group" in spec else [str(name)]
-                here = [worker for worker in job if worker in names]
-                if here and not any(names[worker] for worker in here) and len(idle) + len(job) <= spare:
-                    idle += here
+                job = [f"{name}{suffix}" for suffix in spec["group"]] if "group" in spec else [name]
+                names = {str(worker) for worker in job}
+                if names & here and not names & busy and len(idle) + len(job) <= len(self.plan) - target:
+                    idle += job
             return idle
+
+        async def scale_down(self, workers: Collection[Any]) -> None:  # type: ignore[override]
+            """Close workers, but for those that were given something since they were chosen."""
+            scheduler, busy = cast(Any, self.cluster).scheduler, self._busy()
+            names = {str(worker) for worker in workers} - busy
+            ledger.closing |= {address for address, state in scheduler.workers.items() if str(state.name) in names}
+            await super().scale_down([worker for worker in workers if str(worker) in names])
+
+        def _busy(self) -> set[str]:
+            busy, workers = ledger.busy(), cast(Any, self.cluster).scheduler.workers
+            return {str(state.name) for address, state in workers.items() if address in busy}
 
     return Wanted
 

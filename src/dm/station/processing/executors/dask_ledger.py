@@ -53,6 +53,7 @@ class Ledger(SchedulerPlugin):
         self.owners: dict[str, _Owner] = {}
         self.scheduler: Any = None
         self.begun = 0.0
+        self.closing: set[str] = set()  # addresses of workers that are given nothing any more
 
     async def start(self, scheduler: Any) -> None:
         """See the base class."""
@@ -124,7 +125,6 @@ class Ledger(SchedulerPlugin):
     async def watch(self, owner: str, epoch: int, seen: int, patience: float) -> dict[str, Any]:
         """Return what changed since version ``seen``, waiting for it up to ``patience`` seconds."""
         mine = self._mine(owner, epoch)
-        mine.seen = time.monotonic()
         if mine.version == seen:
             mine.news.clear()
             with contextlib.suppress(asyncio.TimeoutError):
@@ -174,6 +174,7 @@ class Ledger(SchedulerPlugin):
 
     def remove_worker(self, scheduler: Any, worker: str, **kwargs: Any) -> None:
         """See the base class."""
+        self.closing.discard(worker)
         for mine in self.owners.values():
             for entry in mine.entries.values():
                 if entry["worker"] == worker and entry["state"] in _ACTIVE:
@@ -222,6 +223,7 @@ class Ledger(SchedulerPlugin):
         mine = self.owners.get(owner)
         if mine is None or mine.epoch != epoch:
             raise PermissionError("Another client has taken over.")
+        mine.seen = time.monotonic()
         return mine
 
     def _free(self) -> dict[str, int]:
@@ -232,6 +234,8 @@ class Ledger(SchedulerPlugin):
                     used[entry["worker"]] += 1
         return {
             address: state.nthreads - used[address] - self._others(state.processing)
+            if address not in self.closing
+            else 0
             for address, state in self.scheduler.workers.items()
         }
 
