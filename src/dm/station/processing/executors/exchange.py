@@ -26,6 +26,7 @@ from dm.common.errors import ProcessingError
 from dm.station.processing.executors.base import MAX_OUTPUT_FILE, OUTPUT_FILE
 
 _OWN = "own"
+_LARGE = 16 << 20
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 
@@ -122,19 +123,32 @@ class Exchange:
             why = "it is a link" if error.errno == errno.ELOOP else error.strerror
             return b"", f"What it left as {OUTPUT_FILE} cannot be used: {why}."
 
-    def remove(self, key: str) -> None:
-        """Remove what a process left under its name."""
+    def remove(self, key: str) -> Path | None:
+        """Remove what a process left under its name.
+
+        :returns: what takes longer to remove, for :meth:`remove_large` in a thread.
+        """
         file = self._find(key)
         self._files.pop(key, None)
         if file is None:
-            return
+            return None
         try:
+            status = file.lstat()
+            if stat.S_ISDIR(status.st_mode) or status.st_size > _LARGE:
+                return file
             file.unlink()
-        except FileNotFoundError:
-            return
-        except OSError:  # a directory, perhaps a deep one
-            with contextlib.suppress(OSError, RecursionError):
-                shutil.rmtree(file, ignore_errors=True)
+        except OSError:  # there is none, or it goes with the directory
+            return None
+        return None
+
+    @staticmethod
+    def remove_large(place: Path) -> None:
+        """Remove a large file or a directory, perhaps a deep one; what cannot be removed goes with its directory."""
+        with contextlib.suppress(OSError, RecursionError):
+            if place.is_dir() and not place.is_symlink():
+                shutil.rmtree(place, ignore_errors=True)
+            else:
+                place.unlink(missing_ok=True)
 
     def close(self, keep: bool) -> None:
         """Remove the directories.

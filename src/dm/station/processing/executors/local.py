@@ -138,7 +138,7 @@ class Local:
         await generation.settled.wait()
         self._adopt(generation)
         for key in generation.keep_only(self._wanted):
-            self._exchange.remove(key)
+            await self._remove_output(key)
         self._tidy(generation)
 
     def _later(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -290,7 +290,7 @@ class Local:
 
     async def forget(self, key: str) -> None:
         """See :class:`~dm.station.processing.executors.base.Executor`."""
-        self._exchange.remove(key)
+        await self._remove_output(key)
         self._ends.pop(key, None)
         self._tries.pop(key, None)
         self._stopped.discard(key)
@@ -299,6 +299,11 @@ class Local:
         if home is not None:
             home.forget(key)
             self._tidy(home)
+
+    async def _remove_output(self, key: str) -> None:
+        large = self._exchange.remove(key)
+        if large is not None:
+            await asyncio.to_thread(self._exchange.remove_large, large)
 
     def _tidy(self, generation: Generation) -> None:
         """Remove the directory of a generation when nobody needs it any more."""
