@@ -11,7 +11,7 @@ import logging
 import os
 import threading
 import time
-from collections import Counter, OrderedDict, deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -37,6 +37,7 @@ from dm.station.processing.zeromq.messages import (
 )
 from dm.station.processing.zeromq.publisher import Publisher, address, user
 from dm.station.processing.zeromq.replies import Replies
+from dm.station.processing.zeromq.waits import Waits
 
 PEER_REQUESTS = 32
 PEER_UNREAD = 256
@@ -50,7 +51,6 @@ _TURN = 100
 _RETRY = 0.02
 _LOOK = 5.0
 _HANDSHAKE_MS = 10_000
-_ENDED = 10_000
 _log = logging.getLogger(__name__)
 _audit_log = logging.getLogger("dm.audit")
 
@@ -113,9 +113,7 @@ class Gateway:
         self._by_key: Counter[str] = Counter()
         self._done: deque[tuple[_Ticket, Answer]] = deque()
         self._queue: deque[Event] = deque()
-        self._parked: dict[str, list[_Ticket]] = {}
-        self._deadlines: dict[_Ticket, tuple[float, str]] = {}
-        self._ended: OrderedDict[str, float] = OrderedDict()
+        self._waits: Waits[_Ticket] = Waits()
         self._overflow = False
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
@@ -251,7 +249,9 @@ class Gateway:
                 self._finish_all()
                 self._replies.retry()
                 now = time.monotonic()
-                self._look_at_deadlines(now)
+                for ticket in self._waits.due(now):
+                    ticket.last = True
+                    self._carry_out(ticket)
                 if now >= look:
                     look = now + _LOOK
                     if self._publisher.stale:
@@ -265,7 +265,7 @@ class Gateway:
     def _patience(self, look: float) -> int:
         """Return milliseconds until there is something to do without a message."""
         now = time.monotonic()
-        until = min([look, *(deadline for deadline, _ in self._deadlines.values())])
+        until = min(look, self._waits.next_deadline())
         seconds = _RETRY if self._replies else until - now
         return max(0, round(seconds * 1000) + 1)
 
@@ -360,11 +360,8 @@ class Gateway:
             ticket, answer = self._done.popleft()
             deadline = ticket.began + answer.waits
             if answer.waits and not ticket.last and deadline > time.monotonic():
-                if self._ended.get(answer.job, float("-inf")) >= ticket.looked:
+                if not self._waits.park(ticket, answer.job, ticket.looked, deadline):
                     self._carry_out(ticket)  # it ended while we looked
-                else:
-                    self._parked.setdefault(answer.job, []).append(ticket)
-                    self._deadlines[ticket] = (deadline, answer.job)
                 continue
             self._open -= 1
             self._open_bytes -= ticket.size
@@ -376,20 +373,6 @@ class Gateway:
         self._requests.labels(op if op in OPERATIONS else "none", answer.outcome).inc()
         self._replies.send([*envelope, answer.text])
 
-    def _look_at_deadlines(self, now: float) -> None:
-        for ticket, (deadline, job) in list(self._deadlines.items()):
-            if deadline <= now:
-                ticket.last = True
-                self._resume(ticket, job)
-
-    def _resume(self, ticket: _Ticket, job: str) -> None:
-        del self._deadlines[ticket]
-        waiting = self._parked[job]
-        waiting.remove(ticket)
-        if not waiting:
-            del self._parked[job]
-        self._carry_out(ticket)
-
     # --- events ----------------------------------------------------------------------------------------------
 
     def _publish_all(self) -> None:
@@ -398,17 +381,12 @@ class Gateway:
             sent = self._publisher.send(event)
             self._events.labels(_known(event), "published" if sent else "lost").inc()
             if event["event"] == "job" and event.get("status") in INACTIVE:
-                job = str(event["id"])
-                self._ended[job] = time.monotonic()
-                self._ended.move_to_end(job)
-                while len(self._ended) > _ENDED:
-                    self._ended.popitem(last=False)
-                for ticket in list(self._parked.get(job, ())):
-                    self._resume(ticket, job)
+                for ticket in self._waits.ended(str(event["id"])):
+                    self._carry_out(ticket)
         if self._overflow:  # an end may be among what was lost
             self._overflow = False
-            for ticket, (_, job) in list(self._deadlines.items()):
-                self._resume(ticket, job)
+            for ticket in self._waits.everybody():
+                self._carry_out(ticket)
 
     # --- what is told of it ----------------------------------------------------------------------------------
 
