@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -27,7 +26,7 @@ import pytest
 from dm.deploy import components
 from dm.station.catalog.api import FileCatApi
 from dm.station.processing.api import WorkflowProcApi
-from tests.beamline_files import beamline_file
+from tests.beamline_files import copy_image_stack
 from tests.live import Suite
 from tests.service.gridftp_server import GridFtpServer, running
 from tests.service.processing_fixtures import STAGE_ACCOUNT
@@ -37,7 +36,6 @@ from tests.service.slurm_server import SlurmCluster, slurm
 __all__ = ["sge", "slurm"]
 EXPERIMENT = "xpcs-2026"
 WORKFLOW = "xpcs-8id"
-RAW = "sas/nexus-example.hdf5"
 FRAME_TIME = 0.25
 RINGS = 6
 PATIENCE = 100.0
@@ -134,7 +132,7 @@ def raw_files(beamline: Beamline, number: int) -> list[str]:
     names = [f"A{scan:03d} Lq0 @{number}.h5" for scan in range(number)]
     names[0] = f"-rf $(touch hacked); 'q' \"x\" #{number}%41.h5"  # nobody would call a file so; it does no harm
     for scan, name in enumerate(names):
-        shutil.copyfile(beamline_file(RAW), source / name)
+        copy_image_stack(source / name)
         with h5py.File(source / name, "r+") as file:
             frames = file["entry/data/frames"]
             frames[:, 20:40, 20:40] += np.random.default_rng(scan).integers(0, 500, (10, 20, 20), dtype=frames.dtype)
@@ -321,7 +319,7 @@ def test_a_job_that_is_stopped(beamline: Beamline) -> None:
     api = beamline.api(WorkflowProcApi, "DM_PROC_WEB_SERVICE_URL")
     beamline.manage("qmod", "-d", beamline.sge.queue)
     try:
-        job = beamline.submit(jar, WORKFLOW, str(beamline_file(RAW)))
+        job = beamline.submit(jar, WORKFLOW, str(copy_image_stack(beamline.home / "elsewhere.h5")))
         deadline = time.monotonic() + 60
         while not (found := api.getProcessingJobById(None, job["id"])).get("sgeState"):
             assert time.monotonic() < deadline, told(found)
