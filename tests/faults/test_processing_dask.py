@@ -242,3 +242,58 @@ def test_nothing_is_left_of_a_closed_executor(server: DaskServer, tmp_path: Path
 
     server.start("w0")
     in_loop(run())
+
+
+FORGERY = """
+import asyncio, sys
+from distributed import Client
+
+async def main():
+    async with Client(sys.argv[1], asynchronous=True, set_as_default=False) as client:
+        ledger = client.scheduler.dm_ledger_1
+        found = await ledger(act="attach", values={"owner": sys.argv[2]})
+        forged = [None, {}, {"directory": 7, "streams": [b""], "sizes": "x"}, {
+            "directory": "", "streams": [b"", b""], "sizes": [0, 0], "output": b"", "status": 10**9, "start": "now",
+            "end": {}, "cpu": b"x", "memory": None,
+        }]
+        for (key, entry), result in zip(sorted(found["entries"].items()), forged):
+            known = {"owner": sys.argv[2], "key": key, "token": entry["token"]}
+            await ledger(act="end", values={**known, "result": result})
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.long
+def test_who_reaches_the_scheduler_can_forge_results_but_not_break_the_service(
+    server: DaskServer, tmp_path: Path, work: Path
+) -> None:
+    """Also the client is pushed aside by the forger, and comes back."""
+
+    async def run() -> None:
+        async with opened(tmp_path / "spool", server.settings(), server.account) as use:
+            keys = [await use.start(counted(work)) for _ in range(4)]
+            for key in keys:
+                await until(lambda key=key: runs(work, key))
+            owner = (tmp_path / "spool" / ".owner").read_text()
+            forger = await asyncio.create_subprocess_exec(
+                *server.account.prefix,
+                str(server.python),
+                "-P",
+                "-c",
+                FORGERY,
+                server.address,
+                owner,
+                env={"LD_LIBRARY_PATH": str(server.python.parent.parent / "lib"), "HOME": str(server.directory)},
+            )
+            assert await forger.wait() == 0
+            done = await all_of(*map(use.executor.wait, keys))
+            assert all(one.lost and one.exit_status is None for one in done), done
+            (work / "go").touch()
+            for key in keys:
+                await use.executor.forget(key)
+                await no_process_of(key)
+            assert (await use.run("exit 4\n")).exit_status == 4
+
+    server.start("w0", threads=4)
+    in_loop(run())

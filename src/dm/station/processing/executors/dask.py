@@ -38,6 +38,7 @@ _NOTE, _OWNER, _SCHEDULERS, _LOG = "note", ".owner", ".schedulers", ".client.log
 _MAX_LOG = 1 << 20
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 30.0
 _END_SECONDS = 10.0
+_SLACK = 1024  # for words on what is missing
 
 
 class _Ended(BaseModel):
@@ -305,7 +306,7 @@ class Dask:
         key, stream, offset = header.get("key"), header.get("stream"), header.get("offset")
         if key not in self._stages or stream not in ("stdout", "stderr") or not isinstance(offset, int):
             return
-        if not 0 <= offset <= self.settings.output_limit - len(body) and offset:
+        if offset < 0 or offset + len(body) > self.settings.output_limit + _SLACK:
             raise ValueError("more output than was asked for")
         with contextlib.suppress(FileNotFoundError):  # forgotten meanwhile
             descriptor = os.open(self.spool / str(key) / stream, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -319,7 +320,8 @@ class Dask:
         try:
             said = _Ended.model_validate(header)
         except ValidationError as error:
-            raise ValueError(f"of an ended stage: {error.error_count()} wrong values") from error
+            self._lose(str(header.get("key")), f"What was said of its end has {error.error_count()} impossible values.")
+            return
         if said.key not in self._stages:
             return
         place = self.spool / said.key

@@ -178,7 +178,7 @@ class Bridge:
 
     async def _broken(self, error: BaseException) -> bool:
         """Tell the service that the connection is broken; true when another client has taken over."""
-        if isinstance(error, PermissionError):
+        if isinstance(error, PermissionError) and error.errno is None:  # the ledger's word, no file's
             log.error("another client of this service has taken over")
             return True
         if self.away_since is None:
@@ -236,6 +236,10 @@ class Bridge:
         for stage in list(self.stages.values()):
             if stage.state != "queued" and stage.key not in entries:
                 await self._lost(stage, "The dask scheduler knows nothing of it any more.")
+            elif stage.key not in entries:
+                continue
+            elif stage.state == "queued" and not await self._call("withdraw", key=stage.key):
+                stage.state = "claimed"  # the answer to the offer was lost on the way, and yet it was taken
 
     async def _discard(self, key: str, entry: dict[str, Any]) -> None:
         """Stop and remove what the service wants to know nothing of any more."""
@@ -273,7 +277,7 @@ class Bridge:
                 stage.state = "claimed"
             case dask_ledger.ENDED:
                 stage.state = "ending"
-                self._spawn(self._deliver(stage, entry["result"]))
+                self._spawn(self._result(stage, entry["result"]))
             case dask_ledger.LOST:
                 await self._cancel(stage.token)
                 await self._lost(stage, f"The dask worker {stage.name} ({stage.worker}) went away while it ran.")
@@ -485,6 +489,13 @@ class Bridge:
                 return
             await asyncio.sleep(0.2)  # the worker has claimed it and not started it yet, or the scheduler is away
 
+    async def _result(self, stage: Stage, result: Any) -> None:
+        """Deliver a result, whatever a worker made of it."""
+        try:
+            await self._deliver(stage, result)
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            await self._lost(stage, f"What its worker {stage.name} says of its end cannot be read: {error!r}"[:500])
+
     async def _deliver(self, stage: Stage, result: dict[str, Any]) -> None:
         """Send the service the streams and the result of an ended stage."""
         if "reason" in result:
@@ -497,16 +508,17 @@ class Bridge:
         for name, kept, size in zip(("stdout", "stderr"), result["streams"], result["sizes"], strict=True):
             fetched = min(size, self.settings.output_limit)
             if not directory or not await self._fetch(stage, f"{directory}/{name}", name, fetched):
-                await self.channel.send({"op": "output", "key": stage.key, "stream": name, "offset": 0}, kept)
+                header = {"op": "output", "key": stage.key, "stream": name, "offset": 0}
+                await self.channel.send(header, bytes(kept[:_CHUNK]))
         if directory:
             self.places[stage.key] = (stage.worker, directory)
-        header = {name: result[name] for name in ("status", "start", "end", "cpu", "memory")}
+        ended = {name: result[name] for name in ("status", "start", "end", "cpu", "memory")}
         cut = [
             name
             for name, size in zip(("stdout", "stderr"), result["sizes"], strict=True)
             if size > self.settings.output_limit
         ]
-        await self._ended(stage, body=result["output"], cut=cut, sizes=list(result["sizes"]), **header)
+        await self._ended(stage, body=bytes(result["output"][:_CHUNK]), cut=cut, sizes=list(result["sizes"]), **ended)
 
     async def _fetch(self, stage: Stage, path: str, name: str, size: int) -> bool:
         """Send the service a stream piece by piece; false when its worker has gone meanwhile."""
