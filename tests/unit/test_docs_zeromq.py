@@ -10,7 +10,7 @@ from unittest.mock import MagicMock
 from dm.common.web.routes import Arguments
 from dm.deploy.install import ZEROMQ_PORTS
 from dm.station.processing.routes import routes
-from dm.station.processing.zeromq import messages, server
+from dm.station.processing.zeromq import load, messages, server
 from dm.station.processing.zeromq.client import ADDRESS, EVENTS_ADDRESS, KEY_FILE, SERVER_KEY, ProcZmqApi
 from dm.station.processing.zeromq.messages import EVENT_KEYS, OPERATIONS, OWN_ARGUMENTS, Operation
 from dm.station.processing.zeromq.replies import PEER_BYTES
@@ -62,8 +62,8 @@ def test_limits_ports_and_names() -> None:
         f"{messages.MAX_REQUEST >> 20} MiB",
         f"{messages.MAX_REPLY >> 20} MiB",
         f"{PEER_BYTES >> 20} MiB",
-        f"{server.PEER_REQUESTS} requests",
-        f"{server.KEY_REQUESTS:,} of one key",
+        f"{load.PEER_REQUESTS} requests",
+        f"{load.KEY_REQUESTS:,} of one key",
         f"{server.SUBSCRIBER_QUEUE:,} events",
         *(str(port) for port in ZEROMQ_PORTS.values()),
         *(f"`{name}`" for name in (ADDRESS, EVENTS_ADDRESS, SERVER_KEY, KEY_FILE)),

@@ -11,7 +11,7 @@ import logging
 import os
 import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -25,6 +25,7 @@ from dm.common.health import Health, Level
 from dm.common.statuses import INACTIVE
 from dm.station.processing.zeromq import admission, keys
 from dm.station.processing.zeromq.desk import Answer, Desk, refusal
+from dm.station.processing.zeromq.load import Load
 from dm.station.processing.zeromq.messages import (
     EVENTS,
     MAX_FRAMES,
@@ -39,11 +40,7 @@ from dm.station.processing.zeromq.publisher import Publisher, address, user
 from dm.station.processing.zeromq.replies import Replies
 from dm.station.processing.zeromq.waits import Waits
 
-PEER_REQUESTS = 32
 PEER_UNREAD = 256
-KEY_REQUESTS = 1024
-ALL_REQUESTS = 4096
-ALL_REQUEST_BYTES = 128 << 20
 EVENT_QUEUE = 20_000
 SUBSCRIBER_QUEUE = 5_000
 LOGIN_THREADS = 4
@@ -104,13 +101,10 @@ class Gateway:
         self._refusals = health.counter("zeromq_refusals", "ZeroMQ peers and messages refused or lost.", ("reason",))
         self._events = health.counter("zeromq_events", "Events published, or lost on our side.", ("event", "outcome"))
         health.gauge("zeromq_requests_open", "ZeroMQ requests being carried out.").set_function(
-            lambda: float(self._open)
+            lambda: float(self._load.requests)
         )
         health.check("zeromq", self._check)
-        self._open = 0
-        self._open_bytes = 0
-        self._by_peer: Counter[bytes] = Counter()
-        self._by_key: Counter[str] = Counter()
+        self._load = Load()
         self._done: deque[tuple[_Ticket, Answer]] = deque()
         self._queue: deque[Event] = deque()
         self._waits: Waits[_Ticket] = Waits()
@@ -320,24 +314,16 @@ class Gateway:
                 raise BadEnvelope(f"A request is one frame of JSON, not {len(body)} frames.")
             size = len(body[-1])
             wish = understood(body[-1].bytes)
-            if self._by_peer[peer] >= PEER_REQUESTS:
-                raise _refused_now(wish, f"{PEER_REQUESTS} requests of this connection are not answered yet")
-            if self._by_key[key.public] >= KEY_REQUESTS:
-                raise _refused_now(wish, f"{KEY_REQUESTS} requests of this key are not answered yet")
-            if self._open >= ALL_REQUESTS or self._open_bytes + size > ALL_REQUEST_BYTES:
-                raise _refused_now(wish, "the service has too many requests at the moment")
         except BadEnvelope as error:
             self._answered(envelope, "none", refusal(error.id, error))
             return
-        except _BusyError as busy:
-            self._answered(envelope, busy.wish.op, refusal(busy.wish.id, busy.error))
+        if reason := self._load.refusal(peer, key.public, size):
+            busy = ServiceLimit(f"{reason}; try again in a moment.")
+            self._answered(envelope, wish.op, refusal(wish.id, busy))
             return
         now = time.monotonic()
         ticket = _Ticket(peer, envelope, wish, key.public, address(frames[-1]), size, now, now)
-        self._open += 1
-        self._open_bytes += size
-        self._by_peer[peer] += 1
-        self._by_key[key.public] += 1
+        self._load.begin(peer, key.public, size)
         self._carry_out(ticket)
 
     def _carry_out(self, ticket: _Ticket) -> None:
@@ -363,10 +349,7 @@ class Gateway:
                 if not self._waits.park(ticket, answer.job, ticket.looked, deadline):
                     self._carry_out(ticket)  # it ended while we looked
                 continue
-            self._open -= 1
-            self._open_bytes -= ticket.size
-            _less(self._by_peer, ticket.peer)
-            _less(self._by_key, ticket.public)
+            self._load.end(ticket.peer, ticket.public, ticket.size)
             self._answered(ticket.envelope, ticket.wish.op, answer)
 
     def _answered(self, envelope: list[bytes], op: str, answer: Answer) -> None:
@@ -405,23 +388,6 @@ class Gateway:
         if self._keys.problems:
             return "warning", f"{len(self._keys.problems)} keys of ZeroMQ clients cannot be used; see the log."
         return "ok", f"Requests at {self.address}, events at {self.events_address}; {len(known)} keys are let in."
-
-
-class _BusyError(Exception):
-    def __init__(self, wish: Wish, error: ServiceLimit) -> None:
-        super().__init__(error.message)
-        self.wish = wish
-        self.error = error
-
-
-def _refused_now(wish: Wish, why: str) -> _BusyError:
-    return _BusyError(wish, ServiceLimit(f"{why[:1].upper()}{why[1:]}; try again in a moment."))
-
-
-def _less(counter: Counter[Any], name: Any) -> None:
-    counter[name] -= 1
-    if counter[name] <= 0:
-        del counter[name]
 
 
 def _known(event: Event) -> str:
