@@ -93,7 +93,7 @@ class DaskServer:
             ],
             "scheduler",
         )
-        self.address = self._until(lambda: json.loads(file.read_text())["address"] if file.exists() else "")
+        self.address = self._until(lambda: _address(file))
         self.port = int(self.address.rpartition(":")[2])
         for name in names:
             self.add(name, threads)
@@ -151,6 +151,13 @@ class DaskServer:
                 return found
             time.sleep(0.02)
         raise AssertionError("not in time")
+
+
+def _address(file: Path) -> str:
+    """Return the address in a scheduler file; empty while it is being written."""
+    with contextlib.suppress(OSError, ValueError):
+        return str(json.loads(file.read_text())["address"])
+    return ""
 
 
 @contextlib.contextmanager

@@ -22,10 +22,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from dm.station.processing.executors import dask_frames, dask_ledger, dask_worker
+from dm.station.processing.executors.dask_results import Results
 from dm.station.processing.executors.dask_settings import DaskSettings
+from dm.station.processing.executors.dask_workers import Workers
 
 log = logging.getLogger("dm.dask")
-_CHUNK = 4 << 20
 _ROUND = 1.0
 _WATCH = 20.0
 _ANSWER = 60.0
@@ -35,7 +36,6 @@ _CONNECT = 5.0
 _FAREWELL = 3.0
 _UNSUITABLE_GRACE = 2.0
 _SIGNAL_TRIES = 50
-_FETCH_TRIES = 4
 
 
 @dataclass
@@ -92,9 +92,8 @@ class Bridge:
         self.finds: set[str] = set()
         self.forgets: set[str] = set()
         self.places: dict[str, tuple[str, str]] = {}  # worker and directory of delivered stages whose output is there
-        self.unsuitable: dict[str, str] = {}
-        self.suitable: set[str] = set()
-        self.meeting: set[str] = set()
+        self.workers = Workers(self)
+        self.results = Results(self)
         self.wake = asyncio.Event()
         self.noted = asyncio.Event()
         self.client: Any = None
@@ -122,7 +121,7 @@ class Bridge:
                 case "find":
                     self.finds.add(key)
                 case "stop":
-                    self._spawn(self._stop(key, int(header["number"])))
+                    self.spawn(self._stop(key, int(header["number"])))
                 case "forget":
                     self.live.discard(key)
                     self.stages.pop(key, None)
@@ -138,7 +137,8 @@ class Bridge:
             with contextlib.suppress(Exception):
                 await asyncio.wait_for(self._forget(), _FAREWELL)
 
-    def _spawn(self, work: Any) -> None:
+    def spawn(self, work: Any) -> None:
+        """Do something beside the rest."""
         task = asyncio.create_task(work)
         self.background.add(task)
         task.add_done_callback(self._done)
@@ -169,7 +169,8 @@ class Bridge:
             if self.client is not None:
                 with contextlib.suppress(Exception):
                     await asyncio.wait_for(self.client.close(), _CONNECT)
-            self.client, self.suitable, self.unsuitable = None, set(), {}
+            self.client = None
+            self.workers.forget()
             away = time.monotonic() - (self.away_since or 0)
             if away > self.settings.patience:
                 await self._give_up()
@@ -201,7 +202,8 @@ class Bridge:
             tls_ca_file=str(settings.ca_file), require_encryption=True, **role
         )
 
-    async def _call(self, act: str, **values: Any) -> Any:
+    async def call(self, act: str, **values: Any) -> Any:
+        """Have the ledger do something; see :class:`~dm.station.processing.executors.dask_ledger.Ledger`."""
         values = {"owner": self.owner, "epoch": self.epoch, **values}
         return await asyncio.wait_for(self.client.scheduler.dm_ledger_1(act=act, values=values), _ANSWER)
 
@@ -227,7 +229,7 @@ class Bridge:
     async def _other_scheduler(self) -> None:
         for stage in list(self.stages.values()):
             if stage.state != "queued":
-                await self._lost(stage, "The dask scheduler was restarted while it ran or was about to.")
+                await self.lost(stage, "The dask scheduler was restarted while it ran or was about to.")
 
     async def _reconcile(self, entries: dict[str, Any]) -> None:
         for key, entry in entries.items():
@@ -235,32 +237,32 @@ class Bridge:
                 await self._discard(key, entry)
         for stage in list(self.stages.values()):
             if stage.state != "queued" and stage.key not in entries:
-                await self._lost(stage, "The dask scheduler knows nothing of it any more.")
+                await self.lost(stage, "The dask scheduler knows nothing of it any more.")
             elif stage.key not in entries:
                 continue
-            elif stage.state == "queued" and not await self._call("withdraw", key=stage.key):
+            elif stage.state == "queued" and not await self.call("withdraw", key=stage.key):
                 stage.state = "claimed"  # the answer to the offer was lost on the way, and yet it was taken
 
     async def _discard(self, key: str, entry: dict[str, Any]) -> None:
         """Stop and remove what the service wants to know nothing of any more."""
-        if not await self._call("withdraw", key=key):
+        if not await self.call("withdraw", key=key):
             if entry["state"] == dask_ledger.CLAIMED:
                 await self._signal(entry["worker"], entry["token"], signal.SIGKILL)
             elif directory := (entry["result"] or {}).get("directory"):
-                await self._run(dask_worker.remove, directory, worker=entry["worker"])
-            await self._call("drop", key=key)
+                await self.run_on(dask_worker.remove, directory, worker=entry["worker"])
+            await self.call("drop", key=key)
 
     async def _signal(self, worker: str, token: str, number: int) -> None:
         """Signal a claimed stage, which its worker may only be about to start."""
         for _ in range(_SIGNAL_TRIES):
-            if await self._run(dask_worker.send_signal, token, number, worker=worker) is not False:
+            if await self.run_on(dask_worker.send_signal, token, number, worker=worker) is not False:
                 return
             await asyncio.sleep(0.2)
 
     async def _watch(self) -> None:
         seen, patience = 0, min(_WATCH, self.settings.linger / 3)  # a cluster ends when nobody asks for it
         while True:
-            news = await self._call("watch", seen=seen, patience=patience)
+            news = await self.call("watch", seen=seen, patience=patience)
             seen = news["version"]
             for key, entry in news["changed"].items():
                 stage = self.stages.get(key)
@@ -277,16 +279,16 @@ class Bridge:
                 stage.state = "claimed"
             case dask_ledger.ENDED:
                 stage.state = "ending"
-                self._spawn(self._result(stage, entry["result"]))
+                self.spawn(self.results.deliver(stage, entry["result"]))
             case dask_ledger.LOST:
                 await self._cancel(stage.token)
-                await self._lost(stage, f"The dask worker {stage.name} ({stage.worker}) went away while it ran.")
+                await self.lost(stage, f"The dask worker {stage.name} ({stage.worker}) went away while it ran.")
             case dask_ledger.UNPLACED:
                 await self._take_back(stage)
 
     async def _take_back(self, stage: Stage) -> bool:
         """Take an offer back and queue the stage again."""
-        if not await self._call("withdraw", key=stage.key):
+        if not await self.call("withdraw", key=stage.key):
             return False
         await self._cancel(stage.token)
         stage.state = "queued"
@@ -311,7 +313,7 @@ class Bridge:
             await self._stale()
             wanted = sum(stage.state != "ending" for stage in self.stages.values())
             if wanted != self.wanted:
-                await self._call("want", threads=wanted)
+                await self.call("want", threads=wanted)
                 self.wanted = wanted
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.wake.wait(), _ROUND)
@@ -321,8 +323,8 @@ class Bridge:
         keys = list(self.finds)
         if not keys:
             return
-        held = [key for key in keys if not await self._call("withdraw", key=key)]
-        kept = (await self._call("watch", seen=0, patience=0.0))["changed"]
+        held = [key for key in keys if not await self.call("withdraw", key=key)]
+        kept = (await self.call("watch", seen=0, patience=0.0))["changed"]
         for key in keys:
             if key in held and key not in self.stages:
                 self.stages[key] = Stage(key, None, "claimed", time.monotonic())
@@ -338,25 +340,25 @@ class Bridge:
             return
         for key in keys:
             if (place := self.places.pop(key, None)) is not None:
-                self._spawn(self._run(dask_worker.remove, place[1], worker=place[0]))
-        for key, entry in (await self._call("forget", keys=keys)).items():
-            self._spawn(self._discard(key, entry))
+                self.spawn(self.run_on(dask_worker.remove, place[1], worker=place[0]))
+        for key, entry in (await self.call("forget", keys=keys)).items():
+            self.spawn(self._discard(key, entry))
         self.forgets.difference_update(keys)
 
     async def _place(self, queued: list[Stage]) -> None:
         from distributed import fire_and_forget
 
-        workers = await self._workers()
+        workers = await self.workers.seen()
         now = time.monotonic()
-        room = sum(max(0, workers[address][2]) for address in self.suitable)
+        room = sum(max(0, workers[address][2]) for address in self.workers.suitable)
         placed = {}
         if room:
             keys = [stage.key for stage in queued[:room]]
-            placed = await self._call("place", keys=keys, allowed=sorted(self.suitable))
+            placed = await self.call("place", keys=keys, allowed=sorted(self.workers.suitable))
         for key, (address, name, token) in placed.items():
             stage = self.stages.get(key)
             if stage is None or stage.state != "queued":  # stopped meanwhile
-                await self._call("withdraw", key=key)
+                await self.call("withdraw", key=key)
                 continue
             stage.state, stage.since = "placed", now
             stage.worker, stage.name, stage.token = address, name, token
@@ -372,11 +374,11 @@ class Bridge:
                     retries=0,
                 )
             )
-        if workers and not self.suitable:
+        if workers and not self.workers.suitable:
             await self._none_suitable(queued)
         for stage in queued:
             if stage.state == "queued" and now - stage.since > self.settings.wait_for_worker:
-                await self._ended(
+                await self.ended(
                     stage, reason=f"No dask worker was free for it within {self.settings.wait_for_worker:g} s."
                 )
 
@@ -395,56 +397,13 @@ class Bridge:
             "variables": {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C", "DM_PROCESSING_KEY": stage.key},
         }
 
-    async def _workers(self) -> dict[str, Any]:
-        """Return what the ledger says of the workers; make the acquaintance of new ones meanwhile."""
-        workers: dict[str, Any] = await self._call("workers")
-        for address in workers.keys() - self.suitable - self.unsuitable.keys() - self.meeting:
-            self.meeting.add(address)
-            self._spawn(self._meet(address))
-        self.suitable &= workers.keys()
-        self.unsuitable = {address: why for address, why in self.unsuitable.items() if address in workers}
-        return workers
-
-    async def _meet(self, address: str) -> None:
-        """Learn who a new worker is; it is given nothing unless it runs under the right account."""
-        try:
-            await self._ask_who(address)
-        finally:
-            self.meeting.discard(address)
-            self.wake.set()
-
-    async def _ask_who(self, address: str) -> None:
-        try:
-            reply = await asyncio.wait_for(
-                self.client.scheduler.broadcast(msg={"op": "versions"}, workers=[address]), _ANSWER
-            )
-            python = dict(reply[address]["host"])["python"]
-            if python.split(".")[:2] != [str(part) for part in sys.version_info[:2]]:
-                self.unsuitable[address] = f"runs Python {python}, the service {sys.version.split()[0]}"
-                return
-            who = await self._run(dask_worker.identify, worker=address)
-        except (OSError, KeyError, TimeoutError, AttributeError):  # it has gone again: the next round sees
-            who = None
-        if who is None:
-            await asyncio.sleep(_ROUND)
-            return
-        if who["uid"] == 0:
-            self.unsuitable[address] = "runs as root, which stages never do"
-        elif who["account"] != self.account:
-            self.unsuitable[address] = f"runs under account {who['account']!r}, not {self.account!r}"
-        else:
-            self.suitable.add(address)
-            return
-        log.warning("worker %s %s", address, self.unsuitable[address])
-
     async def _none_suitable(self, queued: list[Stage]) -> None:
-        address, why = next(iter(self.unsuitable.items()), ("", ""))
+        refused = self.workers.unsuitable
+        address, why = next(iter(refused.items()), ("", ""))
+        reason = f"None of the {len(refused)} dask workers can run it; the one at {address} {why}."
         for stage in queued:
             if why and time.monotonic() - stage.since > _UNSUITABLE_GRACE:
-                await self._ended(
-                    stage,
-                    reason=f"None of the {len(self.unsuitable)} dask workers can run it; the one at {address} {why}.",
-                )
+                await self.ended(stage, reason=reason)
 
     async def _stale(self) -> None:
         """Give an offer to another worker when the chosen one does not take it: it is paused, or busy for others."""
@@ -452,15 +411,15 @@ class Bridge:
         waiting = [s for s in self.stages.values() if s.state == "placed" and now - s.since > _STALE_OFFER]
         if not waiting:
             return
-        workers = await self._workers()
-        spare = [a for a, (_, _, free, takes) in workers.items() if a in self.suitable and takes and free > 0]
+        workers = await self.workers.seen()
+        spare = [a for a, (_, _, free, takes) in workers.items() if a in self.workers.suitable and takes and free > 0]
         for stage in waiting:
             taking = stage.worker in workers and workers[stage.worker][3] and now - stage.since < _FORGOTTEN_OFFER
             if (not taking or any(address != stage.worker for address in spare)) and await self._take_back(stage):
                 stage.since = now
                 self.wake.set()
 
-    async def _run(self, function: Any, *arguments: Any, worker: str) -> Any:
+    async def run_on(self, function: Any, *arguments: Any, worker: str) -> Any:
         """Run a function of :mod:`dask_worker` on a worker; ``None`` when the worker cannot be reached."""
         try:
             done = await asyncio.wait_for(
@@ -475,72 +434,26 @@ class Bridge:
         if stage is None or stage.state == "ending":
             return
         if stage.state == "queued":
-            await self._ended(stage, reason="It was stopped before a dask worker started it.")
+            await self.ended(stage, reason="It was stopped before a dask worker started it.")
             return
         for _ in range(_SIGNAL_TRIES):
             if self.client is not None and self.stages.get(key) is stage and stage.state != "ending":
-                if stage.state == "placed" and await self._call("withdraw", key=key):
+                if stage.state == "placed" and await self.call("withdraw", key=key):
                     await self._cancel(stage.token)
-                    await self._ended(stage, reason="It was stopped before a dask worker started it.")
+                    await self.ended(stage, reason="It was stopped before a dask worker started it.")
                     return
-                if await self._run(dask_worker.send_signal, stage.token, number, worker=stage.worker):
+                if await self.run_on(dask_worker.send_signal, stage.token, number, worker=stage.worker):
                     return
             elif self.stages.get(key) is not stage or stage.state == "ending":
                 return
             await asyncio.sleep(0.2)  # the worker has claimed it and not started it yet, or the scheduler is away
 
-    async def _result(self, stage: Stage, result: Any) -> None:
-        """Deliver a result, whatever a worker made of it."""
-        try:
-            await self._deliver(stage, result)
-        except (AttributeError, LookupError, TypeError, ValueError) as error:
-            await self._lost(stage, f"What its worker {stage.name} says of its end cannot be read: {error!r}"[:500])
+    async def lost(self, stage: Stage, reason: str) -> None:
+        """Tell the service that a stage is lost."""
+        await self.ended(stage, reason=reason, lost=True)
 
-    async def _deliver(self, stage: Stage, result: dict[str, Any]) -> None:
-        """Send the service the streams and the result of an ended stage."""
-        if "reason" in result:
-            await self._ended(stage, reason=f"{result['reason']} ({stage.name}, {stage.worker})")
-            return
-        if "lost" in result:
-            await self._lost(stage, f"{result['lost']} (worker {stage.name}, {stage.worker})")
-            return
-        directory = result["directory"]
-        for name, kept, size in zip(("stdout", "stderr"), result["streams"], result["sizes"], strict=True):
-            fetched = min(size, self.settings.output_limit)
-            if not directory or not await self._fetch(stage, f"{directory}/{name}", name, fetched):
-                header = {"op": "output", "key": stage.key, "stream": name, "offset": 0}
-                await self.channel.send(header, bytes(kept[:_CHUNK]))
-        if directory:
-            self.places[stage.key] = (stage.worker, directory)
-        ended = {name: result[name] for name in ("status", "start", "end", "cpu", "memory")}
-        cut = [
-            name
-            for name, size in zip(("stdout", "stderr"), result["sizes"], strict=True)
-            if size > self.settings.output_limit
-        ]
-        await self._ended(stage, body=bytes(result["output"][:_CHUNK]), cut=cut, sizes=list(result["sizes"]), **ended)
-
-    async def _fetch(self, stage: Stage, path: str, name: str, size: int) -> bool:
-        """Send the service a stream piece by piece; false when its worker has gone meanwhile."""
-        offset, failures = 0, 0
-        while offset < size:
-            part = None
-            if self.away_since is None:
-                part = await self._run(dask_worker.read, path, offset, min(_CHUNK, size - offset), worker=stage.worker)
-                failures += not part
-            if part:
-                await self.channel.send({"op": "output", "key": stage.key, "stream": name, "offset": offset}, part)
-                offset += len(part)
-            elif failures >= _FETCH_TRIES or self.stages.get(stage.key) is not stage:
-                return False
-            else:
-                await asyncio.sleep(0.5)
-        return True
-
-    async def _lost(self, stage: Stage, reason: str) -> None:
-        await self._ended(stage, reason=reason, lost=True)
-
-    async def _ended(self, stage: Stage, body: bytes = b"", **values: Any) -> None:
+    async def ended(self, stage: Stage, body: bytes = b"", **values: Any) -> None:
+        """Tell the service how a stage ended, or why it was not started."""
         stage.state = "ending"
         if self.stages.get(stage.key) is stage:
             del self.stages[stage.key]
@@ -551,9 +464,9 @@ class Bridge:
         reason = f"The dask scheduler has not answered for {self.settings.patience:g} s."
         for stage in list(self.stages.values()):
             if stage.state == "queued":
-                await self._ended(stage, reason=reason)
+                await self.ended(stage, reason=reason)
             elif stage.state != "ending":
-                await self._lost(stage, reason)
+                await self.lost(stage, reason)
         while self.finds:
             await self.channel.send({"op": "found", "key": self.finds.pop(), "held": None})
 
