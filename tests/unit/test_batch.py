@@ -7,7 +7,7 @@ import subprocess
 import pytest
 
 from dm.station.processing.batch import outcome, script, sge, slurm
-from dm.station.processing.batch.outcome import Record, judged
+from dm.station.processing.batch.outcome import End, Record, judged
 from dm.station.processing.batch.request import Request, fit_name, job_environment, seconds, size
 from dm.station.processing.batch.schedulers import number
 
@@ -111,13 +111,17 @@ def test_amounts(text: str, expected: float) -> None:
         (0, Record(outcome.OVER_LIMIT, 0, "was killed."), 83, 0, "Batch job 7 was killed."),
         (None, Record(outcome.OVER_LIMIT, 137, "was killed."), 83, 137, "Batch job 7 was killed."),
         (0, Record(outcome.KILLED, 0, "was deleted."), 84, 0, "Batch job 7 was deleted."),
+        (-143, Record(outcome.KILLED, 0, "was deleted."), 84, 143, "Batch job 7 was deleted."),
+        (-143, Record(outcome.GONE, 0, "was lost."), 82, 143, "Batch job 7 was lost."),
+        (-5, Record(outcome.EXITED, 5), 5, 5, ""),
         (None, Record(outcome.NOT_STARTED, None, "could not."), 81, None, "Batch job 7 could not."),
         (None, Record(outcome.EXITED, 75), 75, 75, ""),
         (None, Record(outcome.EXITED), 82, None, ""),
     ],
 )
 def test_how_a_job_ended(noted: int | None, record: Record, status: int, exit_status: int | None, words: str) -> None:
-    ended = judged("7", "n.abc", noted, record)
+    end = None if noted is None else End(abs(noted), noted < 0, 0, 0)  # negative: after a signal
+    ended = judged("7", "n.abc", end, record)
     assert (ended.status, ended.exit_status) == (status, exit_status)
     assert words in ended.reason and bool(words) == bool(ended.reason)
 

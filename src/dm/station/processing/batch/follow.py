@@ -261,17 +261,18 @@ class BatchRun:
 
     def _ended(self, record: Record, relays: list[Relay]) -> Outcome:
         noted = self.files.ended()
-        whole = [relay.finish(size) for relay, size in zip(relays, noted[1:] if noted else (None, None), strict=True)]
+        sizes = (noted.stdout, noted.stderr) if noted else (None, None)
+        whole = [relay.finish(size) for relay, size in zip(relays, sizes, strict=True)]
         if not all(whole):
             tell(f"Not all output of batch job {self.noted.job} has come to this host.")
         if noted is None and record.exit_status == script.NOT_RUN and not self.files.begun():
             reason = f"could not be started: its host does not see {self.files.directory}; is that on a shared disk?"
             record = Record(outcome.NOT_STARTED, None, reason, record.host)
-        if self.stopped is not None and noted is None:
+        if self.stopped is not None and (noted is None or noted.signalled or record.kind != outcome.EXITED):
             reason = f"Batch job {self.noted.job} was deleted as this command got signal {self.stopped.name}."
             status = outcome.SIGNALLED + self.stopped
             return Outcome(self.noted.job, self.noted.name, status, record.exit_status, reason, record)
-        return judged(self.noted.job, self.noted.name, noted[0] if noted else None, record)
+        return judged(self.noted.job, self.noted.name, noted, record)
 
     def _record(self) -> Record | None:
         """Return what the accounting tells, which may come a while after the end; ``None``: the job is listed again."""

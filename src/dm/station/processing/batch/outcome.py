@@ -61,6 +61,20 @@ class Record:
 
 
 @dataclass(frozen=True)
+class End:
+    """The end of a job as its own script noted it.
+
+    :param signalled: the script got a signal before, as a job does that is deleted or stopped.
+    :param stdout: :param stderr: sizes of the outputs.
+    """
+
+    status: int
+    signalled: bool
+    stdout: int
+    stderr: int
+
+
+@dataclass(frozen=True)
 class Outcome:
     """The end of a job: what its script noted and what the scheduler tells, put together.
 
@@ -89,17 +103,18 @@ class Outcome:
         }
 
 
-def judged(job: str, name: str, noted: int | None, record: Record) -> Outcome:
+def judged(job: str, name: str, noted: End | None, record: Record) -> Outcome:
     """Say how a job ended.
 
-    :param noted: the exit status its own script noted; ``None`` when it was ended before it could.
+    :param noted: what its own script noted; ``None`` when it was ended before it could.
     """
-    if noted is not None and record.kind not in (OVER_LIMIT, KILLED):
+    by_itself = record.kind == EXITED or (record.kind == GONE and noted is not None and not noted.signalled)
+    if noted is not None and by_itself:
         reason = ""
-        if noted and _reached(record):
-            reason = f"Batch job {job} exited with {noted} after it had used nearly all memory that it asked for."
-        return Outcome(job, name, noted, noted, reason, _exited(record))
-    status = record.exit_status if noted is None else noted
+        if noted.status and _reached(record):
+            reason = f"Batch job {job} exited with {noted.status} after it had used nearly all memory it asked for."
+        return Outcome(job, name, noted.status, noted.status, reason, _exited(record))
+    status = record.exit_status if noted is None else noted.status
     if record.kind == EXITED:  # without a note: the disk is full, or its files were removed
         return Outcome(job, name, LOST if status is None else status, status, record.reason, record)
     return Outcome(job, name, _STATUS[record.kind], status, f"Batch job {job} {record.reason}", record)

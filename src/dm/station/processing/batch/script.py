@@ -29,11 +29,12 @@ id=${{JOB_ID:-${{SLURM_JOB_ID:-0}}}}
 mkdir "$d/{BEGIN}" 2>/dev/null || [ -e "$d/{BEGIN}/$id" ] || exit {NOT_RUN}
 uname -n >"$d/{BEGIN}/$id"
 umask {mask:04o}
-trap : HUP INT TERM USR1 USR2 XCPU
+signalled=0
+trap signalled=1 HUP INT TERM USR1 USR2 XCPU
 exec >>"$d/{STDOUT}" 2>>"$d/{STDERR}" </dev/null
 """
 _TAIL = """status=$?
-printf '%d %d %d\\n' $status $(wc -c <"$d/{STDOUT}") $(wc -c <"$d/{STDERR}") >"$d/{END}.new" && \
+printf '%d %d %d %d\\n' $status $signalled $(wc -c <"$d/{STDOUT}") $(wc -c <"$d/{STDERR}") >"$d/{END}.new" && \
 mv "$d/{END}.new" "$d/{END}"
 case $status in 99|100) exit 1 ;; esac
 exit $status

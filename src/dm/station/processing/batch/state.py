@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from dm.station.processing.batch import script
-from dm.station.processing.batch.outcome import REFUSED, BatchError
+from dm.station.processing.batch.outcome import REFUSED, BatchError, End
 
 PLACE = ".dm-batch"
 _JOB, _LOCK = "job.json", "lock"
@@ -167,13 +167,13 @@ class Files:
         except FileNotFoundError:
             return ""
 
-    def ended(self) -> tuple[int, int, int] | None:
-        """Return exit status, size of standard output and of standard error, as the job's script noted them."""
+    def ended(self) -> End | None:
+        """Return what the job's script noted of its end."""
         try:
-            numbers = [int(word) for word in (self.directory / script.END).read_text().split()]
+            status, signalled, stdout, stderr = map(int, (self.directory / script.END).read_text().split())
         except (FileNotFoundError, ValueError):
             return None
-        return (numbers[0], numbers[1], numbers[2]) if len(numbers) == 3 else None
+        return End(status, bool(signalled), stdout, stderr)
 
     def withdraw(self) -> bool:
         """Remove them unless the job has begun; it cannot from then on. :returns: whether they are gone."""
