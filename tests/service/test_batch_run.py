@@ -104,6 +104,7 @@ def test_names_and_values_are_data(runs: Runs) -> None:
     assert not (runs.directory / "canary").exists()
 
 
+@pytest.mark.long  # make test has it through a stage
 def test_a_run_that_was_killed_is_taken_up_by_the_next(runs: Runs) -> None:
     environment = {"DM_ATTACH_KEY": "job.1.0.0"}
     command = ["--", "sh", "-c", "echo begin; while [ ! -e go ]; do sleep 0.1; done; echo ran >>count; exit 4"]
@@ -127,6 +128,7 @@ def test_a_run_that_was_killed_is_taken_up_by_the_next(runs: Runs) -> None:
     assert (again.status, again.job != job) == (4, True)
 
 
+@pytest.mark.long  # make test has it through a stage
 def test_sigterm_deletes_the_job(runs: Runs) -> None:
     """Also for a run that only took it up; and what was deleted is not taken up later."""
     environment = {"DM_ATTACH_KEY": "job.2.0.0"}
