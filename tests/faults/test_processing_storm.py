@@ -82,7 +82,7 @@ def test_every_stage_runs_exactly_once(
     kills: int,
     pause: float,
     site: storage.Site,
-    mongo_url: str,
+    database: str,
     certificates: Path,
     tmp_path: Path,
     open_directory: Path,
@@ -90,7 +90,7 @@ def test_every_stage_runs_exactly_once(
     chance = random.Random(jobs)
     open_directory.chmod(0o777)
     log = open_directory / "log"
-    service = Process(site, mongo_url, certificates, tmp_path, free_port(), concurrent_stages=8)
+    service = Process(site, database, certificates, tmp_path, free_port(), concurrent_stages=8)
     service.start()
     running = Running(site, service.url)
     try:
