@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 import signal
 import time
@@ -19,6 +20,7 @@ from dm.station.processing.expressions import as_text
 if TYPE_CHECKING:
     from dm.station.processing.stagerun import StageRun
 
+log = logging.getLogger(__name__)
 NO_STATUS = -1  # exitStatus of a process that never gave one
 MAX_CAPTURED = 2 << 20
 _KILLED_SECONDS = 30.0
@@ -53,7 +55,9 @@ class ChildRun:
         submitted = time.time()
         child = self.child
         name = child.executor if child else self.stage.stage.get("executor") or self.context.executors.default
-        executor = await self.context.executors.get(name)
+        executor = await self._executor(name)
+        if executor is None:
+            return None
         found = child is not None and await executor.find(child.key)
         if found:
             self.context.slots.take(self.job.owner)
@@ -71,6 +75,15 @@ class ChildRun:
         finally:  # not before: until its record is complete, its output is in the executor's files
             self.job.running.pop(self._known().number, None)
 
+    async def _executor(self, name: str) -> Executor | None:
+        """Return the executor; ``None`` when the job was stopped before it could be used, and nothing was started."""
+        executors, job = self.context.executors, self.job
+        if not executors.opened(name):
+            await job.flush()
+            if self.child is None and not await job.unless(self.stage.abort, executors.get(name)):
+                return None
+        return await executors.get(name)
+
     async def _place(self) -> bool:
         if self.stage.abort.is_set():
             return False
@@ -87,7 +100,7 @@ class ChildRun:
         try:
             await asyncio.wait({turn}, timeout=_SOON)
             if not turn.done():
-                await job.flush()
+                await asyncio.shield(job.flush())  # a stop does not interrupt what it has to tell
             await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
@@ -227,7 +240,7 @@ class ChildRun:
             outcome.stdout, "stdout", self.context.settings.output_limit if patterns else 0
         )
         if not self.exact:
-            await self.context.blocking(self.context.logs.keep, job.id, child.number, outcome.stdout, outcome.stderr)
+            await self._keep(outcome)
         await self._captured(patterns, beginning, outcome.output)
         stage.counts[child.status] += 1
         job.set_child(child)
@@ -238,6 +251,17 @@ class ChildRun:
         job.tell("file", **told)
         self.context.count("processes", child.status)
         return child
+
+    async def _keep(self, outcome: Outcome) -> None:
+        """Put the whole output aside. Where the disk does not take it, the result counts, and the record tells."""
+        child, number = self._known(), self._known().number
+        try:
+            await self.context.blocking(self.context.logs.keep, self.job.id, number, outcome.stdout, outcome.stderr)
+        except OSError as error:
+            log.error("the output of process %d of job %s is lost: %s", number, self.job.id, error)
+            child.outputTruncated = True
+            note = f"(The whole output could not be kept: {error.strerror}.)"
+            child.stdErr = f"{child.stdErr}\n{note}" if child.stdErr else note
 
     async def _output(self, file: Path | None, stream: str, wanted: int) -> tuple[str, bytes]:
         """Return what the record shows of an output, and its first bytes.

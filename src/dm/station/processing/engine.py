@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from dm.common import setupfile, statuses
-from dm.common.errors import ConfigurationError, ServiceUnavailable
+from dm.common.errors import ConfigurationError, DmException, ServiceUnavailable
 from dm.station.processing import documents
 from dm.station.processing.admission import Admission, Waiting
 from dm.station.processing.context import Context, Event
@@ -85,6 +85,7 @@ class Engine:
         self._accepted: set[str] = set()
         self._looked_up: set[tuple[str, int]] = set()  # jobs found in the database, see _turn
         self._wishes: set[str] = set()  # accepted jobs that are to be stopped
+        self._again: dict[str, Mapping[str, Any]] = {}  # jobs let go on before their end was known here
         self._admission = Admission(settings.concurrent_jobs)
         self._runs: dict[str, JobRun] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -133,24 +134,7 @@ class Engine:
 
     async def _run(self) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        active = await self.context.blocking(self._store.active_jobs)
-        keys: dict[str, set[str]] = {}
-        begun: list[JobRun] = []
-        for document in active:
-            further = await self._further(document)
-            for child in map(Child.from_document, [*document["children"].values(), *further]):
-                if not child.ended:
-                    keys.setdefault(child.executor, set()).add(child.key)
-            self._enqueue(document)
-            if document["status"] != statuses.PENDING or document["children"]:
-                self._admission.remove(document["_id"])  # it is under way, whatever the limits are now
-                begun.append(JobRun(self.context, document, further))
-        await self.context.executors.open(keys)
-        for run in begun:
-            self._runs[run.id] = run
-            self._spawn(self._finish(run))
-        if active:
-            log.info("took over %d jobs", len(active))
+        await self._take_over()
         self._admit()
         housekeeping = asyncio.create_task(self._expire())
         self._ready.set()
@@ -161,11 +145,43 @@ class Engine:
         await asyncio.gather(housekeeping, *self._tasks, return_exceptions=True)
         await self.context.executors.close()
 
+    async def _take_over(self) -> None:
+        """Go on with the jobs of an earlier engine."""
+        keys: dict[str, set[str]] = {}
+        begun: list[JobRun] = []
+        unreadable: dict[str, Exception] = {}
+        active = await self.context.blocking(self._store.active_jobs)
+        for document in active:
+            self._enqueue(document)
+            if document["status"] == statuses.PENDING and not document["children"]:
+                continue
+            self._admission.remove(document["_id"])  # it is under way, whatever the limits are now
+            try:
+                further = await self._further(document)
+                known = [Child.from_document(child) for child in [*document["children"].values(), *further]]
+                begun.append(JobRun(self.context, document, further))
+            except DmException:
+                raise
+            except Exception as error:
+                unreadable[document["_id"]] = error
+                continue
+            for child in known:
+                if not child.ended:
+                    keys.setdefault(child.executor, set()).add(child.key)
+        await self.context.executors.open(keys)
+        for run in begun:
+            self._runs[run.id] = run
+            self._spawn(self._finish(run))
+        for job_id, problem in unreadable.items():
+            self._spawn(self._refuse(job_id, problem))
+        if active:
+            log.info("took over %d jobs", len(active))
+
     async def _further(self, document: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """Return a job's processes that are stored outside of its document."""
+        """Return a job's processes that are stored outside of its document, without what they printed."""
         if document["nextChild"] < documents.EMBEDDED:
             return []
-        return await self.context.blocking(self._store.children, document["_id"])
+        return await self.context.blocking(self._store.children, document["_id"], 0, 0, ("stdOut", "stdErr"))
 
     async def _expire(self) -> None:
         """Remove outputs that have been kept long enough, now and then."""
@@ -197,7 +213,7 @@ class Engine:
         """Take over a job that has been stored."""
 
         def enqueue() -> None:
-            self._enqueue(dict(document))
+            self._hand_over(dict(document))
             self._admit()
 
         if self._loop is not None and self.alive() and _turn(document) not in self._looked_up:
@@ -220,13 +236,21 @@ class Engine:
                 continue
             break
         for document in found:
-            if document["_id"] not in self._accepted:
+            ending = self._admission.ending(document["_id"], document.get("restarts", 0))
+            if document["_id"] not in self._accepted or ending:
                 # Whoever is just about to hand it over comes too late, even when it has ended by then.
                 self._looked_up.add(_turn(document))
-                self._enqueue(document)
+                self._hand_over(document)
         self._admit()
 
-    def _enqueue(self, document: dict[str, Any]) -> None:
+    def _hand_over(self, document: dict[str, Any]) -> None:
+        """Put a job into the queue; one whose last end is not known here yet when it is."""
+        if self._admission.ending(document["_id"], document.get("restarts", 0)):
+            self._again[document["_id"]] = document
+        else:
+            self._enqueue(document)
+
+    def _enqueue(self, document: Mapping[str, Any], *, at_hand: bool = True) -> None:
         workflow = f"{document.get('workflowOwner', '')}:{document.get('workflowName', '')}"
         self._accepted.add(document["_id"])
         self._admission.add(
@@ -236,7 +260,8 @@ class Engine:
                 owner=document["owner"],
                 workflow=workflow,
                 most=document.get("maxConcurrentJobs", 0),
-                document=document if len(self._admission) < _KEPT_IN_MEMORY else None,
+                turn=document.get("restarts", 0),
+                document=dict(document) if at_hand and len(self._admission) < _KEPT_IN_MEMORY else None,
             )
         )
 
@@ -254,18 +279,21 @@ class Engine:
         """Run a job from the queue; its document may have to be read again."""
         document, pause = job.document, 1.0
         job.document = None
-        while document is None:
+        while True:
             try:
-                document = await self.context.blocking(self._store.job, job.id)
+                document = document or await self.context.blocking(self._store.job, job.id)
+                if document is None or not document.get("active"):
+                    self._over(job.id)
+                    return
+                run = JobRun(self.context, document, await self._further(document))
                 break
-            except ServiceUnavailable as error:
+            except DmException as error:
                 log.warning("%s", error)
                 await asyncio.sleep(pause)
                 pause = min(10.0, 2 * pause)
-        if document is None or not document.get("active"):
-            self._over(job.id)
-            return
-        run = JobRun(self.context, document, await self._further(document))
+            except Exception as error:
+                await self._refuse(job.id, error)
+                return
         if run.id in self._wishes:
             run.stop()
         self._runs[run.id] = run
@@ -283,11 +311,25 @@ class Engine:
         finally:
             self._over(run.id)
 
+    async def _refuse(self, job_id: str, error: Exception) -> None:
+        """End a job whose document is not what this version can run."""
+        log.error("job %s cannot be read", job_id, exc_info=error)
+        message = f"The job cannot be read by this version of the service: {type(error).__name__} {error!s:.200}."
+        values = {"status": statuses.FAILED, "active": 0, "endTime": time.time(), "errorMessage": message}
+        try:
+            await asyncio.wrap_future(self.writer.update(job_id, values))
+        except DmException as problem:
+            log.warning("%s", problem)
+        finally:
+            self._over(job_id)
+
     def _over(self, job_id: str) -> None:
         self._runs.pop(job_id, None)
         self._accepted.discard(job_id)
         self._wishes.discard(job_id)
         self._admission.ended(job_id)
+        if (again := self._again.pop(job_id, None)) is not None:
+            self._enqueue(again, at_hand=False)  # it may have been stopped since
         with self._changed:
             self._changed.notify_all()
         if self._stop is not None and not self._stop.is_set():

@@ -41,8 +41,8 @@ class FileRun:
                 pause = self._pause()
                 if pause is None:
                     return last
-                if not await self._rest(max(0.0, (last.endTime or 0.0) + pause - time.time())):
-                    return last
+                if not await self._rest(min(pause, max(0.0, (last.endTime or 0.0) + pause - time.time()))):
+                    return last  # the clock of another host, or this one's before, may be ahead
                 last = None
             child = await ChildRun(self.stage, self.file, self.repeat, last, len(self.tried) - (last is not None)).run()
             if child is None:

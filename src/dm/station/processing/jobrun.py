@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import signal
 import time
 from collections.abc import Coroutine
 from typing import Any
@@ -19,6 +20,7 @@ from dm.station.processing.stagerun import StageRun
 from dm.station.processing.writer import ServiceEnds
 
 MAX_CAPTURED = 4 << 20
+_KILLED_SECONDS = 30.0
 log = logging.getLogger(__name__)
 
 
@@ -48,13 +50,15 @@ class JobRun:
         self.input_error: str | None = document["inputError"]
         self.data_directory: str | None = document["dataDirectory"]
         self.states: dict[int, dict[str, Any]] = {int(key[1:]): value for key, value in document["stages"].items()}
+        # values captured under the version before, which did not note of which stage they are
+        self._before: dict[str, Any] = json.loads(document["captured"]) if "position" in document else {}
         self.outcome: dict[str, Any] | None = document.get("outcome")  # of all but the cleanup stages
         self.start_time: float | None = document.get("startTime")
         self.stage: str | None = document.get("stage")  # the one entered last
         self.abort = asyncio.Event()
-        if document.get("abort"):
-            self.abort.set()
         self.abort_cleanup = asyncio.Event()
+        if document.get("abort"):
+            (self.abort if self.outcome is None else self.abort_cleanup).set()
         known = [Child.from_document(child) for child in [*document["children"].values(), *(further or [])]]
         self.next_child = max([document["nextChild"], *(child.number + 1 for child in known)])
         self.children: dict[int, list[Child]] = {}  # of stages that have not ended, by stage
@@ -115,7 +119,11 @@ class JobRun:
             forget, self._forget = self._forget, []
             events, self._events = self._events, []
             if values or outside:
-                await asyncio.wrap_future(self.context.writer.update(self.id, values, outside.values()))
+                try:
+                    await asyncio.wrap_future(self.context.writer.update(self.id, values, outside.values()))
+                except ProcessingError:
+                    self._forget[:0] = forget  # when the end of the job is stored
+                    raise
             for child in forget:
                 executor = await self.context.executors.get(child.executor)
                 await executor.forget(child.key)
@@ -140,7 +148,7 @@ class JobRun:
 
         :param indices: of which stages; ``None`` for all.
         """
-        merged: dict[str, Any] = {}
+        merged = dict(self._before)
         for index in sorted(self.states if indices is None else indices):
             if text := self.states.get(index, {}).get("captured"):
                 merged.update(json.loads(text))
@@ -184,6 +192,7 @@ class JobRun:
         except Exception:
             log.exception("job %s failed by a defect of the service", self.id)
             status, message = statuses.FAILED, "An internal error of the processing service ended the job; see its log."
+        await self._end_rest()
         end = time.time()
         self.status = status
         self.set(status=status, active=0, startTime=self.start_time or end, endTime=end)
@@ -201,17 +210,32 @@ class JobRun:
         await self.flush()
         return statuses.FAILED
 
+    async def _end_rest(self) -> None:
+        """Kill what still runs, because nothing can be stored or a defect ended its supervision."""
+        for child in list(self.running.values()):
+            try:
+                executor = await self.context.executors.get(child.executor)
+                await executor.stop(child.key, signal.SIGKILL)
+                await asyncio.wait_for(executor.wait(child.key), _KILLED_SECONDS)
+            except (DmException, TimeoutError) as error:
+                log.error("process %d of job %s could not be ended: %s", child.number, self.id, error)
+            child.status, child.exitStatus, child.endTime = statuses.ABORTED, -1, time.time()
+            self.set_child(child)
+            self.forget(child)
+        self.running.clear()
+
     async def _all(self) -> tuple[str, str | None]:
         if self.input_error:
             return statuses.FAILED, self.input_error
         cleanup = graph.dependencies(self.stages, cleanup=True)
         if self.outcome is None:
             status, message, failed = await _Walk(self, graph.dependencies(self.stages), self.abort).run()
+            await self._end_rest()
             if not cleanup:
                 return status, message
             self.outcome = {"status": status, "message": message, "stage": failed}
             self.status = statuses.FINALIZING
-            self.set(outcome=self.outcome, status=self.status)
+            self.set(outcome=self.outcome, status=self.status, abort=False)  # another stop is one of the cleanup
         status, message = self.outcome["status"], self.outcome["message"]
         if self.input_error is None and self.files:
             after, why, _ = await _Walk(self, cleanup, self.abort_cleanup).run()
@@ -236,17 +260,22 @@ class _Walk:
 
     async def run(self) -> tuple[str, str | None, str | None]:
         """Return status, message and the name of the stage that failed."""
-        left = list(self.graph)
+        left = []
+        for name in self.graph:  # a failure that an earlier service saw is known before anything begins
+            state = self._state(name)
+            if state.get("status") in (None, statuses.RUNNING):
+                left.append(name)
+            else:
+                self._ended(name, state["status"], state.get("message"))
         running: dict[asyncio.Task[tuple[str, str | None]], str] = {}
         try:
             while True:
-                if self.failure is None:
-                    begin = [name for name in left if self.settled.issuperset(self.graph[name])]
-                    left = [name for name in left if name not in begin]
-                    if len(begin) == 1 and not running and not self.abort.is_set():
-                        self._ended(begin[0], *await self._stage(begin[0]).run())
-                        continue
-                    running |= {asyncio.ensure_future(self._stage(name).run()): name for name in begin}
+                begin = [name for name in left if self._may_begin(name)]
+                left = [name for name in left if name not in begin]
+                if len(begin) == 1 and not running and not self.abort.is_set():
+                    self._ended(begin[0], *await self._stage(begin[0]).run())
+                    continue
+                running |= {asyncio.ensure_future(self._stage(name).run()): name for name in begin}
                 if not running:
                     break
                 done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
@@ -259,6 +288,15 @@ class _Walk:
                 task.cancel()
             await asyncio.gather(*running, return_exceptions=True)
         return self.failure or (statuses.DONE, None, None)
+
+    def _state(self, name: str) -> dict[str, Any]:
+        return self.job.states.get(self.job.index[name], {})
+
+    def _may_begin(self, name: str) -> bool:
+        """Whether a stage can begin, or go on where an earlier service left it."""
+        if self.failure is not None and self._state(name).get("status") is None:
+            return False
+        return self.settled.issuperset(self.graph[name])
 
     def _stage(self, name: str) -> StageRun:
         return StageRun(self.job, self.job.index[name], self._before(name), self.abort, self.halt)

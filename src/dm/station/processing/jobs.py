@@ -213,9 +213,13 @@ class Jobs:
             self._site.experiment(principal, experiment)
         if not self._engine.alive():
             raise ServiceUnavailable("The processing engine does not run; try again later.")
-        if not self._store.reopen_job(document["_id"], document.get("restarts", 0), values):
-            raise InvalidObjectState(f"Processing job {document['_id']} goes on already.")
-        found = self._found(document["_id"])
+        try:
+            if not self._store.reopen_job(document["_id"], document.get("restarts", 0), values):
+                raise InvalidObjectState(f"Processing job {document['_id']} goes on already.")
+            found = self._found(document["_id"])
+        except ServiceUnavailable:
+            self._engine.look_again()  # nobody knows whether it goes on; if it does, it runs
+            raise
         self._engine.submit(found)
         return documents.record(found)
 

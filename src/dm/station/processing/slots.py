@@ -22,11 +22,7 @@ class FairSlots:
         self._of_owner: Counter[str] = Counter()
         self._waiting: OrderedDict[str, list[_Entry]] = OrderedDict()
         self._count = 0
-
-    @property
-    def waiting(self) -> int:
-        """How many wait for a place."""
-        return sum(not entry[3].done() for heap in self._waiting.values() for entry in heap)
+        self.waiting = 0  # how many wait for a place; read by other threads
 
     def busy(self, owner: str) -> bool:
         """Whether this owner will have to wait when asking now."""
@@ -52,6 +48,7 @@ class FairSlots:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._count += 1
         heapq.heappush(self._waiting.setdefault(owner, []), (-priority, order, self._count, future))
+        self.waiting += 1
         try:
             await future
         except asyncio.CancelledError:
@@ -60,6 +57,8 @@ class FairSlots:
             else:
                 future.cancel()
             raise
+        finally:
+            self.waiting -= 1
 
     def release(self, owner: str) -> None:
         """Give a place back."""

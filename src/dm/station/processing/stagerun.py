@@ -76,7 +76,7 @@ class StageRun:
         """Run the stage and return its status, with a message where no failing process tells the reason."""
         state = self.job.states.get(self.index, {})
         if state.get("status") not in (None, statuses.RUNNING):
-            return state["status"], None
+            return state["status"], state.get("message")
         if self.abort.is_set() and all(child.ended for child in self.children):
             return self._end(statuses.ABORTED)
         try:
@@ -135,7 +135,7 @@ class StageRun:
         repeat, wake = state.get("repeat", 0), state.get("wake")
         self.files = files
         while True:
-            if wake is not None:
+            if wake is not None and all(child.repeat != repeat for child in self.children):
                 await job.flush()
                 pause = min(max(0.0, wake - time.time()), float(stage["repeatPeriod"]))  # clocks may have jumped
                 if not await job.unless(self.abort, asyncio.sleep(pause)):
@@ -190,7 +190,10 @@ class StageRun:
                 done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
                     child, status, message = task.result()
-                    ended += [child] if child is not None else []
+                    if child is not None and child.captured:
+                        ended.append(child)  # of thousands, not all outputs are kept in memory
+                        if child.number >= documents.EMBEDDED:
+                            child.stdOut = child.stdErr = ""
                     if status != statuses.DONE and failure[0] == statuses.DONE:
                         failure = (status, message)
                 if running:
@@ -220,8 +223,11 @@ class StageRun:
 
     def _capture(self, ended: list[Child]) -> None:
         """Take over what the processes of a round captured, in the order of their files."""
+        found: dict[str, Any] = {}
         for child in sorted(ended, key=lambda child: child.file):
-            self.job.capture(self.index, child.captured)
+            found |= child.captured
+        self.job.capture(self.index, found)
+        for child in ended:
             if child.number < documents.EMBEDDED:  # written together with the job's: nothing can be lost between
                 child.captured = {}
                 self.job.set_child(child)
@@ -262,7 +268,8 @@ class StageRun:
     def _end(self, status: str, message: str | None = None) -> Result:
         if status != statuses.ABORTED or self.index in self.job.states:
             self.job.enter(self.index)
-            self.job.set_stage(self.index, status=status)
+            told = {"message": message} if message else {}
+            self.job.set_stage(self.index, status=status, **told)
         return status, message
 
 

@@ -275,14 +275,17 @@ class Store:
     def _child_key(job_id: str, number: int) -> str:
         return f"{job_id}:{number:08d}"
 
-    def children(self, job_id: str, first: int = 0, count: int = 0) -> list[dict[str, Any]]:
+    def children(
+        self, job_id: str, first: int = 0, count: int = 0, without: Iterable[str] = ()
+    ) -> list[dict[str, Any]]:
         """Return processes of a job that are stored outside its document, by number.
 
-        :param first: smallest number. :param count: how many at most; 0 for all.
+        :param first: smallest number. :param count: how many at most; 0 for all. :param without: fields left out.
         """
         bounds = {"$gte": self._child_key(job_id, first), "$lt": f"{job_id};"}
         with translated():
-            return list(self._children.find({"order": bounds}).sort("order", 1).limit(count))
+            projection = dict.fromkeys(without, 0) or None
+            return list(self._children.find({"order": bounds}, projection).sort("order", 1).limit(count))
 
     def delete_job(self, job_id: str) -> bool:
         """Delete an ended job; ``False`` when there is none."""

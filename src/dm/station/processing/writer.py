@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
-from dm.common.errors import DmException, ServiceUnavailable
+from dm.common.errors import DmException, ProcessingError, ServiceUnavailable
 from dm.common.spent import part
 from dm.station.processing.store import Store
 
@@ -73,6 +73,7 @@ class Writer:
             :class:`~dm.common.errors.ServiceUnavailable` when it may not have been stored.
         """
         future: Future[bool] = Future()
+        future.set_running_or_notify_cancel()
         with self._condition:
             if self._closed:
                 future.set_exception(_closed())
@@ -88,6 +89,7 @@ class Writer:
             :class:`ServiceEnds` when the service ended before.
         """
         future: Future[None] = Future()
+        future.set_running_or_notify_cancel()  # who gives up waiting cancels nothing
         with self._condition:
             if self._closed:
                 future.set_exception(_closed())
@@ -130,6 +132,13 @@ class Writer:
             for _, future in new:
                 future.set_exception(error)
             return
+        except Exception as error:  # what the client cannot encode concerns one of them, and must not end this thread
+            if len(new) > 1:
+                for one in new:
+                    self._insert([one])
+                return
+            new[0][1].set_exception(_unstorable(error))
+            return
         for (_, future), answer in zip(new, answers, strict=True):
             if isinstance(answer, DmException):
                 future.set_exception(answer)
@@ -150,6 +159,12 @@ class Writer:
             refused = dict.fromkeys(changes, _closed())
         except DmException as error:
             refused = dict.fromkeys(changes, error)
+        except Exception as error:  # as above
+            if len(changes) > 1:
+                for name, change in changes.items():
+                    self._update({name: change})
+                return
+            refused = dict.fromkeys(changes, _unstorable(error))
         for name, change in changes.items():
             for future in change.waiting:
                 if name in refused:
@@ -171,6 +186,11 @@ class Writer:
             self._not_before = time.monotonic() + self._pause
             self._pause = min(_LONGEST_PAUSE, 2 * self._pause)
         return True
+
+
+def _unstorable(error: Exception) -> ProcessingError:
+    log.error("a document cannot be stored", exc_info=error)
+    return ProcessingError(f"The processing database cannot hold a document: {error}.")
 
 
 def _closed() -> ServiceEnds:

@@ -65,6 +65,10 @@ class Executors:
             else:
                 del self.problems[name]
 
+    def opened(self, name: str) -> bool:
+        """Whether nobody has to wait for this executor."""
+        return name not in self.problems
+
     async def get(self, name: str) -> Executor:
         """Return an executor, waiting until it is open. :raises ProcessingError: there is none of that name."""
         if name not in self._executors:
