@@ -36,7 +36,13 @@ class SlowStore(Store):
     """A database whose answers take their time, or get lost, from when one says so."""
 
     answer_after = 0.0
+    active_after = 0.0
     answers_lost: tuple[str, ...] = ()
+
+    def active_jobs(self) -> Any:
+        result = super().active_jobs()
+        time.sleep(self.active_after)
+        return result
 
     def update_jobs(self, *arguments: Any) -> Any:
         result = super().update_jobs(*arguments)
@@ -423,3 +429,68 @@ def test_processes_are_counted_by_descriptors_that_come_back(store: SlowStore, s
                 before = len(os.listdir("/proc/self/fd"))
         assert len(os.listdir("/proc/self/fd")) <= before + 2
         assert running.load() == {"jobs": 0, "queued": 0, "running": 0, "waiting": 0}
+
+
+# --- what is told, and who comes early ----------------------------------------------------------------------------
+
+
+def test_a_listener_that_fails_fails_no_job(store: SlowStore, spool: Path) -> None:
+    def listener(event: dict[str, Any]) -> None:
+        raise OSError(f"nobody hears of {event['event']}")
+
+    with engine(store, spool) as running:
+        running.context.events = listener
+        job_id = submitted(running, document(store, {"1": {"command": "true"}, "2": {"command": "true"}}))
+        found = ended(store, job_id)
+        running.wait(job_id, PATIENCE)
+    assert found["status"] == "done" and len(found["children"]) == 2
+
+
+def test_a_deleted_job_whose_key_comes_again_runs_again(store: SlowStore, spool: Path) -> None:
+    first, again = (document(store, {"1": {"command": "true"}}) for _ in range(2))
+    again["_id"] = first["_id"]
+    with engine(store, spool) as running:
+        assert running.writer.add(first).result(PATIENCE)
+        running.look_again()  # nobody knew whether it was stored
+        assert ended(store, first["_id"])["status"] == "done"
+        running.wait(first["_id"], PATIENCE)
+        assert store.delete_job(first["_id"])
+        store.answer_after = 0.5
+        job_id = submitted(running, again)
+        assert ended(store, job_id)["status"] == "done"
+        assert store.delete_job(job_id)  # before the engine hears of its end
+        store.answer_after = 0.0
+        third = document(store, {"1": {"command": "true"}}) | {"_id": job_id}
+        assert store.add_jobs([third]) == [True]
+        running.submit(third)
+        assert ended(store, job_id)["status"] == "done"
+
+
+def test_jobs_that_come_while_old_ones_are_taken_over_wait(
+    store: SlowStore, spool: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dm.station.processing.engine._START_SECONDS", 0.2)
+    old, queued = (document(store, {"1": {"command": "sleep 600"}}) for _ in range(2))
+    old |= {"status": "running", "stages": {"s0": {"status": "running"}}}
+    assert store.add_jobs([old, queued]) == [True, True]
+    store.active_after = 1.5
+    with engine(store, spool) as running:
+        new = submitted(running, document(store, {"1": {"command": "true"}}))
+        for job in (old, queued):
+            assert store.request_abort(job["_id"], "aborting")
+            running.abort(job["_id"])
+        assert ended(store, new)["status"] == "done"
+        for job in (old, queued):
+            assert ended(store, job["_id"])["status"] == "aborted"
+
+
+def test_a_failure_does_not_wait_for_the_next_repeat_of_another_branch(store: SlowStore, spool: Path) -> None:
+    never = {"repeatPeriod": 3600, "repeatUntil": "0 > 1", "maxRepeats": 9}
+    stages = {
+        "a": {"command": "true", "dependsOn": [], **never},
+        "b": {"command": "sleep 1; exit 3", "dependsOn": []},
+    }
+    with engine(store, spool) as running:
+        job_id = submitted(running, document(store, stages))
+        found = ended(store, job_id)
+    assert found["status"] == "failed" and found["stages"]["s0"]["status"] == "aborted"

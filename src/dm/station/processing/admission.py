@@ -14,7 +14,7 @@ class Waiting:
 
     :param rank: what goes first among jobs of one owner: ``(-priority, order)``.
     :param workflow: the workflow it runs, and :param most: how many jobs of that may be under way (0 for any number).
-    :param turn: how often it was let go on before. :param document: as stored, where it is at hand.
+    :param turn: tells it from what had its id before. :param document: as stored, where it is at hand.
     """
 
     rank: tuple[int, str]
@@ -22,7 +22,7 @@ class Waiting:
     owner: str = field(compare=False)
     workflow: str = field(compare=False)
     most: int = field(compare=False)
-    turn: int = field(compare=False, default=0)
+    turn: tuple[str, int] = field(compare=False, default=("", 0))
     document: dict[str, Any] | None = field(compare=False, default=None)
 
 
@@ -59,10 +59,10 @@ class Admission:
             self._begin(job)
         return job
 
-    def ending(self, job_id: str, turn: int) -> bool:
-        """Whether a job is still under way that has been let go on since: here its end is not known yet."""
+    def ending(self, job_id: str, turn: tuple[str, int]) -> bool:
+        """Whether another turn of a job is still under way: it has ended, only that is not known here yet."""
         job = self._under_way.get(job_id)
-        return job is not None and job.turn < turn
+        return job is not None and job.turn != turn
 
     def next(self) -> Waiting | None:
         """Take the next job out of the queue, if one may begin now.

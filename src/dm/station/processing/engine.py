@@ -83,9 +83,10 @@ class Engine:
         self._store = store
         self._spool = spool
         self._accepted: set[str] = set()
-        self._looked_up: set[tuple[str, int]] = set()  # jobs found in the database, see _turn
+        self._looked_up: set[tuple[str, tuple[str, int]]] = set()  # jobs found in the database, see _turn
         self._wishes: set[str] = set()  # accepted jobs that are to be stopped
         self._again: dict[str, Mapping[str, Any]] = {}  # jobs let go on before their end was known here
+        self._taken_over = False  # before, no job begins and none is stopped
         self._admission = Admission(settings.concurrent_jobs)
         self._runs: dict[str, JobRun] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -135,6 +136,10 @@ class Engine:
     async def _run(self) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         await self._take_over()
+        self._taken_over = True
+        self._wishes &= self._accepted
+        for job_id in list(self._wishes):
+            self._stop_job(job_id)
         self._admit()
         housekeeping = asyncio.create_task(self._expire())
         self._ready.set()
@@ -216,7 +221,8 @@ class Engine:
             self._hand_over(dict(document))
             self._admit()
 
-        if self._loop is not None and self.alive() and _turn(document) not in self._looked_up:
+        turn = (document["_id"], _turn(document))
+        if self._loop is not None and self.alive() and turn not in self._looked_up:
             self._accepted.add(document["_id"])
             self._loop.call_soon_threadsafe(enqueue)
 
@@ -236,16 +242,16 @@ class Engine:
                 continue
             break
         for document in found:
-            ending = self._admission.ending(document["_id"], document.get("restarts", 0))
+            ending = self._admission.ending(document["_id"], _turn(document))
             if document["_id"] not in self._accepted or ending:
                 # Whoever is just about to hand it over comes too late, even when it has ended by then.
-                self._looked_up.add(_turn(document))
+                self._looked_up.add((document["_id"], _turn(document)))
                 self._hand_over(document)
         self._admit()
 
     def _hand_over(self, document: dict[str, Any]) -> None:
         """Put a job into the queue; one whose last end is not known here yet when it is."""
-        if self._admission.ending(document["_id"], document.get("restarts", 0)):
+        if self._admission.ending(document["_id"], _turn(document)):
             self._again[document["_id"]] = document
         else:
             self._enqueue(document)
@@ -260,14 +266,14 @@ class Engine:
                 owner=document["owner"],
                 workflow=workflow,
                 most=document.get("maxConcurrentJobs", 0),
-                turn=document.get("restarts", 0),
+                turn=_turn(document),
                 document=dict(document) if at_hand and len(self._admission) < _KEPT_IN_MEMORY else None,
             )
         )
 
     def _admit(self) -> None:
         """Begin jobs as long as there is room."""
-        while (job := self._admission.next()) is not None:
+        while self._taken_over and (job := self._admission.next()) is not None:
             self._spawn(self._take_up(job))
 
     def _spawn(self, work: Any) -> None:
@@ -339,16 +345,20 @@ class Engine:
         """Stop a job whose wish to stop has been stored."""
 
         def stop() -> None:
-            if job_id in self._accepted:
+            if job_id in self._accepted or not self._taken_over:
                 self._wishes.add(job_id)
-            if (waiting := self._admission.remove(job_id)) is not None:
-                waiting.document = None  # it says nothing of the wish
-                self._spawn(self._take_up(waiting))
-            elif run := self._runs.get(job_id):
-                run.stop()
+            if self._taken_over:
+                self._stop_job(job_id)
 
         if self._loop is not None and self.alive():
             self._loop.call_soon_threadsafe(stop)
+
+    def _stop_job(self, job_id: str) -> None:
+        if (waiting := self._admission.remove(job_id)) is not None:
+            waiting.document = None  # it says nothing of the wish
+            self._spawn(self._take_up(waiting))
+        elif run := self._runs.get(job_id):
+            run.stop()
 
     def running(self, job_id: str) -> bool:
         """Whether the job has not ended."""
@@ -386,5 +396,5 @@ class Engine:
 
 
 def _turn(document: Mapping[str, Any]) -> tuple[str, int]:
-    """Return what tells a job, and how often it was let go on, from all others."""
-    return document["_id"], document.get("restarts", 0)
+    """Return what tells a job from one that had its id before, and how often it was let go on."""
+    return document["order"], document.get("restarts", 0)

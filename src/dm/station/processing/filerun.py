@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from typing import TYPE_CHECKING
 
@@ -73,13 +72,4 @@ class FileRun:
         if seconds <= 0:
             return True
         await self.stage.job.flush()
-        either = asyncio.Event()
-        watch = [asyncio.ensure_future(event.wait()) for event in (self.stage.abort, self.stage.halt)]
-        for task in watch:
-            task.add_done_callback(lambda done: None if done.cancelled() else either.set())
-        try:
-            return await self.stage.job.unless(either, asyncio.sleep(seconds))
-        finally:
-            for task in watch:
-                task.cancel()
-            await asyncio.gather(*watch, return_exceptions=True)
+        return await self.stage.job.rest(seconds, self.stage.abort, self.stage.halt)

@@ -126,9 +126,15 @@ class JobRun:
                     raise
             for child in forget:
                 executor = await self.context.executors.get(child.executor)
-                await executor.forget(child.key)
+                try:
+                    await executor.forget(child.key)
+                except OSError as error:  # the next start of the service tries again
+                    log.warning("traces of process %d of job %s stay: %s", child.number, self.id, error)
             for event in events:
-                self.context.events(event)
+                try:
+                    self.context.events(event)
+                except Exception:
+                    log.exception("an event of job %s could not be told", self.id)
 
     def enter(self, index: int) -> None:
         """Note that a stage begins; the first one makes the job run."""
@@ -180,6 +186,17 @@ class JobRun:
             task.cancel()
             over.cancel()
             await asyncio.gather(task, over, return_exceptions=True)
+
+    async def rest(self, seconds: float, *ends: asyncio.Event) -> bool:
+        """Wait so many seconds, but not beyond any of some events; say whether none of them came."""
+        watch = [asyncio.ensure_future(event.wait()) for event in ends]
+        try:
+            done, _ = await asyncio.wait(watch, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            return not done
+        finally:
+            for task in watch:
+                task.cancel()
+            await asyncio.gather(*watch, return_exceptions=True)
 
     async def run(self) -> str:
         """Run to the end and return the final status."""

@@ -138,7 +138,7 @@ class StageRun:
             if wake is not None and all(child.repeat != repeat for child in self.children):
                 await job.flush()
                 pause = min(max(0.0, wake - time.time()), float(stage["repeatPeriod"]))  # clocks may have jumped
-                if not await job.unless(self.abort, asyncio.sleep(pause)):
+                if not await job.rest(pause, self.abort, self.halt):
                     return statuses.ABORTED, None
             status, message = await self._round(repeat)
             if status != statuses.DONE or not repeating:
