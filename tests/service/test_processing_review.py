@@ -494,3 +494,47 @@ def test_a_failure_does_not_wait_for_the_next_repeat_of_another_branch(store: Sl
         job_id = submitted(running, document(store, stages))
         found = ended(store, job_id)
     assert found["status"] == "failed" and found["stages"]["s0"]["status"] == "aborted"
+
+
+def test_a_job_stopped_between_two_attempts_is_aborted(store: SlowStore, spool: Path) -> None:
+    stage = {"command": "exit 3", "retry": {"count": 3, "backoff": 3600}}
+    with engine(store, spool) as running:
+        job_id = submitted(running, document(store, {"1": stage, "2": {"command": "true"}}))
+        until(store, job_id, lambda job: job["children"].get("c0", {}).get("endTime"))
+        assert store.request_abort(job_id, "aborting")
+        running.abort(job_id)
+        found = ended(store, job_id)
+    assert found["status"] == found["stages"]["s0"]["status"] == "aborted"
+
+
+def test_who_listens_hears_that_a_job_goes_on(store: SlowStore, spool: Path, work: Path) -> None:
+    told: list[str] = []
+    with engine(store, spool) as running:
+        running.context.events = lambda event: told.append(event.get("status", "")) if event["event"] == "job" else None
+        job_id = submitted(running, document(store, {"1": {"command": f"test -e {work}/now"}}))
+        found = ended(store, job_id)
+        running.wait(job_id, PATIENCE)
+        (work / "now").touch()
+        assert store.reopen_job(job_id, 0, reopening.resumed(found))
+        running.submit(until(store, job_id, lambda job: job["active"]))
+        assert ended(store, job_id)["status"] == "done"
+        running.wait(job_id, PATIENCE)
+    assert told == ["running", "failed", "running", "done"]
+
+
+def test_an_executor_whose_disk_is_bad_stops_no_other(store: SlowStore, spool: Path) -> None:
+    class Bad(Local):
+        """An executor that cannot work here."""
+
+        async def open(self, keys: Any) -> None:
+            raise PermissionError(13, "Permission denied")
+
+    values = processing_values("mongodb://unused/x", Path("/"))
+    executors = Executors("local", {"local": Local(spool / "local"), "bad": Bad(spool / "bad")})
+    running = Engine(store, executors, ProcessingSettings(**values), spool)
+    running.start()
+    try:
+        assert ended(store, submitted(running, document(store, {"1": {"command": "true"}})))["status"] == "done"
+        assert "Permission denied" in running.problems()["bad"]
+    finally:
+        running.close()

@@ -144,10 +144,11 @@ class JobRun:
         if self.status == statuses.PENDING:
             self.status = statuses.RUNNING
             self.set(status=self.status)
-        if self.stage != self.names[index]:
-            self.stage = self.names[index]
-            self.set(stage=self.stage)
-            self.tell_status()
+        elif self.stage == self.names[index]:
+            return
+        self.stage = self.names[index]
+        self.set(stage=self.stage)
+        self.tell_status()
 
     def captured(self, indices: list[int] | None = None) -> dict[str, Any]:
         """Return captured values: those of later stages override those of earlier ones.

@@ -80,7 +80,10 @@ class StageRun:
         if self.abort.is_set() and all(child.ended for child in self.children):
             return self._end(statuses.ABORTED)
         try:
-            self.inputs = await self._inputs(state)
+            found = await self._inputs(state)
+            if found is None:
+                return self._end(statuses.ABORTED)
+            self.inputs = found
             files = self._files() if state.get("status") is None else state.get("files")
             if files is None:
                 files = list(range(len(self.inputs)))
@@ -101,18 +104,26 @@ class StageRun:
         except DmException as error:
             return self._end(statuses.FAILED, f"{self.where} failed: {error.message}")
 
-    async def _inputs(self, state: dict[str, Any]) -> list[str]:
-        """Return the files the stage runs on: the job's, or those of its own data directories."""
+    async def _inputs(self, state: dict[str, Any]) -> list[str] | None:
+        """Return the files the stage runs on: the job's, or those of its own data directories.
+
+        :returns: ``None`` when the job was to stop meanwhile: a directory that is away may not answer for hours.
+        """
         if not self.stage.get("dataDir"):
             return self.job.files
         if "inputs" in state:
             return list(json.loads(state["inputs"]))
-        limit = self.job.context.settings.files_per_job
-        found = await self.job.context.blocking(
-            inputs.stage_files, self.stage, self.variables(0), limit, self.job.data_directory
-        )
-        self.job.set_stage(self.index, inputs=json.dumps(found))
-        return list(found)
+        job, found = self.job, list[str]()
+        wanted = (self.stage, self.variables(0), job.context.settings.files_per_job, job.data_directory)
+
+        async def listing() -> None:
+            found.extend(await job.context.blocking(inputs.stage_files, *wanted))
+
+        await job.flush()
+        if not await job.unless(self.abort, listing()):
+            return None
+        job.set_stage(self.index, inputs=json.dumps(found))
+        return found
 
     def _files(self) -> list[int]:
         """Return the input files for which the stage's condition holds."""
@@ -217,8 +228,8 @@ class StageRun:
             raise
         except DmException as error:
             return None, statuses.FAILED, f"{self.where} failed: {error.message}"
-        if child is None:
-            return None, statuses.ABORTED, None
+        if child is None or (self.abort.is_set() and child.status == statuses.FAILED):  # no further attempt
+            return child, statuses.ABORTED, None
         return child, child.status, child.reason
 
     def _capture(self, ended: list[Child]) -> None:

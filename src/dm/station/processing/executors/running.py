@@ -46,10 +46,10 @@ class Executors:
         for name, executor in self._executors.items():
             try:
                 await executor.open(keys.get(name, ()))
-            except DmException as error:
+            except (DmException, OSError) as error:
                 if name == self.default == "local":
                     raise
-                self.problems[name] = error.message
+                self.problems[name] = _why(error)
                 self._opening[name] = asyncio.create_task(self._open_later(name, executor, keys.get(name, ())))
 
     async def _open_later(self, name: str, executor: Executor, keys: Collection[str]) -> None:
@@ -60,8 +60,8 @@ class Executors:
             pause = min(_LONGEST_PAUSE, 2 * pause)
             try:
                 await executor.open(keys)
-            except DmException as error:
-                self.problems[name] = error.message
+            except (DmException, OSError) as error:
+                self.problems[name] = _why(error)
             else:
                 del self.problems[name]
 
@@ -93,3 +93,7 @@ class Executors:
         for name, executor in self._executors.items():
             if name not in self.problems:
                 await executor.close()
+
+
+def _why(error: DmException | OSError) -> str:
+    return error.message if isinstance(error, DmException) else f"It cannot be opened: {error}."
