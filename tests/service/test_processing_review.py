@@ -538,3 +538,37 @@ def test_an_executor_whose_disk_is_bad_stops_no_other(store: SlowStore, spool: P
         assert "Permission denied" in running.problems()["bad"]
     finally:
         running.close()
+
+
+def test_an_end_that_is_written_twice_does_not_end_what_goes_on(store: SlowStore, spool: Path, work: Path) -> None:
+    class Forgetful(SlowStore):
+        """Loses the first answer to the end of a job."""
+
+        lost = 0
+
+        def update_jobs(self, changes: Any) -> Any:
+            result = super().update_jobs(changes)
+            if not self.lost and any("active" in values for values, _ in changes.values()):
+                self.lost += 1
+                raise ServiceUnavailable("The processing database does not answer; try again.")
+            return result
+
+    store.__class__ = Forgetful
+    with engine(store, spool) as running:
+        job_id = submitted(running, document(store, {"1": {"command": f"test -e {work}/now"}}))
+        found = ended(store, job_id)
+        (work / "now").touch()
+        assert store.reopen_job(job_id, 0, reopening.resumed(found))
+        running.submit(until(store, job_id, lambda job: job["active"]))
+        running.wait(job_id, PATIENCE)
+        again = ended(store, job_id)
+    assert again["status"] == "done" and again["restarts"] == 1
+
+
+def test_a_job_that_went_on_and_ended_meanwhile_is_not_reopened_by_what_was_known_before(store: SlowStore) -> None:
+    job = document(store, {"1": {"command": "true"}}) | {"active": 0, "status": "failed"}
+    assert store.add_jobs([job]) == [True]
+    assert store.reopen_job(job["_id"], 0, {})
+    assert store.update_jobs({job["_id"]: ({"active": 0, "restarts": 1}, {})}) == {}
+    assert not store.reopen_job(job["_id"], 0, {"stages": {}}), "these values are of the turn before"
+    assert store.reopen_job(job["_id"], 1, {})

@@ -213,7 +213,7 @@ class JobRun:
         await self._end_rest()
         end = time.time()
         self.status = status
-        self.set(status=status, active=0, startTime=self.start_time or end, endTime=end)
+        self.set(status=status, active=0, restarts=self.restarts, startTime=self.start_time or end, endTime=end)
         if message:
             self.set(errorMessage=message)
         self.tell_status()
@@ -221,7 +221,8 @@ class JobRun:
             await self.flush()
             return status
         self.status = statuses.FAILED
-        self.set(status=statuses.FAILED, active=0, startTime=self.start_time or end, endTime=end)
+        ending = {"active": 0, "restarts": self.restarts, "startTime": self.start_time or end, "endTime": end}
+        self.set(status=statuses.FAILED, **ending)
         self.set(errorMessage="The result of the job could not be stored; see the log of the processing service.")
         self.tell_status()
         log.error("the result of job %s could not be stored", self.id)

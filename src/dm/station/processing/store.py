@@ -43,6 +43,16 @@ def _first_order(query: Mapping[str, Any]) -> str:
     return f"{int((max(moments) - _ORDER_SLACK) * 1_000_000):017d}"
 
 
+def _of_turn(job_id: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the condition of an update: an end that names how often the job was let go on ends that turn only.
+
+    One that is written again, as its answer was lost, may come when the job goes on already.
+    """
+    if "restarts" not in values:
+        return {"_id": job_id}
+    return {"_id": job_id, "restarts": values["restarts"] or {"$in": [None, 0]}}
+
+
 def _refused(failed: Mapping[str, Any]) -> ProcessingError:
     return ProcessingError(f"The processing database refuses an operation: {failed.get('errmsg')}.")
 
@@ -239,7 +249,9 @@ class Store:
             if children:
                 refused |= self._write(self._children, children, owners)
             names = [name for name, (values, _) in changes.items() if values and name not in refused]
-            updates = [pymongo.UpdateOne({"_id": name}, {"$set": changes[name][0]}) for name in names]
+            updates = [
+                pymongo.UpdateOne(_of_turn(name, changes[name][0]), {"$set": changes[name][0]}) for name in names
+            ]
             if updates:
                 refused |= self._write(self._jobs, updates, names)
         return refused
@@ -260,7 +272,7 @@ class Store:
 
         :param restarts: how often that was done before; ``False`` when it has changed, or the job has not ended.
         """
-        known = {"_id": job_id, "active": 0, "restarts": restarts} if restarts else {"_id": job_id, "active": 0}
+        known = {**_of_turn(job_id, {"restarts": restarts}), "active": 0}
         with translated():
             found = self._jobs.update_one(known, {"$set": {**values, "active": 1, "restarts": restarts + 1}})
         return found.matched_count > 0
