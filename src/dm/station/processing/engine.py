@@ -191,7 +191,10 @@ class Engine:
     async def _expire(self) -> None:
         """Remove outputs that have been kept long enough, now and then."""
         while self.context.settings.log_days:
-            await self.context.blocking(self.context.logs.expire, self.context.settings.log_days)
+            try:
+                await self.context.blocking(self.context.logs.expire, self.context.settings.log_days)
+            except OSError as error:  # the next time, perhaps
+                log.warning("old outputs cannot be removed: %s", error)
             await asyncio.sleep(_EXPIRE_SECONDS)
 
     def alive(self) -> bool:

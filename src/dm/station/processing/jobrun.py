@@ -236,8 +236,8 @@ class JobRun:
                 executor = await self.context.executors.get(child.executor)
                 await executor.stop(child.key, signal.SIGKILL)
                 await asyncio.wait_for(executor.wait(child.key), _KILLED_SECONDS)
-            except (DmException, TimeoutError) as error:
-                log.error("process %d of job %s could not be ended: %s", child.number, self.id, error)
+            except Exception:  # the end of the job must be recorded, whatever an executor says
+                log.exception("process %d of job %s could not be ended", child.number, self.id)
             child.status, child.exitStatus, child.endTime = statuses.ABORTED, -1, time.time()
             self.set_child(child)
             self.forget(child)
