@@ -129,7 +129,7 @@ def until(store: Store, job_id: str, holds: Callable[[dict[str, Any]], Any]) -> 
         if holds(found):
             return found
         time.sleep(0.01)
-    raise AssertionError(f"job {job_id} stays {found['status']}: {found}")
+    raise AssertionError(f"job {job_id} stays as it is: {found}")
 
 
 def ended(store: Store, job_id: str) -> dict[str, Any]:
