@@ -1020,14 +1020,18 @@ def test_jobs_by_zeromq(opened: Callable[[Any], Any]) -> None:
     assert api.restart(job)["id"] == job and api.wait(job, SECONDS)["status"] == "failed"
     with pytest.raises(InvalidObjectState, match="has ended"):
         api.abort(job)
+    rest.upsertWorkflow({"name": "api-zmq-long", "owner": owner, "stages": {"1": {"command": "sleep 60"}}})
+    long = api.submit(owner, "api-zmq-long", {"filePath": "/dev/null"})["id"]
+    assert api.abort(long)["id"] == long and api.wait(long, SECONDS)["status"] == "aborted"
     [many] = api.submitMany(owner, "api-zmq", [{"argsDict": {"filePath": "/dev/null", "x": "y"}}])
     assert api.wait(many["id"], SECONDS)["status"] == "done"
-    assert [found["id"] for found in api.list(owner, limit=2)] == [job, many["id"]]
+    assert [found["id"] for found in api.list(owner, limit=2)] == [long, many["id"]]
     assert [*api.events(owner, timeout=0.1)] == []  # nothing happens
     api.logout()
-    for ended in (job, many["id"]):
+    for ended in (job, long, many["id"]):
         rest.deleteProcessingJob(owner, ended)
-    rest.deleteWorkflowByName(owner, "api-zmq")
+    for name in ("api-zmq", "api-zmq-long"):
+        rest.deleteWorkflowByName(owner, name)
 
 
 # --- the rest --------------------------------------------------------------------------------------------------
