@@ -32,6 +32,11 @@ class Publisher:
         self._subscribers: dict[str, ClientKey] = {}
 
     @property
+    def heard(self) -> bool:
+        """Whether anybody has subscribed to anything."""
+        return bool(self._subscribers)
+
+    @property
     def stale(self) -> bool:
         """Whether a subscriber's key was revoked or changed: all must be asked for their keys again."""
         known = self._keys.all()

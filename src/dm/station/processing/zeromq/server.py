@@ -107,6 +107,7 @@ class Gateway:
         self._load = Load()
         self._done: deque[tuple[_Ticket, Answer]] = deque()
         self._queue: deque[Event] = deque()
+        self._heard = False  # whether anybody has ever subscribed
         self._waits: Waits[_Ticket] = Waits()
         self._overflow = False
         self._stopping = threading.Event()
@@ -175,6 +176,8 @@ class Gateway:
 
         :param event: ``event`` (``job`` or ``file``), ``id``, ``owner``, ``status`` and what else it has.
         """
+        if not self._heard and not _ends(event):
+            return  # nobody listens: most stations most of the time
         if len(self._queue) >= EVENT_QUEUE:
             self._overflow = True
             self._events.labels(_known(event), "lost").inc()
@@ -280,6 +283,7 @@ class Gateway:
     def _subscribe(self, frames: list[zmq.Frame]) -> None:
         if len(frames) == 1:
             self._publisher.subscription(frames[0])
+            self._heard = self._heard or self._publisher.heard
 
     def _ask_again(self) -> None:
         """Close and open the publishing socket, so that every subscriber has to show its key again."""
@@ -363,7 +367,7 @@ class Gateway:
             event = self._queue.popleft()
             sent = self._publisher.send(event)
             self._events.labels(_known(event), "published" if sent else "lost").inc()
-            if event["event"] == "job" and event.get("status") in INACTIVE:
+            if _ends(event):
                 for ticket in self._waits.ended(str(event["id"])):
                     self._carry_out(ticket)
         if self._overflow:  # an end may be among what was lost
@@ -388,6 +392,11 @@ class Gateway:
         if self._keys.problems:
             return "warning", f"{len(self._keys.problems)} keys of ZeroMQ clients cannot be used; see the log."
         return "ok", f"Requests at {self.address}, events at {self.events_address}; {len(known)} keys are let in."
+
+
+def _ends(event: Event) -> bool:
+    """Whether an event is the end of a job, for which somebody may wait."""
+    return event["event"] == "job" and event.get("status") in INACTIVE
 
 
 def _known(event: Event) -> str:
