@@ -11,11 +11,11 @@ from dm.station.processing.artefact_files import patterns
 @pytest.mark.parametrize(
     ("text", "directory", "root", "parts"),
     [
-        ("out.h5", "/work/job", b"/work/job", (b"out.h5",)),
-        ("./a/*.h5", "/work/job/", b"/work/job", (b"a", b"*.h5")),
+        ("out.h5", "/place/job", b"/place/job", (b"out.h5",)),
+        ("./a/*.h5", "/place/job/", b"/place/job", (b"a", b"*.h5")),
         ("**/x", "/w", b"/w", (b"**", b"x")),
-        ("/work/job/a/b*", "/work/job", b"/work/job", (b"a", b"b*")),
-        ("/work/jobs/a/b*", "/work/job", b"/work/jobs/a", (b"b*",)),
+        ("/place/job/a/b*", "/place/job", b"/place/job", (b"a", b"b*")),
+        ("/place/jobs/a/b*", "/place/job", b"/place/jobs/a", (b"b*",)),
         ("/data/*/r.h5", None, b"/data", (b"*", b"r.h5")),
         ("/r.h5", None, b"/", (b"r.h5",)),
         ("\udcff", "/w", b"/w", (b"\xff",)),
