@@ -19,6 +19,7 @@ from pymongo.errors import (
 from dm.common.errors import ObjectAlreadyExists, ProcessingError
 from dm.common.mongo import BulkWrites
 from dm.station.processing.mongo import translated
+from dm.station.processing.remembered import Remembered
 from dm.station.processing.versionstore import VersionStore
 
 _TIMEOUT_MS = 10_000
@@ -77,6 +78,7 @@ class Store:
         )
         database = self._client.get_default_database("dm")
         self._workflows = database["processingWorkflows"]
+        self._remembered = Remembered()  # each submission asks for its workflow
         self._jobs = database["processingJobs"]
         self._children = database["processingChildren"]
         self.versions = VersionStore(database["processingWorkflowVersions"])
@@ -124,8 +126,9 @@ class Store:
     def add_workflow(self, workflow: Mapping[str, Any]) -> None:
         """Insert a workflow. :raises ObjectAlreadyExists: owner and name are taken."""
         try:
-            with translated():
-                self._workflows.insert_one(self._workflow_document(workflow))
+            document = self._workflow_document(workflow)
+            with self._remembered.changed(document["_id"]), translated():
+                self._workflows.insert_one(document)
         except DuplicateKeyError:
             raise ObjectAlreadyExists(
                 f"Workflow {workflow['name']!r} of owner {workflow['owner']!r} already exists."
@@ -133,9 +136,15 @@ class Store:
 
     def workflow(self, owner: str, name: str) -> dict[str, Any] | None:
         """Return a workflow by owner and name."""
-        with translated():
-            found = self._workflows.find_one({"_id": self._workflow_key(owner, name)})
-        return json.loads(found["workflow"]) if found else None
+        key = self._workflow_key(owner, name)
+
+        def read() -> str | None:
+            with translated():
+                found = self._workflows.find_one({"_id": key}, {"workflow": 1})
+            return found["workflow"] if found else None
+
+        text = self._remembered.get(key, read)
+        return json.loads(text) if text else None
 
     def workflow_by_id(self, workflow_id: str) -> dict[str, Any] | None:
         """Return a workflow by its id."""
@@ -164,13 +173,14 @@ class Store:
         unchanged = {"_id": old_key, "workflowId": old["id"]}
         if "revision" in old:  # of before there were revisions
             unchanged["revision"] = old["revision"]
-        with translated():
+        with self._remembered.changed(old_key), translated():
             return self._workflows.replace_one(unchanged, document).matched_count > 0
 
     def delete_workflow(self, owner: str, name: str) -> bool:
         """Delete a workflow; ``False`` when there is none."""
-        with translated():
-            return self._workflows.delete_one({"_id": self._workflow_key(owner, name)}).deleted_count > 0
+        key = self._workflow_key(owner, name)
+        with self._remembered.changed(key), translated():
+            return self._workflows.delete_one({"_id": key}).deleted_count > 0
 
     # --- jobs ------------------------------------------------------------------------------------------------
 
