@@ -708,3 +708,20 @@ def test_a_stop_finds_what_its_supervisor_had_not_taken(spool: Path) -> None:
 
     with_executor(spool, body)
     assert left_in(spool) == [".boot"]
+
+
+def test_a_stop_right_after_the_start_finds_its_process(spool: Path) -> None:
+    """Also one that has not made a session of its own yet."""
+
+    async def body(bench: Bench) -> None:
+        keys = [f"k{number}" for number in range(150)]
+        for key in keys:
+            await bench.start(key, "sleep 1000")
+            await bench.executor.stop(key, signal.SIGKILL)
+            await asyncio.sleep(0)
+        for key in keys:
+            assert (await bench.ended(key)).signal == signal.SIGKILL
+            await bench.executor.forget(key)
+
+    with_executor(spool, body)
+    assert left_in(spool) == [".boot"]

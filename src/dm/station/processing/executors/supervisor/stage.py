@@ -52,8 +52,10 @@ class Stage:
         if self.ended is None:
             try:
                 os.killpg(self.pid, number)
+            except ProcessLookupError:
+                os.kill(self.pid, number)  # so young that it has no group of its own yet
             except OSError:
-                return  # of another account (sudo), or on its way out
+                return  # of another account (sudo)
 
     @property
     def silent(self) -> bool:
