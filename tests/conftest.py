@@ -191,6 +191,13 @@ def site(run_directory: Path, new_postgres_database: Callable[[], str], certific
         yield found
 
 
+@pytest.fixture
+def work(open_directory: Path) -> Path:
+    """A directory that stages, which run under another account, may write to."""
+    open_directory.chmod(0o777)
+    return open_directory
+
+
 @pytest.fixture(scope="session")
 def suite(run_directory: Path) -> Iterator[Suite]:
     """The whole suite, installed and started once per run; tests make experiments of their own in it."""

@@ -18,7 +18,7 @@ import pytest
 from dm.common.embedded import EmbeddedMongo, free_port
 from tests.faults.processing_spool import nothing_is_left, spool, supervisors, until
 from tests.service import storage_fixtures as storage
-from tests.service.processing_fixtures import OWNER, Process, Running, running_processing
+from tests.service.processing_fixtures import OWNER, Process, Running, lines, running_processing
 
 JOBS = 20
 
@@ -27,12 +27,6 @@ JOBS = 20
 def site(postgres_url: str, certificates: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[storage.Site]:
     with storage.running_site(postgres_url, certificates, tmp_path_factory.mktemp("site")) as running:
         yield running
-
-
-@pytest.fixture
-def work(open_directory: Path) -> Path:
-    open_directory.chmod(0o777)
-    return open_directory
 
 
 @pytest.fixture
@@ -53,10 +47,6 @@ def process(
         running.close()
         if service.process is not None and service.process.poll() is None:
             service.stop()
-
-
-def lines(file: Path) -> list[str]:
-    return file.read_text().split() if file.exists() else []
 
 
 def stages(service: Process) -> list[psutil.Process]:

@@ -46,12 +46,6 @@ def running(service: Process) -> Iterator[Running]:
     found.close()
 
 
-@pytest.fixture
-def work(open_directory: Path) -> Path:
-    open_directory.chmod(0o777)
-    return open_directory
-
-
 def child_of(job: Any, stage: str = "1") -> dict[str, Any]:
     return job["workflow"]["stages"][stage]["childProcesses"]["0"]
 

@@ -58,6 +58,11 @@ def processing_values(database_url: str, certificates: Path, **changes: Any) -> 
     }
 
 
+def lines(file: Path) -> list[str]:
+    """Return the words that stages have written into a file; none where there is no file yet."""
+    return file.read_text().split() if file.exists() else []
+
+
 @dataclass
 class Running:
     """A service and ways to talk to it."""

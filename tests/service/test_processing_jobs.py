@@ -68,13 +68,6 @@ def service(
         yield running
 
 
-@pytest.fixture
-def work(open_directory: Path) -> Path:
-    """A directory that stages may write to."""
-    open_directory.chmod(0o777)
-    return open_directory
-
-
 def processes(job: object) -> list[dict[str, object]]:
     stages = job["workflow"]["stages"].values()  # type: ignore[index]
     return [child for stage in stages for child in stage["childProcesses"].values()]

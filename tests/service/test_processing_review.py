@@ -71,13 +71,6 @@ def store(new_mongo_database: Callable[[], str]) -> Iterator[SlowStore]:
 
 
 @pytest.fixture
-def work(open_directory: Path) -> Path:
-    """A directory that stages may write to."""
-    open_directory.chmod(0o777)
-    return open_directory
-
-
-@pytest.fixture
 def spool(run_directory: Path) -> Path:
     """A spool directory of its own for each test."""
     return Path(tempfile.mkdtemp(dir=run_directory))

@@ -13,7 +13,7 @@ import pytest
 
 from dm.common.errors import AuthorizationError, InvalidObjectState, InvalidRequest, ObjectNotFound
 from tests.service import storage_fixtures as storage
-from tests.service.processing_fixtures import OWNER, Running, running_processing
+from tests.service.processing_fixtures import OWNER, Running, lines, running_processing
 
 
 @pytest.fixture(scope="module")
@@ -29,17 +29,6 @@ def service(
     directory = tmp_path_factory.mktemp("processing")
     with running_processing(site, mongo_url, certificates, directory, concurrent_stages=4) as running:
         yield running
-
-
-@pytest.fixture
-def work(open_directory: Path) -> Path:
-    """A directory that stages may write to."""
-    open_directory.chmod(0o777)
-    return open_directory
-
-
-def lines(file: Path) -> list[str]:
-    return file.read_text().split() if file.exists() else []
 
 
 def children(job: Any, stage: str) -> list[dict[str, Any]]:
