@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import os
+import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
+from dm.common import setupfile
 from dm.station.processing.executors.running import Executors
 from dm.station.processing.logs import Logs
 from dm.station.processing.settings import ProcessingSettings
@@ -17,6 +21,20 @@ from dm.station.processing.writer import Writer
 
 T = TypeVar("T")
 Event = dict[str, Any]
+
+
+def stage_environment(settings: ProcessingSettings) -> dict[str, str]:
+    """Return what every stage finds in its environment, besides its account's own variables.
+
+    :raises ConfigurationError: the setup file named by the settings cannot be read.
+    """
+    given = setupfile.read_setup(settings.environment) if settings.environment else {}
+    commands = str(Path(sys.executable).parent)
+    return {
+        **{name: value for name, value in given.items() if name.startswith("DM_") and name.isidentifier()},
+        "PATH": f"{settings.path}:{commands}",
+        "LANG": os.environ.get("LANG", "C.UTF-8"),
+    }
 
 
 @dataclass

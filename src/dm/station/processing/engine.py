@@ -6,7 +6,6 @@ import asyncio
 import fcntl
 import logging
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -14,11 +13,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from dm.common import setupfile, statuses
+from dm.common import statuses
 from dm.common.errors import ConfigurationError, DmException, ServiceUnavailable
 from dm.station.processing import documents
 from dm.station.processing.admission import Admission, Waiting
-from dm.station.processing.context import Context, Event
+from dm.station.processing.context import Context, Event, stage_environment
 from dm.station.processing.documents import Child
 from dm.station.processing.executors.running import Executors
 from dm.station.processing.jobrun import JobRun
@@ -33,20 +32,6 @@ _START_SECONDS = 60.0
 _STOP_SECONDS = 8.0
 _KEPT_IN_MEMORY = 2_000  # documents of waiting jobs; those of further ones are read again
 _EXPIRE_SECONDS = 3_600.0
-
-
-def stage_environment(settings: ProcessingSettings) -> dict[str, str]:
-    """Return what every stage finds in its environment, besides its account's own variables.
-
-    :raises ConfigurationError: the setup file named by the settings cannot be read.
-    """
-    given = setupfile.read_setup(settings.environment) if settings.environment else {}
-    commands = str(Path(sys.executable).parent)
-    return {
-        **{name: value for name, value in given.items() if name.startswith("DM_") and name.isidentifier()},
-        "PATH": f"{settings.path}:{commands}",
-        "LANG": os.environ.get("LANG", "C.UTF-8"),
-    }
 
 
 class Engine:

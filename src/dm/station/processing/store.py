@@ -211,11 +211,6 @@ class Store:
         with translated():
             return sorted(self._jobs.find({"active": 1}), key=lambda job: str(job["order"]))
 
-    def count_active(self) -> int:
-        """Return the number of jobs that have not ended."""
-        with translated():
-            return self._jobs.count_documents({"active": 1})
-
     def jobs(  # noqa: PLR0917
         self,
         owner: str | None,
