@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import signal
 
-ParentOf = dict[int, "Process"]
-
 
 class Process:
     """One line of ``/proc/<pid>/stat``. :param start: clock ticks since boot: with the pid it names a process."""
