@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from dm.common import statuses
 from dm.common.errors import ProcessingError
 from dm.station.processing import documents, regexes, structured, substitution
+from dm.station.processing.context import give_up
 from dm.station.processing.documents import Child
 from dm.station.processing.executors.base import MARKER, Executor, Outcome, Task
 from dm.station.processing.expressions import as_text
@@ -196,9 +197,7 @@ class ChildRun:
                 return waiter.result()
             return Outcome(None, end_time=time.time(), reason="The process could not be killed.")
         finally:
-            waiter.cancel()
-            abort.cancel()
-            await asyncio.gather(waiter, abort, return_exceptions=True)
+            await give_up((waiter, abort))
 
     def _known(self) -> Child:
         if self.child is None:

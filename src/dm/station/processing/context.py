@@ -6,7 +6,7 @@ import asyncio
 import functools
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +35,13 @@ def stage_environment(settings: ProcessingSettings) -> dict[str, str]:
         "PATH": f"{settings.path}:{commands}",
         "LANG": os.environ.get("LANG", "C.UTF-8"),
     }
+
+
+async def give_up(tasks: Collection[asyncio.Future[Any]]) -> None:
+    """Cancel what is not done yet, and wait until all have ended."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 @dataclass

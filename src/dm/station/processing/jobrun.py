@@ -14,7 +14,7 @@ from typing import Any
 from dm.common import statuses
 from dm.common.errors import DmException, ProcessingError
 from dm.station.processing import documents, graph
-from dm.station.processing.context import Context
+from dm.station.processing.context import Context, give_up
 from dm.station.processing.documents import Child
 from dm.station.processing.stagerun import StageRun
 from dm.station.processing.writer import ServiceEnds
@@ -184,9 +184,7 @@ class JobRun:
                 return True
             return False
         finally:
-            task.cancel()
-            over.cancel()
-            await asyncio.gather(task, over, return_exceptions=True)
+            await give_up((task, over))
 
     async def rest(self, seconds: float, *ends: asyncio.Event) -> bool:
         """Wait so many seconds, but not beyond any of some events; say whether none of them came."""
@@ -195,9 +193,7 @@ class JobRun:
             done, _ = await asyncio.wait(watch, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
             return not done
         finally:
-            for task in watch:
-                task.cancel()
-            await asyncio.gather(*watch, return_exceptions=True)
+            await give_up(watch)
 
     async def run(self) -> str:
         """Run to the end and return the final status."""
@@ -303,9 +299,7 @@ class _Walk:
                 if running:
                     await self.job.flush()
         finally:
-            for task in running:
-                task.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
+            await give_up(running)
         return self.failure or (statuses.DONE, None, None)
 
     def _state(self, name: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from dm.common import statuses
 from dm.common.errors import DmException
 from dm.station.processing import accounts, documents, expressions, inputs
+from dm.station.processing.context import give_up
 from dm.station.processing.documents import Child
 from dm.station.processing.filerun import FileRun
 from dm.station.processing.writer import ServiceEnds
@@ -210,9 +211,7 @@ class StageRun:
                 if running:
                     await self.job.flush()
         finally:
-            for task in running:
-                task.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
+            await give_up(running)
         self._capture(ended)
         return failure
 
