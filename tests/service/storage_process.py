@@ -15,12 +15,12 @@ import sys
 import threading
 import time
 
+from dm.site.database.store import Store
 from dm.site.storage import batch_store
 from dm.site.storage.batches import Signal
 from dm.site.storage.directories import Owners
 from dm.site.storage.publisher import Publisher
 from dm.site.storage.settings import StorageSettings
-from dm.site.storage.store import Store
 
 CHANGES = {
     "os.rename",

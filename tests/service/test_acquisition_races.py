@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import text
 
 from dm.common.errors import ServiceUnavailable
-from dm.site.storage.store import Store as StorageDatabase
+from dm.site.database.store import Store as StorageDatabase
 from dm.station.acquisition.after import After
 from dm.station.acquisition.amends import Choice, feed, retry, skip
 from dm.station.acquisition.batch import Batch

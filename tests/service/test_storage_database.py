@@ -14,15 +14,15 @@ from alembic.migration import MigrationContext
 from sqlalchemy import inspect, text
 from sqlalchemy.exc import IntegrityError
 
-import dm.site.storage.migrations
+import dm.site.database.migrations
 from dm.common.errors import ServiceUnavailable
 from dm.common.web.routes import Principal
+from dm.site.database.store import MIGRATION_LOCK, Store, lock
+from dm.site.database.tables import METADATA
+from dm.site.identity.sessions import SqlSessionStore
+from dm.site.identity.users import Users
 from dm.site.storage.bootstrap import Station, bootstrap
-from dm.site.storage.sessions import SqlSessionStore
 from dm.site.storage.settings import StorageSettings
-from dm.site.storage.store import MIGRATION_LOCK, Store, lock
-from dm.site.storage.tables import METADATA
-from dm.site.storage.users import Users
 
 Factory = Callable[[], str]
 
@@ -36,7 +36,7 @@ def store(new_postgres_database: Factory) -> Iterator[Store]:
 
 def downgrade(store: Store, revision: str) -> None:
     config = Config()
-    config.set_main_option("script_location", str(Path(dm.site.storage.migrations.__file__).parent))
+    config.set_main_option("script_location", str(Path(dm.site.database.migrations.__file__).parent))
     with store.transaction() as connection:
         lock(connection, MIGRATION_LOCK, 0)
         config.attributes["connection"] = connection

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dm.common.errors import DmException, InvalidArgument, ServiceLimit, TransferError
-from dm.site.storage import passwords, rules
+from dm.site import rules
+from dm.site.identity import passwords
 from dm.site.storage.batches import checked_file
 from dm.site.storage.experiments import Changes, auth_group_name
 from dm.site.storage.verification import Staged, explain

@@ -84,7 +84,7 @@ def install(plan: Plan, say: Callable[[str], None] = lambda line: None) -> Insta
     :param say: called with a line for each thing done.
     :raises DmException: something that cannot be.
     """
-    from dm.site.storage.rules import object_name
+    from dm.site.rules import object_name
 
     object_name(plan.station, "Station name")  # before anything is made
     layout = Layout.at(plan.root)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dm.common.errors import AuthorizationError, ObjectNotFound
 from dm.common.web.routes import Access, Arguments, Principal, Request, Route, Who
+from dm.site.database.store import Store
 from dm.site.storage.experiments import Reference, find_visible
-from dm.site.storage.store import Store
 
 _EXPERIMENT_ARGUMENTS = frozenset({"experiment_id", "experiment_name"})
 

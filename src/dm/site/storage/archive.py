@@ -21,10 +21,10 @@ from sqlalchemy import Connection, RowMapping
 from dm.common import paths
 from dm.common.errors import ServiceLimit, TransferError
 from dm.common.web.routes import Principal, Stream
+from dm.site.database.store import Store
 from dm.site.storage import file_store
 from dm.site.storage.experiments import Reference, find_visible
 from dm.site.storage.files import checked_root, read_open
-from dm.site.storage.store import Store
 
 _BLOCK = 512
 _END = 2 * _BLOCK

@@ -8,8 +8,8 @@ from typing import Any
 from sqlalchemy import Connection, RowMapping, bindparam, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
+from dm.site.database.tables import batches, experiments, stations, storages
 from dm.site.storage.experiment_store import with_experiment
-from dm.site.storage.tables import batches, experiments, stations, storages
 
 # Statements of the way every batch takes are made once: making them costs more than the database needs to answer.
 _THIS = batches.c.id == bindparam("batch")

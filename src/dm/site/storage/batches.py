@@ -29,10 +29,10 @@ from dm.common.errors import (
     ServiceUnavailable,
 )
 from dm.common.web.routes import Principal
+from dm.site.database.store import Store
 from dm.site.storage import batch_store, grants
 from dm.site.storage.directories import DIRECTORY_MODE, ROOTS, STAGING, STAGING_MODE, Owners, enter, opened_directory
 from dm.site.storage.experiments import Reference, find
-from dm.site.storage.store import Store
 
 ON_CONFLICT = ("fail", "replace", "version")
 TAKEN = ".taken"

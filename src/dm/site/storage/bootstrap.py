@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from dm.common.errors import ObjectAlreadyExists, ObjectNotFound
+from dm.site.database.store import Store
+from dm.site.identity.users import Users
 from dm.site.storage.registry import Registry
 from dm.site.storage.settings import StorageSettings
-from dm.site.storage.store import Store
-from dm.site.storage.users import Users
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ import shutil
 from concurrent.futures import ThreadPoolExecutor
 
 from dm.common.health import LEVELS, Health, Latch, Level
-from dm.site.storage import registry_store
-from dm.site.storage.store import Store
+from dm.site.database import registry_store
+from dm.site.database.store import Store
 
 LOG = logging.getLogger(__name__)
 _GIGABYTE = 1 << 30

@@ -19,7 +19,7 @@ from sqlalchemy import (
     update,
 )
 
-from dm.site.storage.tables import (
+from dm.site.database.tables import (
     experiment_roles,
     experiment_types,
     experiments,

@@ -16,10 +16,12 @@ from sqlalchemy.exc import IntegrityError
 
 from dm.common.errors import InvalidArgument, InvalidObjectState, ObjectAlreadyExists, ObjectNotFound
 from dm.common.web.routes import Principal
-from dm.site.storage import experiment_records, experiment_store, registry_store, rules
+from dm.site import rules
+from dm.site.database import registry_store
+from dm.site.database.store import CREATE_LOCK, Store, constraint_of, lock
+from dm.site.identity.users import give_role
+from dm.site.storage import experiment_records, experiment_store
 from dm.site.storage.directories import ExperimentDirectory, Owners
-from dm.site.storage.store import CREATE_LOCK, Store, constraint_of, lock
-from dm.site.storage.users import give_role
 
 AUDIT = logging.getLogger("dm.audit")
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping, bindparam, delete, func, select, text, update
 
-from dm.site.storage.tables import published_files
+from dm.site.database.tables import published_files
 
 _CHUNK = 5000
 

@@ -21,10 +21,10 @@ from dm.common.errors import (
     TransferError,
 )
 from dm.common.web.routes import Principal, Stream
+from dm.site.database.store import Store
 from dm.site.storage import file_store
 from dm.site.storage.directories import ROOTS
 from dm.site.storage.experiments import Reference, find_visible
-from dm.site.storage.store import Store
 from dm.site.storage.verification import digest
 
 COMPRESSIONS = ("gz", "bz2", "xz", "zst", "lz4")

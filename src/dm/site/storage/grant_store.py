@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import Connection, insert, text, update
 from sqlalchemy import func as sql
 
-from dm.site.storage.tables import grants
+from dm.site.database.tables import grants
 
 _VALID = text(  # made once: every batch asks twice
     "SELECT g.experiment_id, s.name AS station_name, u.username FROM grants g"

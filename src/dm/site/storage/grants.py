@@ -14,10 +14,10 @@ from sqlalchemy import Connection
 
 from dm.common.errors import AuthorizationError, InvalidArgument, InvalidObjectState, ObjectNotFound
 from dm.common.web.routes import Principal
+from dm.site.database.store import Store
+from dm.site.identity.users import required_user
 from dm.site.storage import grant_store
 from dm.site.storage.experiments import Reference, find_visible
-from dm.site.storage.store import Store
-from dm.site.storage.users import required_user
 
 AUDIT = logging.getLogger("dm.audit")
 HEADER = "dm-grant"

@@ -10,13 +10,13 @@ import time
 from pathlib import Path
 
 from dm.common.errors import DmException
+from dm.site.database.store import HOUSEKEEPING_LOCK, Store, try_lock
+from dm.site.identity.sessions import SqlSessionStore
 from dm.site.storage import batch_store, experiment_store, grants
 from dm.site.storage.batches import TAKEN, Signal, remove_staging
 from dm.site.storage.directories import STAGING
 from dm.site.storage.operations import Operations
 from dm.site.storage.publisher import Publisher
-from dm.site.storage.sessions import SqlSessionStore
-from dm.site.storage.store import HOUSEKEEPING_LOCK, Store, try_lock
 
 LOG = logging.getLogger(__name__)
 

@@ -7,12 +7,14 @@ import logging
 from typing import Any
 
 from dm.common.errors import InvalidArgument, ObjectAlreadyExists, ObjectNotFound, ServiceLimit
-from dm.site.storage import experiment_records, experiment_store, rules, user_store
+from dm.site import rules
+from dm.site.database.store import Store
+from dm.site.database.tables import experiment_roles
+from dm.site.identity import user_store
+from dm.site.identity.user_store import Role
+from dm.site.identity.users import give_role, required_user
+from dm.site.storage import experiment_records, experiment_store
 from dm.site.storage.experiments import Reference, find
-from dm.site.storage.store import Store
-from dm.site.storage.tables import experiment_roles
-from dm.site.storage.user_store import Role
-from dm.site.storage.users import give_role, required_user
 
 AUDIT = logging.getLogger("dm.audit")
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping, Select, delete, func, insert, text, update
 
+from dm.site.database.tables import experiment_roles, experiments, operations, stations, storages
 from dm.site.storage.experiment_store import with_experiment
-from dm.site.storage.tables import experiment_roles, experiments, operations, stations, storages
 
 
 def add(connection: Connection, values: dict[str, Any]) -> None:

@@ -17,11 +17,11 @@ from sqlalchemy import RowMapping
 from dm.common import timestamps
 from dm.common.errors import DmException, InvalidObjectState, ObjectNotFound
 from dm.common.web.routes import Principal
+from dm.site.database.store import Store
 from dm.site.storage import batch_store, experiment_store, file_store, grant_store, grants, operation_store
 from dm.site.storage.batches import Signal
 from dm.site.storage.directories import ExperimentDirectory, Owner, opened_directory
 from dm.site.storage.experiments import Reference, find
-from dm.site.storage.store import Store
 
 LOG = logging.getLogger(__name__)
 AUDIT = logging.getLogger("dm.audit")

@@ -9,9 +9,9 @@ from typing import Any
 
 from dm.common import paths
 from dm.common.errors import InvalidArgument, InvalidObjectState, ObjectNotFound
+from dm.site.database.store import Store
 from dm.site.storage.directories import DIRECTORY_MODE, FILE_MODE, STAGING, Owner, Owners
 from dm.site.storage.experiments import Reference, find
-from dm.site.storage.store import Store
 
 _SHOWN = 10
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC

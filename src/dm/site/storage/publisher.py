@@ -16,12 +16,12 @@ from concurrent.futures import ThreadPoolExecutor
 import psutil
 
 from dm.common.errors import DmException, InternalError
+from dm.site.database.store import Store
 from dm.site.storage import batch_store
 from dm.site.storage.batches import Signal, remove_staging
 from dm.site.storage.directories import Owners
 from dm.site.storage.publishing import Batch, ClaimLostError, Publishing
 from dm.site.storage.settings import StorageSettings
-from dm.site.storage.store import Store
 from dm.site.storage.verification import StoppedError
 
 LOG = logging.getLogger(__name__)

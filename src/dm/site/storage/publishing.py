@@ -28,12 +28,12 @@ from sqlalchemy import Connection, RowMapping
 from dm.common import digests, paths
 from dm.common.errors import DmException, InvalidObjectState, ObjectAlreadyExists, ServiceUnavailable, TransferError
 from dm.common.spent import part
+from dm.site.database.store import PUBLISH_LOCK, Store, lock
 from dm.site.storage import batch_store, experiment_store, file_store
 from dm.site.storage.batches import TAKEN
 from dm.site.storage.directories import DIRECTORY_MODE, STAGING, Owner, Owners, enter, opened_directory
 from dm.site.storage.manifest import Manifest, lines_of
 from dm.site.storage.placement import Tree
-from dm.site.storage.store import PUBLISH_LOCK, Store, lock
 from dm.site.storage.verification import Staged, digests_name, explain, verify_all
 
 _FILES_PER_TASK = 16

@@ -11,8 +11,9 @@ from sqlalchemy import RowMapping
 from sqlalchemy.exc import IntegrityError
 
 from dm.common.errors import InvalidArgument, ObjectAlreadyExists
-from dm.site.storage import registry_store, rules
-from dm.site.storage.store import Store
+from dm.site import rules
+from dm.site.database import registry_store
+from dm.site.database.store import Store
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,63}")
 _HOST = re.compile(r"[A-Za-z0-9_.:\[\]-]{1,255}")

@@ -22,6 +22,7 @@ from dm.common.web.routes import (
     Who,
 )
 from dm.common.web.throttle import LoginThrottle
+from dm.site.identity.users import Users
 from dm.site.storage import arguments as a
 from dm.site.storage.access import reference
 from dm.site.storage.archive import Archives
@@ -33,7 +34,6 @@ from dm.site.storage.members import Members
 from dm.site.storage.operations import Operations
 from dm.site.storage.permissions import Permissions
 from dm.site.storage.registry import Registry
-from dm.site.storage.users import Users
 
 _EXPERIMENT = frozenset({"experimentName"})
 _FILE_LIST_LIMIT = 64 << 20

@@ -12,6 +12,9 @@ from dm.common.health import Health, Level
 from dm.common.web.application import Application
 from dm.common.web.server import Server, serve
 from dm.common.web.throttle import LoginThrottle
+from dm.site.database.store import Store
+from dm.site.identity.sessions import SqlSessionStore
+from dm.site.identity.users import Users
 from dm.site.storage import batch_store, capacity
 from dm.site.storage.access import SiteAuthorizer
 from dm.site.storage.archive import Archives
@@ -27,10 +30,7 @@ from dm.site.storage.permissions import Permissions
 from dm.site.storage.publisher import Publisher
 from dm.site.storage.registry import Registry
 from dm.site.storage.routes import UseCases, routes
-from dm.site.storage.sessions import SqlSessionStore
 from dm.site.storage.settings import StorageSettings
-from dm.site.storage.store import Store
-from dm.site.storage.users import Users
 
 NAME = "storage"
 _SLOW_BACKLOG_SECONDS = 60.0

@@ -17,10 +17,12 @@ from dm.common.errors import (
     ObjectNotFound,
 )
 from dm.common.web.routes import Principal
-from dm.site.storage import passwords, registry_store, rules, user_store
-from dm.site.storage.store import Store
-from dm.site.storage.tables import experiment_roles, station_roles, system_roles
-from dm.site.storage.user_store import Role
+from dm.site import rules
+from dm.site.database import registry_store
+from dm.site.database.store import Store
+from dm.site.database.tables import experiment_roles, station_roles, system_roles
+from dm.site.identity import passwords, user_store
+from dm.site.identity.user_store import Role
 
 AUDIT = logging.getLogger("dm.audit")
 

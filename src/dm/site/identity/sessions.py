@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dm.common.web.routes import Principal
 from dm.common.web.sessions import new_session_id, session_key
-from dm.site.storage import user_store
-from dm.site.storage.store import Store
+from dm.site.database.store import Store
+from dm.site.identity import user_store
 
 _SESSIONS_PER_USER = 200
 

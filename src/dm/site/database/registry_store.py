@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, RowMapping, Table, insert, select
 
 from dm.common.errors import ObjectNotFound
-from dm.site.storage.tables import experiment_types, stations, storages
+from dm.site.database.tables import experiment_types, stations, storages
 
 TABLES: dict[str, Table] = {"station": stations, "storage": storages, "experiment type": experiment_types}
 

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, RowMapping, Table, delete, func, insert, sele
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from dm.common.web.routes import Principal
-from dm.site.storage.tables import (
+from dm.site.database.tables import (
     experiment_roles,
     sessions,
     station_roles,
