@@ -1,4 +1,4 @@
-"""The tables of the storage service, as SQLAlchemy Core sees them.
+"""The tables of the site's services, as SQLAlchemy Core sees them.
 
 Migrations (``migrations/versions``) make them; a test compares the two. Paths are kept as bytes and found by the
 SHA-256 of the path: any bytes are a legal file name, text columns and index rows are not that patient.
@@ -24,7 +24,7 @@ from sqlalchemy import (
     UniqueConstraint,
     text,
 )
-from sqlalchemy.dialects.postgresql import JSONB, UUID
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, UUID
 
 METADATA = MetaData(
     naming_convention={
@@ -57,6 +57,12 @@ users = Table(
     Column("email", Text, nullable=False, server_default=""),
     Column("password_hash", Text),
     Column("is_local_user", Boolean, nullable=False, server_default=text("true")),
+    # A user who is not active cannot log in and has no rights; what they own and their roles stay.
+    Column("active", Boolean, nullable=False, server_default=text("true")),
+    # Which user directory the person comes from, and that directory's own number of the person.
+    Column("source", Text),
+    Column("source_key", Text),
+    Column("uid_number", Integer, unique=True),
     Column("last_update", Moment, nullable=False, server_default=NOW),
 )
 
@@ -98,6 +104,8 @@ experiments = Table(
     Column("root_path", Text, nullable=False, server_default=""),
     Column("storage_directory", Text, nullable=False),
     Column("auth_group_name", Text, nullable=False),
+    # The number of its Unix group where the site gives the groups (LDAP); never used again.
+    Column("gid", Integer, unique=True),
     Column("start_date", Moment, nullable=False),
     Column("end_date", Moment, nullable=False),
     Column("create_date", Moment, nullable=False, server_default=NOW),
@@ -155,8 +163,55 @@ sessions = Table(
     Column("user_id", Integer, ForeignKey("users.id"), nullable=False),
     Column("created", Moment, nullable=False),
     Column("used", Moment, nullable=False),
+    # The token it was opened with, which limits it and whose end ends it.
+    Column("token_id", UUID(as_uuid=False), ForeignKey("api_tokens.id", ondelete="CASCADE")),
     Index(None, "user_id"),
     Index(None, "used"),
+    Index(None, "token_id"),
+)
+
+api_tokens = Table(
+    "api_tokens",
+    METADATA,
+    Column("id", UUID(as_uuid=False), primary_key=True),
+    Column("secret_hash", LargeBinary, nullable=False),
+    Column("user_id", Integer, ForeignKey("users.id"), nullable=False),
+    Column("name", Text, nullable=False),
+    Column("scopes", ARRAY(Text), nullable=False),
+    Column("station_id", Integer, ForeignKey("stations.id")),
+    Column("created", Moment, nullable=False, server_default=NOW),
+    Column("created_by", Text, nullable=False),
+    Column("expires", Moment, nullable=False),
+    Column("used", Moment),
+    Column("revoked", Moment),
+    Index(None, "user_id"),
+)
+
+audit_events = Table(
+    "audit_events",
+    METADATA,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("time", Moment, nullable=False, server_default=text("clock_timestamp()")),
+    Column("service", Text, nullable=False),
+    Column("event", Text, nullable=False),
+    Column("actor", Text, nullable=False, server_default=""),
+    Column("subject", Text, nullable=False, server_default=""),
+    Column("remote", Text, nullable=False, server_default=""),
+    Column("request_id", Text, nullable=False, server_default=""),
+    Column("details", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
+    Index(None, "time"),
+    Index(None, "subject"),
+)
+
+# What the facility's own systems said last, so that their outage is survived.
+facility_records = Table(
+    "facility_records",
+    METADATA,
+    Column("adapter", Text, primary_key=True),
+    Column("kind", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("record", JSONB, nullable=False),
+    Column("fetched", Moment, nullable=False, server_default=NOW),
 )
 
 grants = Table(
