@@ -25,6 +25,7 @@ from tests.live import Suite
 
 if TYPE_CHECKING:
     from tests.service.acquisition_fixtures import Site
+    from tests.service.storage_fixtures import Site as StorageSite
 
 _PR_SET_CHILD_SUBREAPER = 36
 _GRACE_SECONDS = 10.0
@@ -189,6 +190,17 @@ def site(run_directory: Path, new_postgres_database: Callable[[], str], certific
     directory.mkdir()
     with running_site(directory, new_postgres_database(), certificates) as found:
         yield found
+
+
+@pytest.fixture(scope="module")
+def storage_site(
+    postgres_url: str, certificates: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[StorageSite]:
+    """A running storage service with two stations and people; one per test module."""
+    from tests.service.storage_fixtures import running_site
+
+    with running_site(postgres_url, certificates, tmp_path_factory.mktemp("site")) as running:
+        yield running
 
 
 @pytest.fixture

@@ -21,12 +21,6 @@ from tests.service.processing_fixtures import Process, Running
 JOBS = 12
 
 
-@pytest.fixture(scope="module")
-def site(postgres_url: str, certificates: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[storage.Site]:
-    with storage.running_site(postgres_url, certificates, tmp_path_factory.mktemp("site")) as running:
-        yield running
-
-
 @pytest.fixture
 def server(open_directory: Path, run_directory: Path) -> Iterator[DaskServer]:
     account = stage_account()
@@ -45,15 +39,15 @@ def work(open_directory: Path, server: DaskServer) -> Path:
 
 @pytest.fixture
 def started(
-    site: storage.Site, server: DaskServer, mongo_url: str, certificates: Path, tmp_path: Path
+    storage_site: storage.Site, server: DaskServer, mongo_url: str, certificates: Path, tmp_path: Path
 ) -> Iterator[tuple[Process, Running]]:
     dask = server.settings(patience=30).model_dump(mode="json", exclude_none=True, exclude_defaults=True)
     service = Process(
-        site, mongo_url, certificates, tmp_path / "p", free_port(), executor="dask", executors={"dask": dask},
+        storage_site, mongo_url, certificates, tmp_path / "p", free_port(), executor="dask", executors={"dask": dask},
         concurrent_stages=JOBS + 4,
     )  # fmt: skip
     service.start()
-    running = Running(site, service.url)
+    running = Running(storage_site, service.url)
     yield service, running
     running.close()
     if service.process is not None and service.process.poll() is None:

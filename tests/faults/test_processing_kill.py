@@ -23,23 +23,17 @@ from tests.service.processing_fixtures import OWNER, Process, Running, lines, ru
 JOBS = 20
 
 
-@pytest.fixture(scope="module")
-def site(postgres_url: str, certificates: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[storage.Site]:
-    with storage.running_site(postgres_url, certificates, tmp_path_factory.mktemp("site")) as running:
-        yield running
-
-
 @pytest.fixture
 def process(
-    site: storage.Site, new_mongo_database: Callable[[], str], certificates: Path, tmp_path: Path
+    storage_site: storage.Site, new_mongo_database: Callable[[], str], certificates: Path, tmp_path: Path
 ) -> Iterator[Callable[..., tuple[Process, Running]]]:
     made: list[tuple[Process, Running]] = []
 
     def make(database: str | None = None, **changes: Any) -> tuple[Process, Running]:
         url = database or new_mongo_database()
-        process = Process(site, url, certificates, tmp_path / f"p{len(made)}", free_port(), **changes)
+        process = Process(storage_site, url, certificates, tmp_path / f"p{len(made)}", free_port(), **changes)
         process.start()
-        made.append((process, Running(site, process.url)))
+        made.append((process, Running(storage_site, process.url)))
         return made[-1]
 
     yield make
@@ -254,22 +248,22 @@ def test_a_wish_to_stop_survives(process: Callable[..., Any], work: Path) -> Non
 
 
 def test_a_second_service_on_the_same_spool_refuses(
-    process: Callable[..., Any], site: storage.Site, mongo_url: str, certificates: Path
+    process: Callable[..., Any], storage_site: storage.Site, mongo_url: str, certificates: Path
 ) -> None:
     service, _ = process()
-    other = Process(site, mongo_url, certificates, service.directory, free_port())
+    other = Process(storage_site, mongo_url, certificates, service.directory, free_port())
     with pytest.raises(AssertionError, match="Another processing service uses the spool directory"):
         other.start()
     assert other.process is not None and other.process.wait() == 4
 
 
 def test_the_database_goes_away_while_jobs_run(
-    site: storage.Site, certificates: Path, tmp_path: Path, work: Path
+    storage_site: storage.Site, certificates: Path, tmp_path: Path, work: Path
 ) -> None:
     database = EmbeddedMongo(tmp_path / "mongo")
     database.start()
     try:
-        with running_processing(site, database.url("own"), certificates, tmp_path / "p") as running:
+        with running_processing(storage_site, database.url("own"), certificates, tmp_path / "p") as running:
             stages = {
                 "1": {"command": f"echo s1-$n >>{work}/log; sleep 0.5"},
                 "2": {"command": f"echo s2-$n >>{work}/log"},

@@ -20,15 +20,9 @@ GRACE = 0.5
 
 
 @pytest.fixture(scope="module")
-def site(postgres_url: str, certificates: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[storage.Site]:
-    with storage.running_site(postgres_url, certificates, tmp_path_factory.mktemp("site")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def service(site: storage.Site, mongo_url: str, certificates: Path, run_directory: Path) -> Iterator[Process]:
+def service(storage_site: storage.Site, mongo_url: str, certificates: Path, run_directory: Path) -> Iterator[Process]:
     directory = run_directory / "output"
-    process = Process(site, mongo_url, certificates, directory, free_port(), stop_grace=0.5)
+    process = Process(storage_site, mongo_url, certificates, directory, free_port(), stop_grace=0.5)
     text = process.config.read_text().replace("output_grace = 1.0", f"output_grace = {GRACE}")
     process.config.write_text(text)
     process.start()

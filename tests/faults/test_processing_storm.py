@@ -24,12 +24,6 @@ from tests.service.processing_fixtures import OWNER, Process, Running
 STAGES = 5
 
 
-@pytest.fixture(scope="module")
-def site(postgres_url: str, certificates: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[storage.Site]:
-    with storage.running_site(postgres_url, certificates, tmp_path_factory.mktemp("site")) as running:
-        yield running
-
-
 @contextmanager
 def submitting(running: Running, wishes: list[dict[str, Any]]) -> Iterator[dict[str, str]]:
     """Submit jobs one by one beside the test, each until it is accepted, and wait for the last.
@@ -81,7 +75,7 @@ def test_every_stage_runs_exactly_once(
     jobs: int,
     kills: int,
     pause: float,
-    site: storage.Site,
+    storage_site: storage.Site,
     database: str,
     certificates: Path,
     tmp_path: Path,
@@ -90,9 +84,9 @@ def test_every_stage_runs_exactly_once(
     chance = random.Random(jobs)
     open_directory.chmod(0o777)
     log = open_directory / "log"
-    service = Process(site, database, certificates, tmp_path, free_port(), concurrent_stages=8)
+    service = Process(storage_site, database, certificates, tmp_path, free_port(), concurrent_stages=8)
     service.start()
-    running = Running(site, service.url)
+    running = Running(storage_site, service.url)
     try:
         stage = f"echo $n.%d >>{log}; sleep $pause%d; echo done $n.%d"
         running.workflow({f"{number}": {"command": stage % (number, number, number)} for number in range(STAGES)})

@@ -84,26 +84,20 @@ class Bed:
 
 
 def make_bed(
-    site: storage.Site, database: str, certificates: Path, directory: Path, **changes: Any
+    storage_site: storage.Site, database: str, certificates: Path, directory: Path, **changes: Any
 ) -> tuple[Process, Running, Peers]:
     ports = {"zeromq_port": free_port(), "zeromq_events_port": free_port(), "zeromq_keys": str(directory / "keys")}
-    process = Process(site, database, certificates, directory, free_port(), **ports, **changes)
+    process = Process(storage_site, database, certificates, directory, free_port(), **ports, **changes)
     process.start()
     addresses = [f"tcp://127.0.0.1:{ports[name]}" for name in ("zeromq_port", "zeromq_events_port")]
-    return process, Running(site, process.url), Peers(addresses[0], addresses[1], directory / "keys")
-
-
-@pytest.fixture(scope="module")
-def site(postgres_url: str, certificates: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[storage.Site]:
-    with storage.running_site(postgres_url, certificates, tmp_path_factory.mktemp("site")) as running:
-        yield running
+    return process, Running(storage_site, process.url), Peers(addresses[0], addresses[1], directory / "keys")
 
 
 @pytest.fixture(scope="module")
 def bed(
-    site: storage.Site, mongo_url: str, certificates: Path, tmp_path_factory: pytest.TempPathFactory
+    storage_site: storage.Site, mongo_url: str, certificates: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Bed]:
-    process, running, peers = make_bed(site, mongo_url, certificates, tmp_path_factory.mktemp("bed"))
+    process, running, peers = make_bed(storage_site, mongo_url, certificates, tmp_path_factory.mktemp("bed"))
     try:
         running.workflow({"1": {"command": "true"}}, "touch")
         secret = client_key(peers.directory, OWNER, "manager", all_events=True)
@@ -360,9 +354,11 @@ def test_idle_it_takes_no_time(bed: Bed) -> None:
 # --- the service dies ------------------------------------------------------------------------------------------
 
 
-def kills(site: storage.Site, database: str, certificates: Path, directory: Path, rounds: int, clients: int) -> None:
+def kills(
+    storage_site: storage.Site, database: str, certificates: Path, directory: Path, rounds: int, clients: int
+) -> None:
     """Kill the service again and again while clients submit; every key must have made exactly one job."""
-    process, running, peers = make_bed(site, database, certificates, directory)
+    process, running, peers = make_bed(storage_site, database, certificates, directory)
     keys_given: list[str] = []
     problems: list[str] = []
     done = threading.Event()
@@ -401,7 +397,7 @@ def kills(site: storage.Site, database: str, certificates: Path, directory: Path
             thread.join(90)
             assert not thread.is_alive()
         assert not problems
-        with contextlib.closing(Running(site, process.url)) as checking:
+        with contextlib.closing(Running(storage_site, process.url)) as checking:
             api = checking.api()
             found = api.listProcessingJobs(OWNER, keyList=["id", "key"])
             assert sorted(job["key"] for job in found) == sorted(keys_given)
@@ -419,14 +415,14 @@ def kills(site: storage.Site, database: str, certificates: Path, directory: Path
 
 
 def test_killed_under_load_each_key_makes_one_job(
-    site: storage.Site, new_mongo_database: Any, certificates: Path, tmp_path: Path
+    storage_site: storage.Site, new_mongo_database: Any, certificates: Path, tmp_path: Path
 ) -> None:
-    kills(site, new_mongo_database(), certificates, tmp_path, 1, 3)
+    kills(storage_site, new_mongo_database(), certificates, tmp_path, 1, 3)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(600)
 def test_killed_under_load_many_times(
-    site: storage.Site, new_mongo_database: Any, certificates: Path, tmp_path: Path
+    storage_site: storage.Site, new_mongo_database: Any, certificates: Path, tmp_path: Path
 ) -> None:
-    kills(site, new_mongo_database(), certificates, tmp_path, 20, 8)
+    kills(storage_site, new_mongo_database(), certificates, tmp_path, 20, 8)

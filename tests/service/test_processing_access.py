@@ -29,16 +29,10 @@ WORKFLOW_KEYS = {"name", "owner", "userAccount", "description", "id", "stages"}
 
 
 @pytest.fixture(scope="module")
-def site(postgres_url: str, certificates: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[storage.Site]:
-    with storage.running_site(postgres_url, certificates, tmp_path_factory.mktemp("site")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
 def service(
-    site: storage.Site, mongo_url: str, certificates: Path, tmp_path_factory: pytest.TempPathFactory
+    storage_site: storage.Site, mongo_url: str, certificates: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Running]:
-    with running_processing(site, mongo_url, certificates, tmp_path_factory.mktemp("processing")) as running:
+    with running_processing(storage_site, mongo_url, certificates, tmp_path_factory.mktemp("processing")) as running:
         yield running
 
 
@@ -147,9 +141,11 @@ def test_the_service_account_submits_for_a_user(service: Running) -> None:
 
 
 def test_users_may_author_where_the_settings_say_so(
-    site: storage.Site, new_mongo_database: Any, certificates: Path, tmp_path: Path
+    storage_site: storage.Site, new_mongo_database: Any, certificates: Path, tmp_path: Path
 ) -> None:
-    with running_processing(site, new_mongo_database(), certificates, tmp_path, users_may_author=True) as open_to_all:
+    with running_processing(
+        storage_site, new_mongo_database(), certificates, tmp_path, users_may_author=True
+    ) as open_to_all:
         alice = open_to_all.api(storage.ALICE)
         assert alice.addWorkflow({"name": "mine", "stages": STAGES})["owner"] == storage.ALICE
         job = alice.startProcessingJob(storage.ALICE, "mine", {"filePath": "x"})

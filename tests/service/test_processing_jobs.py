@@ -54,17 +54,11 @@ HOSTILE = [
 
 
 @pytest.fixture(scope="module")
-def site(postgres_url: str, certificates: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[storage.Site]:
-    with storage.running_site(postgres_url, certificates, tmp_path_factory.mktemp("site")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
 def service(
-    site: storage.Site, mongo_url: str, certificates: Path, tmp_path_factory: pytest.TempPathFactory
+    storage_site: storage.Site, mongo_url: str, certificates: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Running]:
     directory = tmp_path_factory.mktemp("processing")
-    with running_processing(site, mongo_url, certificates, directory, concurrent_stages=4) as running:
+    with running_processing(storage_site, mongo_url, certificates, directory, concurrent_stages=4) as running:
         yield running
 
 
@@ -406,10 +400,10 @@ def test_listing_jobs(service: Running) -> None:
             api.listProcessingJobs(OWNER, query)
 
 
-def test_a_job_of_an_experiment_finds_its_data_directory(service: Running, site: storage.Site) -> None:
+def test_a_job_of_an_experiment_finds_its_data_directory(service: Running, storage_site: storage.Site) -> None:
     name = "e" + uuid.uuid4().hex[:8]
-    site.experiments(storage.MANAGER).addExperiment(name, typeName="TEST")
-    data = Path(site.experiments(storage.MANAGER).getExperimentByName(name)["dataDirectory"])
+    storage_site.experiments(storage.MANAGER).addExperiment(name, typeName="TEST")
+    data = Path(storage_site.experiments(storage.MANAGER).getExperimentByName(name)["dataDirectory"])
     service.workflow({"1": {"command": 'echo "$filePath"; pwd'}})
     job = service.finished(service.start(experimentName=name, filePath="a/b.h5"))
     path, where = processes(job)[0]["stdOut"].splitlines()

@@ -62,17 +62,11 @@ THREE = {
 
 
 @pytest.fixture(scope="module")
-def site(postgres_url: str, certificates: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[storage.Site]:
-    with storage.running_site(postgres_url, certificates, tmp_path_factory.mktemp("site")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
 def service(
-    site: storage.Site, mongo_url: str, certificates: Path, tmp_path_factory: pytest.TempPathFactory
+    storage_site: storage.Site, mongo_url: str, certificates: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Running]:
     directory = tmp_path_factory.mktemp("processing")
-    with running_processing(site, mongo_url, certificates, directory, concurrent_stages=4) as running:
+    with running_processing(storage_site, mongo_url, certificates, directory, concurrent_stages=4) as running:
         yield running
 
 

@@ -20,17 +20,11 @@ _PATH = re.compile(r"(?<![:/\w.])/\w")
 
 
 @pytest.fixture(scope="module")
-def site(postgres_url: str, certificates: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[storage.Site]:
-    with storage.running_site(postgres_url, certificates, tmp_path_factory.mktemp("site")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
 def service(
-    site: storage.Site, mongo_url: str, certificates: Path, tmp_path_factory: pytest.TempPathFactory
+    storage_site: storage.Site, mongo_url: str, certificates: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Running]:
     place = tmp_path_factory.mktemp("processing")
-    with running_processing(site, mongo_url, certificates, place, users_may_author=True) as running:
+    with running_processing(storage_site, mongo_url, certificates, place, users_may_author=True) as running:
         yield running
 
 
@@ -94,15 +88,15 @@ def test_a_batch_job_trusts_no_directory_that_others_may_change(tmp_path: Path) 
 
 def test_who_left_an_experiment_cannot_run_its_jobs_again(service: Running) -> None:
     """Stages work on the experiment's data; to have been a member once is not enough."""
-    site, alice = service.site, service.api(storage.ALICE)
-    site.experiments(OWNER).addExperiment("left", typeName="TEST", stationName=storage.STATION)
-    site.users(OWNER).addUserExperimentRole(storage.ALICE, "User", "left", storage.STATION)
+    storage_site, alice = service.site, service.api(storage.ALICE)
+    storage_site.experiments(OWNER).addExperiment("left", typeName="TEST", stationName=storage.STATION)
+    storage_site.users(OWNER).addUserExperimentRole(storage.ALICE, "User", "left", storage.STATION)
     service.workflow({"1": {"command": "test $x = y"}}, "alices", storage.ALICE)
     job = alice.startProcessingJob(
         storage.ALICE, "alices", {"filePath": "/dev/null", "experimentName": "left", "x": "n"}
     )
     assert service.finished(job, storage.ALICE)["status"] == "failed"
-    site.users(OWNER).deleteUserExperimentRole(storage.ALICE, "User", "left", storage.STATION)
+    storage_site.users(OWNER).deleteUserExperimentRole(storage.ALICE, "User", "left", storage.STATION)
     assert service.processing is not None
     service.processing.site.forget()
     for again in (

@@ -17,17 +17,11 @@ from tests.service.processing_fixtures import OWNER, Running, lines, running_pro
 
 
 @pytest.fixture(scope="module")
-def site(postgres_url: str, certificates: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[storage.Site]:
-    with storage.running_site(postgres_url, certificates, tmp_path_factory.mktemp("site")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
 def service(
-    site: storage.Site, mongo_url: str, certificates: Path, tmp_path_factory: pytest.TempPathFactory
+    storage_site: storage.Site, mongo_url: str, certificates: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Running]:
     directory = tmp_path_factory.mktemp("processing")
-    with running_processing(site, mongo_url, certificates, directory, concurrent_stages=4) as running:
+    with running_processing(storage_site, mongo_url, certificates, directory, concurrent_stages=4) as running:
         yield running
 
 
@@ -253,9 +247,11 @@ def test_fifty_who_resume_one_job_make_it_go_on_once(service: Running, work: Pat
 
 
 def test_urgent_jobs_first_and_so_many_of_a_workflow_at_a_time(
-    site: storage.Site, new_mongo_database: Callable[[], str], certificates: Path, tmp_path: Path, work: Path
+    storage_site: storage.Site, new_mongo_database: Callable[[], str], certificates: Path, tmp_path: Path, work: Path
 ) -> None:
-    with running_processing(site, new_mongo_database(), certificates, tmp_path / "p", concurrent_stages=1) as running:
+    with running_processing(
+        storage_site, new_mongo_database(), certificates, tmp_path / "p", concurrent_stages=1
+    ) as running:
         gate = {"1": {"command": f"echo gate >>{work}/log; while test ! -e {work}/go; do sleep 0.02; done"}}
         first = running.start(running.workflow(gate, "gate"))
         while not lines(work / "log"):
@@ -288,10 +284,10 @@ def test_a_workflow_may_limit_its_jobs(service: Running, work: Path) -> None:
 
 
 def test_owners_have_a_limit_of_their_own(
-    site: storage.Site, new_mongo_database: Callable[[], str], certificates: Path, tmp_path: Path, work: Path
+    storage_site: storage.Site, new_mongo_database: Callable[[], str], certificates: Path, tmp_path: Path, work: Path
 ) -> None:
     with running_processing(
-        site, new_mongo_database(), certificates, tmp_path / "p", concurrent_stages=8, owner_stages=1
+        storage_site, new_mongo_database(), certificates, tmp_path / "p", concurrent_stages=8, owner_stages=1
     ) as running:
         command = f"mkdir {work}/$id; ls -d {work}/*-* | wc -l; sleep 0.1; rmdir {work}/$id"
         running.workflow({"1": {"command": command}}, "w")
@@ -300,10 +296,10 @@ def test_owners_have_a_limit_of_their_own(
 
 
 def test_what_happens_is_told_once_it_is_on_disk(
-    site: storage.Site, new_mongo_database: Callable[[], str], certificates: Path, tmp_path: Path
+    storage_site: storage.Site, new_mongo_database: Callable[[], str], certificates: Path, tmp_path: Path
 ) -> None:
     told: list[dict[str, Any]] = []
-    with running_processing(site, new_mongo_database(), certificates, tmp_path / "p") as running:
+    with running_processing(storage_site, new_mongo_database(), certificates, tmp_path / "p") as running:
         assert running.processing is not None
         running.processing.listeners.append(told.append)
         job = running.run({"1": {"command": "true"}, "2": {"command": "exit 3"}})

@@ -36,12 +36,6 @@ SLOW = {"1": {"command": "sleep 60"}}
 
 
 @pytest.fixture(scope="module")
-def site(postgres_url: str, certificates: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[storage.Site]:
-    with storage.running_site(postgres_url, certificates, tmp_path_factory.mktemp("site")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of the service's keys."""
     return tmp_path_factory.mktemp("keys")
@@ -49,14 +43,14 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def service(
-    site: storage.Site,
+    storage_site: storage.Site,
     mongo_url: str,
     certificates: Path,
     directory: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Running]:
     place = tmp_path_factory.mktemp("processing")
-    with running_processing(site, mongo_url, certificates, place, zeromq_keys=str(directory)) as running:
+    with running_processing(storage_site, mongo_url, certificates, place, zeromq_keys=str(directory)) as running:
         running.workflow(ECHO, "echo")
         running.workflow(SLOW, "slow")
         running.workflow(ECHO, "alices", storage.ALICE)
