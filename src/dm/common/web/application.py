@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
+from dm.common.caller import CALLER, Caller
 from dm.common.errors import (
     AuthenticationError,
     DmException,
@@ -155,6 +156,7 @@ class Application(Shell):
     def answer(self, call: Call) -> Reply:
         """Answer a request. Never raises: whatever goes wrong becomes an error reply."""
         token = REQUEST_ID.set(call.id)
+        caller = CALLER.set(Caller("", call.remote, call.id, self.name))
         try:
             try:
                 reply = self._answer(call)
@@ -177,6 +179,7 @@ class Application(Shell):
                 reply.body = self._follow(call, reply.status, cast("Iterator[bytes]", reply.body))
             return reply
         finally:
+            CALLER.reset(caller)
             REQUEST_ID.reset(token)
 
     def _answer(self, call: Call) -> Reply:
@@ -216,6 +219,7 @@ class Application(Shell):
             return Request(call.id, ANONYMOUS, call.headers, call.remote)
         session_id, principal = self._find_session(call.headers)
         call.username = principal.username
+        CALLER.set(Caller(principal.username, call.remote, call.id, self.name))
         return Request(call.id, principal, call.headers, call.remote, session_id)
 
     def _find_session(self, headers: Mapping[str, str]) -> tuple[str, Principal]:

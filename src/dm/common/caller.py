@@ -1,0 +1,35 @@
+"""On whose behalf this thread or task works just now: for the audit log, without every function passing it on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who asked.
+
+    :param actor: user name, or the name of a background worker. :param remote: the peer's address, empty for none.
+    :param request_id: of the request, empty for none. :param service: the service that works.
+    """
+
+    actor: str = ""
+    remote: str = ""
+    request_id: str = ""
+    service: str = "site"
+
+
+CALLER: ContextVar[Caller] = ContextVar("dm_caller", default=Caller())  # noqa: B039 - frozen
+
+
+@contextmanager
+def calling(caller: Caller) -> Iterator[None]:
+    """Work on somebody's behalf inside the block."""
+    token = CALLER.set(caller)
+    try:
+        yield
+    finally:
+        CALLER.reset(token)
