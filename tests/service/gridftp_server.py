@@ -21,7 +21,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -117,7 +117,8 @@ class GridFtpServer:
     """A ``globus-gridftp-server``: anonymous, or with GSI when there is an authority.
 
     :param directory: made, for its configuration. :param account: it works for; default: that of the tests.
-    :param users: names of :meth:`GridAuthority.issue` that may log in. :param options: more of the server's own.
+    :param users: names of :meth:`GridAuthority.issue` that may log in; with their Unix accounts when a mapping, which
+    needs root. :param options: more of the server's own.
     :param prefix: a command that starts it, e.g. in another mount namespace.
     """
 
@@ -127,7 +128,7 @@ class GridFtpServer:
         authority: GridAuthority | None = None,
         *,
         account: str = "",
-        users: Sequence[str] = ("station",),
+        users: Sequence[str] | Mapping[str, str] = ("station",),
         options: Sequence[str] = (),
         prefix: Sequence[str] = (),
     ) -> None:
@@ -144,19 +145,20 @@ class GridFtpServer:
             "-control-interface", "127.0.0.1", "-data-interface", "127.0.0.1", "-log-level", "ERROR,WARN,INFO",
             "-l", str(self.log), *options,
         ]  # fmt: skip
-        if self._account == "root":  # the server refuses that unless it is told
+        accounts = users if isinstance(users, Mapping) else dict.fromkeys(users, self._account)
+        if "root" in (accounts.values() if authority else [self._account]):  # it refuses that unless it is told
             self._command.append("-allow-root")
         if authority is None:
             self._command += ["-aa", "-anonymous-user", self._account]
         else:
             certificate, key = authority.issue("localhost", ["localhost"])
-            mapped = directory / "grid-mapfile"
-            mapped.write_text("".join(f'"{subject(user)}" {self._account}\n' for user in users))
+            self.gridmap = directory / "grid-mapfile"
+            self.gridmap.write_text("".join(f'"{subject(user)}" {account}\n' for user, account in accounts.items()))
             self._environment |= {
                 "X509_CERT_DIR": str(authority.certificates),
                 "X509_USER_CERT": str(certificate),
                 "X509_USER_KEY": str(key),
-                "GRIDMAP": str(mapped),
+                "GRIDMAP": str(self.gridmap),
             }
         self._process: subprocess.Popen[bytes] | None = None
 
