@@ -12,6 +12,7 @@ from sqlalchemy import (
     CheckConstraint,
     Column,
     DateTime,
+    Float,
     ForeignKey,
     Identity,
     Index,
@@ -290,4 +291,19 @@ operations = Table(
     Column("ended", Moment),
     Column("attempts", SmallInteger, nullable=False, server_default="0"),
     CheckConstraint("status IN ('pending', 'running', 'done', 'failed')", name="status"),
+)
+
+# Tries of logins that are left before further ones are refused: an account's from each address, and from anywhere.
+login_tallies = Table(
+    "login_tallies",
+    METADATA,
+    Column("key", LargeBinary, primary_key=True),
+    Column("username", Text, nullable=False),
+    # Empty: the account's from anywhere.
+    Column("remote", Text, nullable=False, server_default=""),
+    Column("left_over", Float, nullable=False),
+    # Tries that are being checked now; whoever died over one has failed.
+    Column("pending", Integer, nullable=False, server_default="0"),
+    Column("at", Moment, nullable=False, server_default=text("clock_timestamp()")),
+    Index(None, "at"),
 )
