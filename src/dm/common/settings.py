@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, V
 
 from dm.common.errors import ConfigurationError
 
-SECTIONS = ("site", "storage", "station", "catalog", "acquisition", "processing")
+SECTIONS = ("site", "storage", "facility", "station", "catalog", "acquisition", "processing")
 CONFIG_FILE = "DM_CONFIG_FILE"
 _SECRET_NAME = re.compile(r"password$|secret$|token$", re.IGNORECASE)
 _URL_PASSWORD = re.compile(r"(://[^:/@\s]*:)[^/\s]*@")

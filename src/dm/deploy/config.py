@@ -19,6 +19,7 @@ from dm.common.errors import ConfigurationError
 TABLE: tuple[tuple[str, str, bool], ...] = (
     ("site", "dm.common.settings:SiteSettings", False),
     ("storage", "dm.site.storage.settings:StorageSettings", False),
+    ("facility", "dm.site.facility.settings:FacilitySettings", False),
     ("station", "dm.common.settings:StationSettings", False),
     ("catalog", "dm.station.catalog.settings:CatalogSettings", True),
     ("acquisition", "dm.station.acquisition.settings:AcquisitionSettings", True),

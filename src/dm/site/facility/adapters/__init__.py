@@ -1,0 +1,1 @@
+"""Adapters to the facility's own systems."""
