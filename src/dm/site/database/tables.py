@@ -65,6 +65,15 @@ users = Table(
     Column("source_key", Text),
     Column("uid_number", Integer, unique=True),
     Column("last_update", Moment, nullable=False, server_default=NOW),
+    Column("institution", Text, nullable=False, server_default=""),
+    # Since when, and for how many runs, the directory has not known the person any more.
+    Column("absent_since", Moment),
+    Column("absent_runs", Integer, nullable=False, server_default="0"),
+    # "directory" where a synchronisation did it, and may undo it; else an administrator did.
+    Column("deactivated_by", Text),
+    # Digest of what LDAP was told of the person last, password hash included.
+    Column("directory_digest", LargeBinary),
+    Index("uq_users_source_key", "source", "source_key", unique=True, postgresql_where=text("source IS NOT NULL")),
 )
 
 stations = Table(
@@ -202,6 +211,24 @@ audit_events = Table(
     Column("details", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
     Index(None, "time"),
     Index(None, "subject"),
+)
+
+# Runs that brought the users of a directory up to date.
+user_syncs = Table(
+    "user_syncs",
+    METADATA,
+    Column("id", UUID(as_uuid=False), primary_key=True),
+    Column("source", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("dry_run", Boolean, nullable=False),
+    Column("force", Boolean, nullable=False),
+    Column("started", Moment, nullable=False, server_default=text("clock_timestamp()")),
+    Column("ended", Moment),
+    Column("message", Text, nullable=False, server_default=""),
+    Column("summary", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
+    CheckConstraint("status IN ('running', 'done', 'refused', 'failed')", name="status"),
+    Index(None, "started"),
 )
 
 # What the facility's own systems said last, so that their outage is survived.
