@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -58,14 +59,13 @@ def log(event: str, subject: str = "", **details: Any) -> None:
     """Write only the line, for what cannot have a row."""
     caller = CALLER.get()
     words = " ".join(f"{name}={json.dumps(value)}" for name, value in details.items())
-    AUDIT.info(
-        "%s %s by %s remote=%s %s", event, _text(subject) or "-", caller.actor or "-", caller.remote or "-", words
-    )
+    actor, remote = caller.actor or "-", caller.remote or "-"
+    AUDIT.info("%s %s by %s remote=%s %s", event, _text(subject) or "-", actor, remote, words)
 
 
 def _plain(value: Any) -> Any:
     """Return a value as PostgreSQL's JSON takes it: no NUL, no lone surrogates, no end."""
-    if value is None or isinstance(value, bool | int | float):
+    if value is None or isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value)):
         return value
     if isinstance(value, dict):
         return {_text(str(key)): _plain(part) for key, part in value.items()}

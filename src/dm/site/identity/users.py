@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 from sqlalchemy import Connection, RowMapping
@@ -21,10 +20,8 @@ from dm.site import rules
 from dm.site.database import registry_store
 from dm.site.database.store import Store
 from dm.site.database.tables import experiment_roles, station_roles, system_roles
-from dm.site.identity import passwords, user_store
+from dm.site.identity import audit, passwords, user_store
 from dm.site.identity.user_store import Role
-
-AUDIT = logging.getLogger("dm.audit")
 
 _TEXTS = ("first_name", "middle_name", "last_name", "email")
 
@@ -114,7 +111,9 @@ class Users:
             values["password_hash"] = passwords.hashed(rules.password(password))
         try:
             with self._store.transaction() as connection:
-                return user_record(user_store.add_user(connection, values))
+                row = user_store.add_user(connection, values)
+                audit.record(connection, "user.added", username)
+                return user_record(row)
         except IntegrityError:
             raise ObjectAlreadyExists(f"User {username!a} already exists.") from None
 
@@ -130,9 +129,11 @@ class Users:
             row = required_user(connection, username)
             if values:
                 row = user_store.change_user(connection, username, values) or row
+                if changed := sorted(set(values) - {"password_hash"}):
+                    audit.record(connection, "user.changed", username, changed=changed)
             if password is not None:
                 user_store.remove_sessions_of(connection, row["id"])
-                AUDIT.info("password of %s changed", username)
+                audit.record(connection, "password.changed", username)
             return user_record(row)
 
     def change_password(self, username: str, old: str, new: str) -> dict[str, Any]:
@@ -154,7 +155,7 @@ class Users:
             user = required_user(connection, username)
             if not user_store.add_role(connection, Role(system_roles, user["id"], None, role)):
                 raise ObjectAlreadyExists(f"User {username!a} already has system role {role!a}.")
-        AUDIT.info("system role %s given to %s", role, username)
+            audit.record(connection, "role.given", username, role=role)
         return {"username": username, "roleName": role}
 
     def delete_system_role(self, username: str, role: str) -> dict[str, Any]:
@@ -170,7 +171,7 @@ class Users:
                 raise ObjectNotFound(f"System role {role!a} of user {username!a} does not exist.")
             if count == 1:
                 raise InvalidObjectState(f"User {username!a} is the last administrator; appoint another one first.")
-        AUDIT.info("system role %s taken from %s", role, username)
+            audit.record(connection, "role.taken", username, role=role)
         return {"username": username, "roleName": role}
 
     def add_station_role(self, username: str, role: str, station: str) -> dict[str, Any]:
@@ -181,7 +182,7 @@ class Users:
             place = registry_store.required(connection, "station", station)
             if not user_store.add_role(connection, Role(station_roles, user["id"], place["id"], role)):
                 raise ObjectAlreadyExists(f"User {username!a} already has role {role!a} at station {station!a}.")
-        AUDIT.info("role %s at %s given to %s", role, station, username)
+            audit.record(connection, "role.given", username, role=role, station=station)
         return {"username": username, "roleName": role, "stationName": station}
 
     def delete_station_role(self, username: str, role: str, station: str) -> dict[str, Any]:
@@ -192,7 +193,7 @@ class Users:
             place = registry_store.required(connection, "station", station)
             if not user_store.remove_role(connection, Role(station_roles, user["id"], place["id"], role)):
                 raise ObjectNotFound(f"Role {role!a} of user {username!a} at station {station!a} does not exist.")
-        AUDIT.info("role %s at %s taken from %s", role, station, username)
+            audit.record(connection, "role.taken", username, role=role, station=station)
         return {"username": username, "roleName": role, "stationName": station}
 
     def station_roles(self, station: str) -> list[dict[str, Any]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import re
 import secrets
 from dataclasses import dataclass
@@ -19,11 +18,10 @@ from dm.common.web.routes import Principal
 from dm.site import rules
 from dm.site.database import registry_store
 from dm.site.database.store import CREATE_LOCK, Store, constraint_of, lock
+from dm.site.identity import audit
 from dm.site.identity.users import give_role
 from dm.site.storage import experiment_records, experiment_store
 from dm.site.storage.directories import ExperimentDirectory, Owners
-
-AUDIT = logging.getLogger("dm.audit")
 
 
 @dataclass(frozen=True)
@@ -188,12 +186,14 @@ class Experiments:
                 }  # fmt: skip
                 number = experiment_store.add(connection, values)
                 self._add_members(connection, number, usernames or [])
-                owner = self._owners.of_experiment(values["auth_group_name"])
-                ExperimentDirectory(directory, owner).make(
+                row = find(connection, Reference(id=number))
+                ExperimentDirectory(directory, self._owners.of_experiment(row)).make(
                     target["root_directory"], number, self._owners.shared_staging
                 )
-                AUDIT.info("experiment %s (%d) added at %s", name, number, station)
-                return self._full(connection, find(connection, Reference(id=number)))
+                audit.record(
+                    connection, "experiment.added", f"{name}/{station}", experimentId=number, users=usernames or None
+                )
+                return self._full(connection, row)
         except IntegrityError as error:
             raise self._taken(error, name, station) from None
 
@@ -214,11 +214,16 @@ class Experiments:
                 moved = self._move(connection, row, changes.root_path, new_name)
                 if values or moved:
                     experiment_store.change(connection, row["id"], values | moved)
+                    what = sorted(values | moved)
+                    audit.record(
+                        connection, "experiment.updated", f"{row['name']}/{row['station_name']}",
+                        experimentId=row["id"], changed=what, newName=new_name,
+                    )  # fmt: skip
                 record = self._full(connection, find(connection, Reference(id=row["id"])))
         except IntegrityError as error:
             raise self._taken(error, new_name or "", reference.station or "") from None
         if moved:
-            ExperimentDirectory(row["storage_directory"], self._owners.of_experiment("")).remove_empty()
+            ExperimentDirectory(row["storage_directory"], self._owners.of_experiment(row)).remove_empty()
         return record
 
     def _move(
@@ -229,7 +234,7 @@ class Experiments:
         below = row["root_path"] if root_path is None else rules.root_path(root_path)
         if (name, below) == (row["name"], row["root_path"]):
             return {}
-        owner = self._owners.of_experiment(row["auth_group_name"])
+        owner = self._owners.of_experiment(row)
         if experiment_store.has_published(connection, row["id"]) or any(
             ExperimentDirectory(row["storage_directory"], owner).files()
         ):

@@ -12,7 +12,7 @@ from dm.site.database.tables import grants
 _VALID = text(  # made once: every batch asks twice
     "SELECT g.experiment_id, s.name AS station_name, u.username FROM grants g"
     " JOIN experiments e ON e.id = g.experiment_id AND e.state = 'active'"
-    " JOIN stations s ON s.id = e.station_id JOIN users u ON u.id = g.user_id"
+    " JOIN stations s ON s.id = e.station_id JOIN users u ON u.id = g.user_id AND u.active"
     " WHERE g.id = :id AND g.secret_hash = :secret AND g.revoked IS NULL"
     " AND (EXISTS (SELECT 1 FROM station_roles r WHERE r.user_id = u.id AND r.station_id = e.station_id)"
     "      OR EXISTS (SELECT 1 FROM system_roles r WHERE r.user_id = u.id))"
@@ -47,11 +47,10 @@ def station_of(connection: Connection, grant_id: str) -> str | None:
     ).scalar_one_or_none()
 
 
-def revoke(connection: Connection, grant_id: str) -> None:
-    """Revoke a grant, once."""
-    connection.execute(
-        update(grants).where(grants.c.id == grant_id, grants.c.revoked.is_(None)).values(revoked=sql.now())
-    )
+def revoke(connection: Connection, grant_id: str) -> bool:
+    """Revoke a grant; ``False`` if it was before."""
+    statement = update(grants).where(grants.c.id == grant_id, grants.c.revoked.is_(None))
+    return connection.execute(statement.values(revoked=sql.now())).rowcount == 1
 
 
 def revoke_all(connection: Connection, experiment_id: int) -> int:

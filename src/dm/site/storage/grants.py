@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import re
 import secrets
 import uuid
@@ -15,11 +14,11 @@ from sqlalchemy import Connection
 from dm.common.errors import AuthorizationError, InvalidArgument, InvalidObjectState, ObjectNotFound
 from dm.common.web.routes import Principal
 from dm.site.database.store import Store
+from dm.site.identity import audit
 from dm.site.identity.users import required_user
 from dm.site.storage import grant_store
 from dm.site.storage.experiments import Reference, find_visible
 
-AUDIT = logging.getLogger("dm.audit")
 HEADER = "dm-grant"
 PURPOSES = ("daq", "upload", "job")
 _TOKEN = re.compile(r"([0-9a-f-]{36})\.([A-Za-z0-9_-]{20,100})")
@@ -100,7 +99,14 @@ class Grants:
                     "purpose": purpose,
                 },
             )
-        AUDIT.info("grant %s for experiment %d (%s) to %s", grant_id, row["id"], purpose, principal.username)
+            audit.record(
+                connection,
+                "grant.added",
+                grant_id,
+                experiment=f"{row['name']}/{row['station_name']}",
+                experimentId=row["id"],
+                purpose=purpose,
+            )
         return {
             "id": grant_id,
             "secret": secret,
@@ -118,8 +124,8 @@ class Grants:
             station = grant_store.station_of(connection, grant_id)
             if station is None or not principal.manages(station):
                 raise ObjectNotFound(f"Grant {grant_id} does not exist.")
-            grant_store.revoke(connection, grant_id)
-        AUDIT.info("grant %s revoked by %s", grant_id, principal.username)
+            if grant_store.revoke(connection, grant_id):
+                audit.record(connection, "grant.revoked", grant_id, station=station)
         return {"id": grant_id, "status": "revoked"}
 
 

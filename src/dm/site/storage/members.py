@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import json
-import logging
 from typing import Any
+
+from sqlalchemy import RowMapping
 
 from dm.common.errors import InvalidArgument, ObjectAlreadyExists, ObjectNotFound, ServiceLimit
 from dm.site import rules
 from dm.site.database.store import Store
 from dm.site.database.tables import experiment_roles
-from dm.site.identity import user_store
+from dm.site.identity import audit, user_store
 from dm.site.identity.user_store import Role
 from dm.site.identity.users import give_role, required_user
 from dm.site.storage import experiment_records, experiment_store
 from dm.site.storage.experiments import Reference, find
-
-AUDIT = logging.getLogger("dm.audit")
 
 
 class Members:
@@ -36,7 +35,7 @@ class Members:
             row = find(connection, reference, lock=True)
             if not give_role(connection, username, role, row["id"]):
                 raise ObjectAlreadyExists(f"User {username!a} already has role {role!a} in experiment {row['name']!a}.")
-        AUDIT.info("role %s in experiment %d given to %s", role, row["id"], username)
+            audit.record(connection, "role.given", username, role=role, experiment=_name(row), experimentId=row["id"])
         return _record(username, role, row["name"], row["station_name"])
 
     def delete_role(self, username: str, role: str, reference: Reference) -> dict[str, Any]:
@@ -49,7 +48,7 @@ class Members:
                 raise ObjectNotFound(
                     f"Role {role!a} of user {username!a} in experiment {row['name']!a} does not exist."
                 )
-        AUDIT.info("role %s in experiment %d taken from %s", role, row["id"], username)
+            audit.record(connection, "role.taken", username, role=role, experiment=_name(row), experimentId=row["id"])
         return _record(username, role, row["name"], row["station_name"])
 
     def upsert_metadata(self, key: str, value: Any, reference: Reference) -> dict[str, Any]:
@@ -76,6 +75,10 @@ class Members:
             experiment_store.change(connection, row["id"], {"metadata": metadata})
             row = find(connection, Reference(id=row["id"]))
             return experiment_records.full(row, experiment_store.members(connection, row["id"]))
+
+
+def _name(row: RowMapping) -> str:
+    return f"{row['name']}/{row['station_name']}"
 
 
 def _record(username: str, role: str, experiment: str, station: str) -> dict[str, Any]:

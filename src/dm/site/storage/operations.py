@@ -18,13 +18,13 @@ from dm.common import timestamps
 from dm.common.errors import DmException, InvalidObjectState, ObjectNotFound
 from dm.common.web.routes import Principal
 from dm.site.database.store import Store
+from dm.site.identity import audit
 from dm.site.storage import batch_store, experiment_store, file_store, grant_store, grants, operation_store
 from dm.site.storage.batches import Signal
 from dm.site.storage.directories import ExperimentDirectory, Owner, opened_directory
 from dm.site.storage.experiments import Reference, find
 
 LOG = logging.getLogger(__name__)
-AUDIT = logging.getLogger("dm.audit")
 DELETE = "deleteExperiment"
 _ATTEMPTS = 5
 
@@ -92,7 +92,8 @@ class Operations:
                 {"id": operation_id, "name": DELETE, "experiment_id": row["id"], "username": principal.username},
             )
             added = operation_store.get(connection, operation_id)
-        AUDIT.info("deletion of experiment %s (%d) asked by %s", row["name"], row["id"], principal.username)
+            name = f"{row['name']}/{row['station_name']}"
+            audit.record(connection, "experiment.deletion", name, experimentId=row["id"], force=force)
         self._work.ring()
         if added is None:
             raise ObjectNotFound(f"Operation {operation_id} does not exist.")
@@ -132,7 +133,11 @@ class Operations:
             operation_store.forget_members(connection, row["experiment_id"])
             operation_store.set_state(connection, row["experiment_id"], "deleted")
             operation_store.end(connection, row["id"])
-        AUDIT.info("experiment %s (%d) deleted", row["experiment_name"], row["experiment_id"])
+            name = f"{row['experiment_name']}/{row['station_name']}"
+            with audit.acting("housekeeper"):
+                audit.record(
+                    connection, "experiment.deleted", name, experimentId=row["experiment_id"], askedBy=row["username"]
+                )
         return True
 
     def _failed(self, row: RowMapping, error: str, state: str) -> bool:
