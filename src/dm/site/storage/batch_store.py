@@ -18,6 +18,7 @@ _GET = with_experiment(
     stations.c.name.label("station_name"),
     experiments.c.storage_directory,
     experiments.c.auth_group_name,
+    experiments.c.gid,
     experiments.c.state.label("experiment_state"),
     storages.c.host.label("storage_host"),
 ).where(_THIS)

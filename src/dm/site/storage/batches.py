@@ -144,7 +144,7 @@ class Batches:
         return _opened(row)
 
     def _make_staging(self, row: RowMapping) -> None:
-        owner = self._owners.of_experiment(row["auth_group_name"])
+        owner = self._owners.of_experiment(row)
         try:
             with contextlib.ExitStack() as stack:
                 top = stack.enter_context(opened_directory(row["storage_directory"]))

@@ -12,10 +12,12 @@ import grp
 import json
 import os
 import pwd
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from sqlalchemy import RowMapping
 
 from dm.common import paths
 from dm.common.errors import ConfigurationError, InvalidObjectState, ObjectNotFound, ServiceUnavailable
@@ -30,6 +32,8 @@ STAGING = ".staging"
 MARKER = "experiment.json"
 _PARTS = ("data", "analysis", "system", STAGING)
 _FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+Row = Mapping[str, Any] | RowMapping
 
 
 @dataclass(frozen=True)
@@ -62,13 +66,23 @@ class Owners:
         )
         self.shared_staging = settings.staging_owner is not None or settings.staging_group is not None
 
-    def of_experiment(self, auth_group_name: str) -> Owner:
-        """Return the owner of an experiment's files: its own Unix group if there is one that we may give."""
+    def of_experiment(self, row: Row) -> Owner:
+        """Return the owner of an experiment's files: its own Unix group if there is one that we may give.
+
+        :param row: of the experiment, with ``gid`` (the number of its group where the site gives the groups) and
+            ``auth_group_name`` (looked up where there is no number).
+        """
+        gid = self.own_group(row)
+        return Owner(self._uid, self._gid if gid is None or not self._may_give(gid) else gid)
+
+    @staticmethod
+    def own_group(row: Row) -> int | None:
+        """Return the number of an experiment's own Unix group, whether we may give it or not, or ``None``."""
+        if row["gid"] is not None:
+            return int(row["gid"])
         with contextlib.suppress(KeyError):
-            gid = grp.getgrnam(auth_group_name).gr_gid
-            if self._may_give(gid):
-                return Owner(self._uid, gid)
-        return Owner(self._uid, self._gid)
+            return grp.getgrnam(row["auth_group_name"]).gr_gid
+        return None
 
     def _may_give(self, gid: int) -> bool:
         return self._root or gid == os.getegid() or gid in os.getgroups()

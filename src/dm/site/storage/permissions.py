@@ -36,7 +36,7 @@ class Permissions:
             experiment = find(connection, reference)
         if experiment["state"] != "active":
             raise InvalidObjectState(f"Experiment {experiment['name']!a} is being deleted.")
-        owner = self._owners.of_experiment(experiment["auth_group_name"])
+        owner = self._owners.of_experiment(experiment)
         walk = _Walk(owner)
         top = os.fsencode(experiment["storage_directory"])
         if relative_path.strip("/."):

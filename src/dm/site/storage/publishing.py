@@ -17,7 +17,7 @@ import os
 import stat
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +56,7 @@ class Batch:
     source: str
     on_conflict: str
     directory: str
-    auth_group_name: str
+    group: Mapping[str, Any]
     files: list[dict[str, Any]]
 
     @classmethod
@@ -71,7 +71,7 @@ class Batch:
             source=row["source"],
             on_conflict=row["on_conflict"],
             directory=row["storage_directory"],
-            auth_group_name=row["auth_group_name"],
+            group={key: row[key] for key in ("auth_group_name", "gid")},
             files=json.loads(row["request"] or "[]"),
         )
 
@@ -95,7 +95,7 @@ class Publishing:
         :raises ServiceUnavailable: the database is away; try again. :raises StoppedError: the service stops.
         :raises OSError: the file system failed in a way that says nothing about a single file; try again.
         """
-        owner = self._owners.of_experiment(batch.auth_group_name)
+        owner = self._owners.of_experiment(batch.group)
         taken = take(batch)
         items = [Staged(paths.encode(entry["path"]), paths.encode(entry["stagedName"]), entry) for entry in batch.files]
         groups = [items[start : start + _FILES_PER_TASK] for start in range(0, len(items), _FILES_PER_TASK)]
