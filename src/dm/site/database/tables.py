@@ -82,6 +82,9 @@ stations = Table(
     _id(),
     Column("name", Text, nullable=False, unique=True),
     Column("description", Text, nullable=False, server_default=""),
+    # How the directories of new experiments are named; unset: {station}/{root_path}/{name}.
+    Column("path_template", Text),
+    Column("default_storage_id", Integer, ForeignKey("storages.id")),
 )
 
 storages = Table(
@@ -92,6 +95,8 @@ storages = Table(
     Column("description", Text, nullable=False, server_default=""),
     Column("host", Text, nullable=False),
     Column("root_directory", Text, nullable=False),
+    # No new experiments; those that are there stay.
+    Column("retired", Boolean, nullable=False, server_default=text("false")),
 )
 
 experiment_types = Table(
@@ -128,7 +133,15 @@ experiments = Table(
     Column("analysis_directory_frozen", Boolean, nullable=False, server_default=text("false")),
     Column("metadata", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
     Column("state", Text, nullable=False, server_default="active"),
-    CheckConstraint("state IN ('active', 'deleting', 'deleted')", name="state"),
+    # One that is deleted can be restored until it is purged.
+    Column("deleted", Moment),
+    Column("purge_after", Moment),
+    Column("purged", Moment),
+    Column("pinned", Moment),
+    Column("pinned_until", Moment),
+    Column("pinned_by", Text),
+    CheckConstraint("state IN ('active', 'moving', 'deleting', 'deleted', 'restoring')", name="state"),
+    Index("ix_experiments_recoverable", "purge_after", postgresql_where=text("state = 'deleted' AND purged IS NULL")),
     # A deleted experiment's name and directory may be used again; its number may not.
     Index("uq_experiments_live_name", "station_id", "name", unique=True, postgresql_where=text("state <> 'deleted'")),
     Index(
@@ -242,6 +255,35 @@ facility_records = Table(
     Column("fetched", Moment, nullable=False, server_default=NOW),
 )
 
+# What the LDAP directory has yet to learn; triggers write a mark in the transaction of every change.
+directory_marks = Table(
+    "directory_marks",
+    METADATA,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("subject", Integer, nullable=False),
+    Column("made", Moment, nullable=False, server_default=text("clock_timestamp()")),
+    CheckConstraint("kind IN ('experiment', 'station', 'user')", name="kind"),
+)
+
+# The last comparisons of the whole directory with the database.
+directory_runs = Table(
+    "directory_runs",
+    METADATA,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("finished", Moment, nullable=False, server_default=text("clock_timestamp()")),
+    Column("report", JSONB, nullable=False),
+)
+
+# Digests of the password hashes last written to the directory: they say that one changed and nothing else.
+directory_passwords = Table(
+    "directory_passwords",
+    METADATA,
+    Column("user_id", Integer, ForeignKey("users.id"), primary_key=True),
+    Column("digest", LargeBinary, nullable=False),
+    Column("written", Moment, nullable=False, server_default=text("clock_timestamp()")),
+)
+
 grants = Table(
     "grants",
     METADATA,
@@ -301,6 +343,10 @@ published_files = Table(
     Column("source", Text, nullable=False),
     Column("batch_id", UUID(as_uuid=False), nullable=False),
     Column("published", Moment, nullable=False, server_default=NOW),
+    # How the file is compressed, and size and digest of what is in it.
+    Column("compression", Text),
+    Column("content_digest", LargeBinary),
+    Column("content_size", BigInteger),
     UniqueConstraint("experiment_id", "id"),
 )
 
@@ -317,6 +363,11 @@ operations = Table(
     Column("started", Moment),
     Column("ended", Moment),
     Column("attempts", SmallInteger, nullable=False, server_default="0"),
+    # What it needs to be gone on with after a crash, and how far it is.
+    Column("details", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
+    Column("not_before", Moment),
+    Index("ix_operations_unfinished", "submitted", postgresql_where=text("status IN ('pending', 'running')")),
+    Index(None, "experiment_id"),
     CheckConstraint("status IN ('pending', 'running', 'done', 'failed')", name="status"),
 )
 
