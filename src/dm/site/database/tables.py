@@ -275,15 +275,6 @@ directory_runs = Table(
     Column("report", JSONB, nullable=False),
 )
 
-# Digests of the password hashes last written to the directory: they say that one changed and nothing else.
-directory_passwords = Table(
-    "directory_passwords",
-    METADATA,
-    Column("user_id", Integer, ForeignKey("users.id"), primary_key=True),
-    Column("digest", LargeBinary, nullable=False),
-    Column("written", Moment, nullable=False, server_default=text("clock_timestamp()")),
-)
-
 grants = Table(
     "grants",
     METADATA,
