@@ -57,14 +57,6 @@ def upgrade() -> None:
         sa.Column("report", postgresql.JSONB(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_directory_runs")),
     )
-    op.create_table(
-        "directory_passwords",
-        sa.Column("user_id", sa.Integer(), nullable=False),
-        sa.Column("digest", sa.LargeBinary(), nullable=False),
-        sa.Column("written", sa.DateTime(timezone=True), server_default=_NOW, nullable=False),
-        sa.ForeignKeyConstraint(["user_id"], ["users.id"], name=op.f("fk_directory_passwords_user_id")),
-        sa.PrimaryKeyConstraint("user_id", name=op.f("pk_directory_passwords")),
-    )
     op.execute(_FUNCTION)
     for table, when, columns, kind, column in _TRIGGERS:
         changed = " OR ".join(f"OLD.{name} IS DISTINCT FROM NEW.{name}" for name in columns)
@@ -81,5 +73,5 @@ def downgrade() -> None:
     for table, _, columns, _, _ in _TRIGGERS:
         op.execute(f"DROP TRIGGER directory_{'update' if columns else 'change'} ON {table}")
     op.execute("DROP FUNCTION directory_mark()")
-    for table in ("directory_passwords", "directory_runs", "directory_marks"):
+    for table in ("directory_runs", "directory_marks"):
         op.drop_table(table)
