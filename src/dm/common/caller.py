@@ -14,12 +14,14 @@ class Caller:
 
     :param actor: user name, or the name of a background worker. :param remote: the peer's address, empty for none.
     :param request_id: of the request, empty for none. :param service: the service that works.
+    :param token: id of the API token that was used, empty for none.
     """
 
     actor: str = ""
     remote: str = ""
     request_id: str = ""
     service: str = "site"
+    token: str = ""
 
 
 CALLER: ContextVar[Caller] = ContextVar("dm_caller", default=Caller())  # noqa: B039 - frozen

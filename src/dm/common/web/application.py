@@ -13,11 +13,12 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 from dm.common.caller import CALLER, Caller
 from dm.common.errors import (
     AuthenticationError,
+    AuthorizationError,
     DmException,
     InternalError,
     InvalidRequest,
@@ -30,13 +31,14 @@ from dm.common.logs import REQUEST_ID
 from dm.common.web import common, cookies
 from dm.common.web.arguments import parse_body, parse_pairs, shorten
 from dm.common.web.replies import SECURITY_HEADERS, Reply, error_reply, json_reply, stream_reply
-from dm.common.web.routes import Access, Arguments, Principal, Request, Route, Stream, Who
+from dm.common.web.routes import ALL, READ, Access, Arguments, Principal, Request, Route, Stream, Who
 from dm.common.web.sessions import SessionStore
 from dm.common.web.shell import Shell
 from dm.common.web.table import Entry, RouteTable, UnknownMethodError, UnknownPathError
 from dm.common.web.throttle import LoginThrottle
 
 ANONYMOUS = Principal("")
+TOKEN_ID = "tokenId"  # the attribute of a principal that names its API token, for the audit log
 SMALL_BODY = 1 << 16
 _log = logging.getLogger("dm.web")
 _access_log = logging.getLogger("dm.access")
@@ -50,6 +52,18 @@ class Authenticator(Protocol):
         """Return who this is.
 
         :raises AuthenticationError: wrong password or unknown user, with one and the same text.
+        """
+        ...
+
+
+@runtime_checkable
+class TokenChecker(Protocol):
+    """Checks API tokens; an authenticator that is one too lets them be used."""
+
+    def bearer(self, token: str) -> Principal:
+        """Return whose token it is, with its scopes.
+
+        :raises InvalidSession: unknown, expired or revoked, or its owner is not active.
         """
         ...
 
@@ -205,7 +219,7 @@ class Application(Shell):
         request = self._identify(call, entry)
         arguments = self._arguments(call, entry, match.path)
         if entry.route.access.who is not Who.PUBLIC:
-            self.authorizer.authorize(request, entry.route.access, arguments, entry.route)
+            self.permit(request, arguments, entry.route)
         result = entry.route.handler(request, arguments)
         if isinstance(result, Reply):
             return result
@@ -213,17 +227,36 @@ class Application(Shell):
             return self._stream(call, result)
         return json_reply(result)
 
+    def permit(self, request: Request, arguments: Arguments, route: Route) -> None:
+        """Return when the caller may: first what a token is for, then the service's rules.
+
+        :raises AuthorizationError: may not do this. :raises ObjectNotFound: may not even know of the object.
+        """
+        principal = request.principal
+        if not route.suffices(self.name, principal.scopes):
+            raise AuthorizationError(_out_of_scope(self.name, route, principal.scopes or frozenset()))
+        self.authorizer.authorize(request, route.access, arguments, route)
+
     def _identify(self, call: Call, entry: Entry) -> Request:
         """Find the caller; public routes do not look at cookies."""
         if entry.route.access.who is Who.PUBLIC:
             return Request(call.id, ANONYMOUS, call.headers, call.remote)
         session_id, principal = self._find_session(call.headers)
         call.username = principal.username
-        CALLER.set(Caller(principal.username, call.remote, call.id, self.name))
+        CALLER.set(
+            Caller(principal.username, call.remote, call.id, self.name, str(principal.attributes.get(TOKEN_ID, "")))
+        )
         return Request(call.id, principal, call.headers, call.remote, session_id)
 
-    def _find_session(self, headers: Mapping[str, str]) -> tuple[str, Principal]:
-        """Return the first of the request's session ids that is alive, and whose it is."""
+    def _find_session(self, headers: Mapping[str, str]) -> tuple[str | None, Principal]:
+        """Return the first of the request's session ids that is alive, and whose it is.
+
+        An API token in the Authorization header comes first, and then cookies are not looked at: a page of another
+        site cannot send that header.
+        """
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        if scheme.lower() == "bearer" and isinstance(self.authenticator, TokenChecker):
+            return None, self.authenticator.bearer(token.strip())
         candidates = cookies.session_ids(headers.get("cookie", ""))
         for session_id in candidates:
             principal = self.sessions.get(session_id)
@@ -336,6 +369,13 @@ class Application(Shell):
         reply = json_reply({})
         reply.headers["Set-Cookie"] = cookies.end_session()
         return reply
+
+
+def _out_of_scope(service: str, route: Route, scopes: frozenset[str]) -> str:
+    if not route.tokens:
+        return "This cannot be done with an API token; log in with a password."
+    enough = {service, ALL} | route.scopes | ({READ} if route.method == "GET" else set())
+    return f"The API token is for {', '.join(sorted(scopes))}; this takes scope {' or '.join(sorted(enough))}."
 
 
 class _Held:

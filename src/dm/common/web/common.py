@@ -10,7 +10,7 @@ from pydantic import Field
 from dm.common.health import Health
 from dm.common.web.openapi import document
 from dm.common.web.replies import Reply, json_reply
-from dm.common.web.routes import PUBLIC, USER, Access, Arguments, NoArguments, Principal, Request, Route
+from dm.common.web.routes import ANY_SCOPE, PUBLIC, USER, Access, Arguments, NoArguments, Principal, Request, Route
 
 if TYPE_CHECKING:
     from dm.common.web.application import Application
@@ -26,12 +26,17 @@ class LoginArguments(Arguments):
 
 
 def describe(principal: Principal) -> dict[str, Any]:
-    """Return what a caller may know of itself: ``{username, systemRoles, stationRoles}``."""
-    return {
+    """Return what a caller may know of itself: ``{username, systemRoles, stationRoles}``, with a token ``scopes``."""
+    described: dict[str, Any] = {
         "username": principal.username,
         "systemRoles": sorted(principal.system_roles),
         "stationRoles": {station: sorted(roles) for station, roles in sorted(principal.station_roles.items())},
     }
+    if principal.scopes is not None:
+        described["scopes"] = sorted(principal.scopes)
+    if principal.only_station is not None:
+        described["onlyStation"] = principal.only_station
+    return described
 
 
 def reset_alarms(health: Health, access: Access, summary: str = "Reset the alarms raised so far.") -> Route:
@@ -72,9 +77,9 @@ def routes(application: Application) -> list[Route]:
 
     return [
         Route("POST", "/login", login, PUBLIC, "Log in and begin a session.", LoginArguments),
-        Route("POST", "/logout", logout, USER, "End the session."),
-        Route("GET", "/session", session, USER, "Tell who is logged in."),
+        Route("POST", "/logout", logout, USER, "End the session.", scopes=ANY_SCOPE),
+        Route("GET", "/session", session, USER, "Tell who is logged in.", scopes=ANY_SCOPE),
         Route("GET", "/status", status, PUBLIC, "Tell how the service is (also without /dm); 503 when critical."),
         Route("GET", "/metrics", metrics, PUBLIC, "Give metrics in the Prometheus text format (also without /dm)."),
-        Route("GET", "/openapi", openapi, USER, "Give this interface as an OpenAPI document."),
+        Route("GET", "/openapi", openapi, USER, "Give this interface as an OpenAPI document.", scopes=ANY_SCOPE),
     ]

@@ -56,6 +56,12 @@ class Access:
 
 PUBLIC = Access(Who.PUBLIC)
 USER = Access(Who.USER)
+
+READ, ALL = "read", "all"
+SCOPES = (READ, "storage", "facility", "catalog", "acquisition", "processing", ALL)
+ANY_SCOPE = frozenset(SCOPES)
+# What a station service asks and does at the site in the name of the one who called it.
+STATION_SCOPES = frozenset({"catalog", "acquisition", "processing"})
 MANAGER = Access(Who.MANAGER)
 ADMIN = Access(Who.ADMIN)
 SERVICE = Access(Who.SERVICE)
@@ -70,12 +76,20 @@ class Principal:
     :param station_roles: station name -> roles, e.g. ``{"25IDC": {"manager"}}``; the service account of a station has
         the role ``service``.
     :param attributes: what a service keeps with the session and never shows (e.g. the user's site session).
+    :param scopes: of the API token the caller uses, see :data:`SCOPES`; ``None`` for one who gave a password.
+    :param only_station: the token is for this station only: experiments of others do not exist for it.
     """
 
     username: str
     system_roles: frozenset[str] = frozenset()
     station_roles: Mapping[str, frozenset[str]] = field(default_factory=dict)
     attributes: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    scopes: frozenset[str] | None = None
+    only_station: str | None = None
+
+    def reaches(self, station: str) -> bool:
+        """Whether a token of the caller, if there is one, is good for objects of the station."""
+        return self.only_station is None or self.only_station == station
 
     @property
     def is_admin(self) -> bool:
@@ -147,6 +161,9 @@ class Route:
     :param coded: camelCase names of arguments that published clients send as double base64; plain text and JSON are
         accepted for them just the same.
     :param body_limit: largest accepted request body in bytes.
+    :param scopes: API tokens with one of these may call it too, besides those with scope ``all``, with the service's
+        own name, or (``GET`` only) with ``read``.
+    :param tokens: whether it may be called with an API token at all; making tokens and changing rights may not.
     """
 
     method: str
@@ -157,3 +174,12 @@ class Route:
     arguments: type[Arguments] = NoArguments
     coded: frozenset[str] = frozenset()
     body_limit: int = 1 << 20
+    scopes: frozenset[str] = frozenset()
+    tokens: bool = True
+
+    def suffices(self, service: str, scopes: frozenset[str] | None) -> bool:
+        """Whether a caller with these scopes may try; what a caller without a token may is for the authorizer."""
+        if scopes is None:
+            return True
+        enough = {ALL, service} | self.scopes | ({READ} if self.method == "GET" else set())
+        return self.tokens and bool(enough & scopes)

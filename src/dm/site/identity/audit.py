@@ -41,6 +41,8 @@ def record(connection: Connection, event: str, subject: str = "", **details: Any
     """
     caller = CALLER.get()
     values = {name: _plain(value) for name, value in details.items() if value is not None}
+    if caller.token:
+        values["token"] = caller.token
     connection.execute(
         insert(audit_events).values(
             service=caller.service,

@@ -177,7 +177,7 @@ class Desk:
         return self._entries[route]
 
     def _called(self, entry: Entry, request: Request, arguments: Any) -> Any:
-        self._application.authorizer.authorize(request, entry.route.access, arguments, entry.route)
+        self._application.permit(request, arguments, entry.route)
         return entry.route.handler(request, arguments)
 
 
