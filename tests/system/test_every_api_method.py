@@ -465,6 +465,8 @@ def test_people(opened: Callable[[Any], Any], suite: Suite) -> None:
     assert users.getUserByUsername(name)["systemRoles"] == ["administrator"]
     assert administrator.deleteUserSystemRole(name, "administrator")["username"] == name
     assert users.getUserByUsername(name)["systemRoles"] == []
+    assert name not in [lock["username"] for lock in administrator.getLoginLocks()]
+    assert administrator.unlockUser(name)["username"] == name
 
 
 def test_experiments(opened: Callable[[Any], Any], suite: Suite) -> None:

@@ -20,7 +20,8 @@ from typing import Any
 
 import pytest
 
-from dm.common.environment import write_login_file
+from dm.common.client import RestClient
+from dm.common.environment import URL_VARIABLES, write_login_file
 from dm.common.errors import (
     AuthenticationError,
     AuthorizationError,
@@ -28,6 +29,7 @@ from dm.common.errors import (
     InvalidObjectState,
     ObjectAlreadyExists,
     ObjectNotFound,
+    ServiceLimit,
     TransferError,
 )
 from dm.deploy import components
@@ -428,7 +430,9 @@ def test_download_with_a_file_gone(suite: Suite, experiment: str, open_directory
     error = suite.dm(
         "dm-download", "--experiment", experiment, "--destination-directory", target, status=TransferError.code
     )
-    assert error.startswith("Error: 1 files could not be downloaded") and "'b'" in error
+    failure, summary = error.splitlines()
+    assert failure.startswith("Not downloaded: ") and "data/b: File 'b' does not exist" in failure
+    assert summary.startswith("Error: 1 files could not be downloaded, among them: data/b: ")
     assert below(target) == {"data/a": b"a", "data/c": b"c"}
 
 
@@ -595,6 +599,27 @@ def test_administrators(suite: Suite, user: str) -> None:
     error = suite.dm("dm-delete-user-system-role", "--username", ADMINISTRATOR, user=ADMINISTRATOR,
                      status=InvalidObjectState.code)  # fmt: skip
     assert "last administrator" in error
+
+
+def test_a_locked_account_is_shown_and_unlocked(suite: Suite, user: str) -> None:
+    right = suite.installed.layout.login_file(user)
+    write_login_file(right, user, "not the password")
+    with RestClient(
+        suite.environment[URL_VARIABLES["storage"]], user, "wrong", ca_file=suite.environment["DM_CA_FILE"]
+    ) as guess:
+        for _ in range(10):
+            with pytest.raises(AuthenticationError, match="Incorrect"):
+                guess.login()
+    error = suite.dm("dm-get-user", user=user, status=ServiceLimit.code)
+    assert "Too many failed logins" in error
+    write_login_file(right, user, PASSWORD)
+    suite.dm("dm-list-login-locks", status=AuthorizationError.code)
+    line = next(line for line in suite.dm("dm-list-login-locks", user=ADMINISTRATOR).splitlines() if user in line)
+    assert line.startswith(f"username={user} remote=127.0.0.1 retryAfter=")
+    suite.dm("dm-unlock-user", "--username", user, status=AuthorizationError.code)
+    assert suite.dm("dm-unlock-user", "--username", user, user=ADMINISTRATOR).startswith(f"username={user} ")
+    assert user not in suite.dm("dm-list-login-locks", user=ADMINISTRATOR)
+    suite.dm("dm-get-user", user=user)
 
 
 # --- stations, storages, types ---------------------------------------------------------------------------------

@@ -1,8 +1,10 @@
 """Login throttling: guessing one account's password becomes slow, and nobody else notices.
 
-Two token buckets per account, existing or not: one for each address that tries (10 failures at once, then 20 an
-hour) and one for all addresses together (30, then 30 an hour). One address can therefore never use up what the others
-have left, and an account sees fewer than 100 failures an hour whatever the number of addresses.
+Two limits per account, existing or not: one for each address that tries (10 failures at once, then 20 an hour) and one
+for all addresses together (30, then 30 an hour). One address can therefore never use up what the others have left, and
+an account sees fewer than 100 failures an hour whatever the number of addresses.
+
+What is left is kept by a :class:`Tally`: in memory, or in a database for all processes of a service.
 """
 
 from __future__ import annotations
@@ -14,11 +16,33 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 from dm.common.errors import AuthenticationError, ServiceLimit
 
 HOUR = 3600.0
 MAX_ACCOUNTS = 20_000
+_POLL = 0.05
+
+
+@dataclass(frozen=True)
+class Limit:
+    """How many failures are allowed. :param at_once: after a quiet time. :param per_hour: from then on."""
+
+    at_once: float
+    per_hour: float
+
+    def refilled(self, left: float, seconds: float) -> float:
+        """Return what is left some seconds later."""
+        return min(self.at_once, left + max(0.0, seconds) * self.per_hour / HOUR)
+
+    def wait(self, left: float) -> float:
+        """Return the seconds until one more try is allowed."""
+        return max(0.0, (1 - left) * HOUR / self.per_hour)
+
+
+FROM_ADDRESS = Limit(10, 20)
+FROM_ANYWHERE = Limit(30, 30)
 
 
 class TooManyLogins(ServiceLimit):
@@ -38,26 +62,97 @@ class TooManyLogins(ServiceLimit):
         return super().to_wire(request_id) | {"errorClass": ServiceLimit.__name__}
 
 
+class Tally(Protocol):
+    """Keeps what is left of the limits. A try is taken before it is checked, so that many at once are no way around."""
+
+    def take(self, account: str, remote: str) -> float | None:
+        """Take one try.
+
+        :returns: 0 - taken; seconds to wait - refused; ``None`` - all that is left is being checked at this moment.
+        """
+        ...
+
+    def give(self, account: str, remote: str, failed: bool | None) -> None:
+        """Say how a taken try ended. ``False`` forgives the address; ``None`` (an error on our side) costs nothing."""
+        ...
+
+
 @dataclass
 class _Bucket:
-    capacity: float
-    per_hour: float
-    tokens: float
+    limit: Limit
+    left: float
     at: float
+    pending: int = 0
 
-    def refill(self, now: float) -> None:
-        self.tokens = min(self.capacity, self.tokens + (now - self.at) * self.per_hour / HOUR)
-        self.at = now
+    @property
+    def wait(self) -> float | None:
+        """As :meth:`Tally.take` returns it."""
+        if self.left >= 1:
+            return 0.0
+        return None if self.pending else self.limit.wait(self.left)
 
-    def wait(self) -> float:
-        """Seconds until one more try is allowed."""
-        return max(0.0, (1 - self.tokens) * HOUR / self.per_hour)
+
+class MemoryTally:
+    """A tally of one process. :param clock: monotonic seconds."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._buckets: OrderedDict[bytes, _Bucket] = OrderedDict()
+
+    @property
+    def count(self) -> int:
+        """How many accounts and addresses are remembered."""
+        return len(self._buckets)
+
+    def take(self, account: str, remote: str) -> float | None:
+        """Take one try."""
+        with self._lock:
+            both = self._both(account, remote)
+            waits = [bucket.wait for bucket in both]
+            if any(waits):
+                return max(wait or 0.0 for wait in waits)
+            if None in waits:
+                return None
+            for bucket in both:
+                bucket.left -= 1
+                bucket.pending += 1
+            return 0.0
+
+    def give(self, account: str, remote: str, failed: bool | None) -> None:
+        """Say how it ended."""
+        with self._lock:
+            both = self._both(account, remote)
+            for bucket in both:
+                bucket.pending = max(0, bucket.pending - 1)
+                if not failed:
+                    bucket.left = min(bucket.limit.at_once, bucket.left + 1)
+            if failed is False:
+                both[0].left = both[0].limit.at_once - both[0].pending
+                if not both[0].pending:
+                    self._buckets.pop(key_of(account, remote), None)
+
+    def _both(self, account: str, remote: str) -> tuple[_Bucket, _Bucket]:
+        return self._bucket(key_of(account, remote), FROM_ADDRESS), self._bucket(key_of(account), FROM_ANYWHERE)
+
+    def _bucket(self, key: bytes, limit: Limit) -> _Bucket:
+        now = self._clock()
+        bucket = self._buckets.get(key)
+        if bucket is None:
+            while len(self._buckets) >= 2 * MAX_ACCOUNTS:
+                self._buckets.popitem(last=False)
+            bucket = self._buckets[key] = _Bucket(limit, limit.at_once, now)
+        bucket.left = limit.refilled(bucket.left, now - bucket.at)
+        bucket.at = now
+        self._buckets.move_to_end(key)
+        return bucket
 
 
 class LoginThrottle:
     """Counts failures and delays further tries.
 
-    :param in_flight: tries of one account that may be checked at the same time; more wait for their turn.
+    :param tally: keeps what is left; default: in memory.
+    :param in_flight: tries of one account that this process checks at the same time; more wait for their turn.
     :param waiting: tries that may wait, over all accounts; more are refused.
     :param patience: seconds a try waits at most.
     :param clock: monotonic seconds.
@@ -65,18 +160,20 @@ class LoginThrottle:
 
     def __init__(
         self,
+        tally: Tally | None = None,
+        *,
         in_flight: int = 16,
         waiting: int = 40,
         patience: float = 10.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._tally = tally or MemoryTally(clock)
         self._in_flight_limit = in_flight
         self._waiting_limit = waiting
         self._patience = patience
         self._clock = clock
         self._changed = threading.Condition()
-        self._buckets: OrderedDict[bytes, _Bucket] = OrderedDict()
-        self._in_flight: dict[bytes, int] = {}
+        self._in_flight: dict[str, int] = {}
         self._waiting = 0
 
     @contextmanager
@@ -85,9 +182,8 @@ class LoginThrottle:
 
         :raises TooManyLogins: without running the body.
         """
-        account = _key(username.strip().lower())
-        address = _key(username.strip().lower(), remote)
-        self._enter(account, address)
+        account = canonical(username)
+        self._enter(account, remote)
         failed: bool | None = None
         try:
             yield
@@ -96,18 +192,30 @@ class LoginThrottle:
             failed = True
             raise
         finally:
-            self._leave(account, address, failed)
+            try:
+                self._tally.give(account, remote, failed)
+            finally:
+                self._leave(account)
 
-    def _enter(self, account: bytes, address: bytes) -> None:
+    def _enter(self, account: str, remote: str) -> None:
         give_up = self._clock() + self._patience
+        self._begin(account, give_up)
+        try:
+            while (wait := self._tally.take(account, remote)) is None:
+                if self._clock() >= give_up:
+                    raise TooManyLogins(5)
+                with self._changed:
+                    self._changed.wait(_POLL)  # another process may be the one that is checking
+            if wait:
+                raise TooManyLogins(wait)
+        except BaseException:
+            self._leave(account)
+            raise
+
+    def _begin(self, account: str, give_up: float) -> None:
+        """Wait until this process may check one more of the account's tries."""
         with self._changed:
-            while True:
-                delay = max(self._bucket(address, 10, 20).wait(), self._bucket(account, 30, 30).wait())
-                if delay > 0:
-                    raise TooManyLogins(delay)
-                if self._in_flight.get(account, 0) < self._in_flight_limit:
-                    self._in_flight[account] = self._in_flight.get(account, 0) + 1
-                    return
+            while self._in_flight.get(account, 0) >= self._in_flight_limit:
                 left = give_up - self._clock()
                 if left <= 0 or self._waiting >= self._waiting_limit:
                     raise TooManyLogins(5)
@@ -116,31 +224,23 @@ class LoginThrottle:
                     self._changed.wait(left)
                 finally:
                     self._waiting -= 1
+            self._in_flight[account] = self._in_flight.get(account, 0) + 1
 
-    def _leave(self, account: bytes, address: bytes, failed: bool | None) -> None:
-        """Book the outcome; ``None`` (an error on our side) costs nothing."""
+    def _leave(self, account: str) -> None:
         with self._changed:
-            if failed:
-                self._bucket(address, 10, 20).tokens -= 1
-                self._bucket(account, 30, 30).tokens -= 1
-            elif failed is False:
-                self._buckets.pop(address, None)
             self._in_flight[account] -= 1
             if not self._in_flight[account]:
                 del self._in_flight[account]
             self._changed.notify_all()
 
-    def _bucket(self, key: bytes, capacity: float, per_hour: float) -> _Bucket:
-        now = self._clock()
-        bucket = self._buckets.get(key)
-        if bucket is None:
-            while len(self._buckets) >= 2 * MAX_ACCOUNTS:
-                self._buckets.popitem(last=False)
-            bucket = self._buckets[key] = _Bucket(capacity, per_hour, capacity, now)
-        bucket.refill(now)
-        self._buckets.move_to_end(key)
-        return bucket
+
+def canonical(username: str) -> str:
+    """Return the one spelling under which an account's failures are counted."""
+    return username.strip().lower()
 
 
-def _key(*parts: str) -> bytes:
-    return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape")).digest()[:16]
+def key_of(account: str, remote: str | None = None) -> bytes:
+    """Return a short key of an account, from one address or from anywhere."""
+    # no name a stranger thinks of looks like the key of another account
+    text = f"anywhere\0{account}" if remote is None else f"address\0{remote}\0{account}"
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()[:16]

@@ -41,6 +41,12 @@ class UserRole(DmObject):
     DEFAULT_KEY_LIST: ClassVar[list[str]] = ["username", "roleName", "experimentName", "stationName"]
 
 
+class LoginLock(DmObject):
+    """An account locked after failed logins: username, remote (``*``: from anywhere), retryAfter (seconds), time."""
+
+    DEFAULT_KEY_LIST: ClassVar[list[str]] = ["username", "remote", "retryAfter", "time"]
+
+
 class Operation(DmObject):
     """Something that goes on in the service: id, name, experimentName, status, errorMessage, times."""
 

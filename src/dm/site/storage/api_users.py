@@ -7,7 +7,7 @@ from typing import Any
 from dm.common.client import segment
 from dm.common.environment import STATION_NAME
 from dm.common.errors import InvalidArgument
-from dm.site.storage.api_base import DsApi, User, UserRole, given, station_of
+from dm.site.storage.api_base import DsApi, LoginLock, User, UserRole, given, station_of
 
 
 class UserDsApi(DsApi):
@@ -82,3 +82,11 @@ class UserDsApi(DsApi):
     def deleteUserSystemRole(self, username: str, roleName: str = "administrator") -> UserRole:
         """Take a user's system role (administrators)."""
         return UserRole(self.client.delete("/userSystemRoles", username=username, roleName=roleName))
+
+    def getLoginLocks(self) -> list[LoginLock]:
+        """Return the accounts that are locked now after too many failed logins (administrators)."""
+        return self._records(LoginLock, self.client.get("/loginLocks"))
+
+    def unlockUser(self, username: str) -> User:
+        """Let an account log in again at once (administrators); one that is not locked is fine."""
+        return User(self.client.delete(f"/loginLocks/{segment(username)}"))

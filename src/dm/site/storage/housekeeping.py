@@ -11,6 +11,7 @@ from pathlib import Path
 
 from dm.common.errors import DmException
 from dm.site.database.store import HOUSEKEEPING_LOCK, Store, try_lock
+from dm.site.identity import lockout
 from dm.site.identity.sessions import SqlSessionStore
 from dm.site.storage import batch_store, experiment_store, grants
 from dm.site.storage.batches import TAKEN, Signal, remove_staging
@@ -101,6 +102,7 @@ class Housekeeper:
                 LOG.info("batch %s was never handed over; abandoned", batch_id)
                 batch_store.abandon(connection, batch_id)
             batch_store.forget_documents(connection, _DOCUMENT_HOURS)
+            lockout.sweep(connection)
             directories = experiment_store.live_directories(connection)
         return sum(self._sweep_staging(directory) for directory in directories if not self._stop.is_set())
 

@@ -22,8 +22,10 @@ from dm.common.web.routes import (
     Who,
 )
 from dm.common.web.throttle import LoginThrottle
+from dm.site.identity.lockout import Lockouts
 from dm.site.identity.users import Users
 from dm.site.storage import arguments as a
+from dm.site.storage import lock_routes
 from dm.site.storage.access import reference
 from dm.site.storage.archive import Archives
 from dm.site.storage.batches import Batches
@@ -62,11 +64,13 @@ class UseCases:
     permissions: Permissions
     health: Health
     throttle: LoginThrottle
+    lockouts: Lockouts
 
 
 def routes(use: UseCases) -> list[Route]:
     """Return the table, bound to the use cases."""
-    return [*_experiments(use), *_people(use), *_registry(use), *_publishing(use), *_files(use), *_service(use)]
+    locks = lock_routes.routes(use.lockouts)
+    return [*_experiments(use), *_people(use), *_registry(use), *_publishing(use), *_files(use), *_service(use), *locks]
 
 
 def _experiments(use: UseCases) -> list[Route]:

@@ -13,6 +13,7 @@ from dm.common.web.application import Application
 from dm.common.web.server import Server, serve
 from dm.common.web.throttle import LoginThrottle
 from dm.site.database.store import Store
+from dm.site.identity.lockout import Lockouts, SqlTally
 from dm.site.identity.sessions import SqlSessionStore
 from dm.site.identity.users import Users
 from dm.site.storage import batch_store, capacity
@@ -94,7 +95,8 @@ def build_app(store: Store, owners: Owners, settings: StorageSettings) -> Storag
         operations=operations,
         permissions=Permissions(store, owners),
         health=health,
-        throttle=LoginThrottle(),
+        throttle=LoginThrottle(SqlTally(store)),
+        lockouts=Lockouts(store),
     )
     _checks(health, store, publisher, settings)
     application = Application(
