@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-import contextlib
-import fcntl
-import hashlib
 import os
+import random
 import re
-import stat
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dm.common.digests import digest_stream
-from dm.common.errors import CommunicationError, DmException, InvalidArgument, TransferError
+from dm.common import paths
+from dm.common.errors import CommunicationError, DmException, InvalidArgument, ServiceUnavailable, TransferError
+from dm.common.landing import Leftovers, Part
 from dm.common.wire import fault
 
 if TYPE_CHECKING:
@@ -27,159 +23,103 @@ if TYPE_CHECKING:
 ATTEMPTS_WITHOUT_PROGRESS = 3
 PROGRESS = 1 << 16  # bytes; an attempt that brought fewer was fruitless
 PAUSE = 0.2  # seconds before the attempt after a fruitless one, more after each further one
-_MAX_TAG = 120
+PATIENCE = 120.0  # seconds to wait for a place at a service that says it is busy
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
+
+Progress = Callable[[int, int], None]
 
 
 class _StartAgainError(CommunicationError):
     """What was received so far is of no use."""
 
 
-class _Part:
-    """The hidden file a download grows in, ``.<key>.<etag>.dmpart`` beside its target.
-
-    The strong ETag stands in the name, so that a later program can ask the server whether its bytes still hold.
-    """
-
-    def __init__(self, target: Path, address: str) -> None:
-        self.directory = target.parent
-        self.key = hashlib.sha256(os.fsencode(target.name) + b"\n" + address.encode()).hexdigest()[:20]
-        self.descriptor = -1
-        self.path: Path | None = None
-        self.tag = ""
-
-    def resume(self) -> None:
-        """Take over what an earlier attempt left, if it is ours and nobody works on it."""
-        for path in sorted(self.directory.glob(f".{self.key}.*.dmpart")):
-            tag = _tag_of(path.name.split(".")[2])
-            with contextlib.suppress(OSError):
-                descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-                if tag and self._claim(descriptor):
-                    self.descriptor, self.path, self.tag = descriptor, path, tag
-                    return
-                os.close(descriptor)
-
-    def restart(self, tag: str) -> None:
-        """Begin anew with the validator of the current reply; without a usable one the part cannot be resumed."""
-        self.discard()
-        name = _name_of(tag)
-        path = self.directory / f".{self.key}.{name}.dmpart"
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        descriptor = -1
-        if name:
-            with contextlib.suppress(OSError):  # something else of that name: leave it alone
-                descriptor = os.open(path, flags, 0o666)
-        if descriptor >= 0 and not self._claim(descriptor):  # another program downloads the same just now
-            os.close(descriptor)
-            descriptor = -1
-        if descriptor < 0:
-            tag = ""
-            path = self.directory / f".{self.key}.-{os.getpid()}-{id(self):x}.dmpart"
-            descriptor = os.open(path, flags | os.O_EXCL, 0o666)
-        os.ftruncate(descriptor, 0)
-        self.descriptor, self.path, self.tag = descriptor, path, tag
-
-    @property
-    def size(self) -> int:
-        return os.fstat(self.descriptor).st_size if self.descriptor >= 0 else 0
-
-    def append(self, chunk: bytes) -> None:
-        os.lseek(self.descriptor, 0, os.SEEK_END)
-        view = memoryview(chunk)
-        while view:
-            view = view[os.write(self.descriptor, view) :]
-
-    def publish(self, target: Path) -> None:
-        """Make the bytes durable and give them their name."""
-        assert self.path is not None
-        os.fsync(self.descriptor)
-        self.path.replace(target)
-        self.path = None
-        directory = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
-
-    def discard(self) -> None:
-        if self.path is not None:
-            self.path.unlink(missing_ok=True)
-        self.close()
-
-    def close(self) -> None:
-        descriptor, self.descriptor, self.path, self.tag = self.descriptor, -1, None, ""
-        if descriptor >= 0:
-            os.close(descriptor)
-
-    @staticmethod
-    def _claim(descriptor: int) -> bool:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
-            return False
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return False
-        return True
+class _BusyError(ServiceUnavailable):
+    """The service asks to come again later."""
 
 
 class Download:
-    """One download into ``target``; :meth:`RestClient.download` describes the arguments.
+    """One download into ``name`` of an open directory.
 
     A broken connection is taken up again where it broke, as long as there is progress; a program that starts again
     continues what an earlier one left. The bytes are verified against length and digests before the rename.
+
+    :param path: :param query: :param headers: of the request.
     """
 
-    def __init__(
-        self, client: RestClient, path: str, target: Path, *, query: Mapping[str, Any], headers: Mapping[str, str]
+    def __init__(  # noqa: PLR0917
+        self,
+        client: RestClient,
+        path: str,
+        directory: int,
+        name: bytes,
+        query: Mapping[str, Any],
+        headers: Mapping[str, str],
     ) -> None:
         self._client = client
         self._path = path
-        self._target = target
+        self._directory = directory
+        self._name = name
         self._query = query
         self._headers = {**headers, "Accept": "*/*", "Accept-Encoding": "identity"}
-        self._part = _Part(target, client.address(path, query))
 
     def run(
-        self, size: int | None, digests: Mapping[str, str], progress: Callable[[int, int], None] | None = None
-    ) -> Path:
-        """Download, verify, rename; return the target.
+        self,
+        size: int | None,
+        digests: Mapping[str, str],
+        progress: Progress | None = None,
+        *,
+        mtime_ns: int | None = None,
+        known: Leftovers | None = None,
+    ) -> None:
+        """Download, verify, rename; the directory's own entry is left to the caller to make durable.
 
-        :raises InvalidArgument: the target is a directory, or its directory is missing.
+        :param known: see :meth:`Part.resume`.
         :raises TransferError: length or digest differ; nothing is left behind.
         """
-        target, part = self._target, self._part
-        if target.is_dir():
-            raise InvalidArgument(f"Target {str(target)!r} is a directory; name a file in it.")
-        if not target.parent.is_dir():
-            raise InvalidArgument(f"Directory {str(target.parent)!r} does not exist; make it first.")
-        part.resume()
+        told = progress or (lambda _received, _total: None)
+        part = Part(self._directory, self._name, self._client.address(self._path, self._query), digests)
+        part.resume(known)
         try:
-            total = self._transfer(progress or (lambda _received, _total: None))
-            _verify(part, target, total if size is None else size, digests)
-            part.publish(target)
+            again = part.resumed
+            while True:
+                total = self._transfer(part, told)
+                try:
+                    self._verify(part, total if size is None else size, digests)
+                    break
+                except TransferError:
+                    if not again:
+                        raise
+                    again = False  # what an earlier program left was not whole: once more, from its beginning
+            part.publish(mtime_ns)
         finally:
             if not part.tag:
                 part.discard()
             part.close()
-        return target
 
-    def _transfer(self, progress: Callable[[int, int], None]) -> int:
+    def _transfer(self, part: Part, progress: Progress) -> int:
         """Receive until complete; return the total length the server announced."""
-        fruitless = 0
+        fruitless, busy_since, busy = 0, 0.0, 0
         while True:
-            before = self._part.size
+            before = part.size
             try:
-                return int(self._client.with_login(lambda: self._receive(progress)))
+                return int(self._client.with_login(lambda: self._receive(part, progress)))
+            except _BusyError:
+                busy_since = busy_since or time.monotonic()
+                if time.monotonic() - busy_since > PATIENCE:
+                    raise
+                busy += 1
+                time.sleep(min(PAUSE * busy, 2.0) * random.uniform(0.5, 1.0))  # noqa: S311 - so that not all come at once
+                progress(part.size, part.size)  # whoever wants to stop says so here
             except CommunicationError as error:
-                fruitless = fruitless + 1 if self._part.size < before + PROGRESS else 0
-                resumable = bool(self._part.tag) or isinstance(error, _StartAgainError)
+                fruitless = fruitless + 1 if part.size < before + PROGRESS else 0
+                resumable = bool(part.tag) or isinstance(error, _StartAgainError)
                 if fruitless >= ATTEMPTS_WITHOUT_PROGRESS or not resumable:
                     raise
+                busy_since = 0.0
                 time.sleep(PAUSE * fruitless)
 
-    def _receive(self, progress: Callable[[int, int], None]) -> int:
-        part, sent = self._part, dict(self._headers)
+    def _receive(self, part: Part, progress: Progress) -> int:
+        sent = dict(self._headers)
         if part.size and part.tag:
             sent |= {"Range": f"bytes={part.size}-", "If-Range": part.tag}
         response = self._client.send("GET", self._path, query=self._query, headers=sent, stream=True)
@@ -194,8 +134,56 @@ class Download:
             raise CommunicationError(f"The download of {_shown(response)} ended after {part.size} of {total} bytes.")
         return total
 
+    def _verify(self, part: Part, size: int, digests: Mapping[str, str]) -> None:
+        shown = paths.display(self._name)
+        if part.size != size:
+            found = part.size
+            part.discard()
+            raise TransferError(f"Download of {shown!r} has {found} bytes instead of {size}; try again.")
+        if not digests:
+            return
+        try:
+            found_digests = part.digests()
+        except InvalidArgument:
+            part.discard()
+            raise
+        for algorithm, expected in digests.items():
+            if found_digests[algorithm] != expected.lower():
+                part.discard()
+                found_digest = found_digests[algorithm]
+                raise TransferError(
+                    f"Download of {shown!r} has {algorithm} {found_digest} instead of {expected}; try again."
+                )
 
-def _begin(response: httpx.Response, part: _Part) -> int:
+
+def download(  # noqa: PLR0917
+    client: RestClient,
+    path: str,
+    target: Path,
+    query: Mapping[str, Any],
+    headers: Mapping[str, str],
+    size: int | None,
+    digests: Mapping[str, str],
+    progress: Progress | None,
+) -> Path:
+    """Download into a file; :meth:`RestClient.download` describes the arguments.
+
+    :raises InvalidArgument: the target is a directory, or its directory is missing.
+    """
+    if target.is_dir():
+        raise InvalidArgument(f"Target {str(target)!r} is a directory; name a file in it.")
+    if not target.parent.is_dir():
+        raise InvalidArgument(f"Directory {str(target.parent)!r} does not exist; make it first.")
+    directory = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        Download(client, path, directory, os.fsencode(target.name), query, headers).run(size, digests, progress)
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+    return target
+
+
+def _begin(response: httpx.Response, part: Part) -> int:
     """Decide from the reply's head where its bytes belong; return the total length."""
     if response.status_code == 416 and part.size:  # complete already, or the source has shrunk: the tag decides
         match = re.fullmatch(r"bytes \*/(\d+)", response.headers.get("content-range", ""))
@@ -228,7 +216,10 @@ def _refusal(response: httpx.Response) -> DmException | None:
         body: Any = response.json()
     except ValueError:
         body = response.text
-    return fault(response, body) or CommunicationError(f"{_shown(response)} sent no file.")
+    error = fault(response, body) or CommunicationError(f"{_shown(response)} sent no file.")
+    if isinstance(error, ServiceUnavailable) and "retry-after" in response.headers:
+        return _BusyError(str(error))
+    return error
 
 
 def _chunks(response: httpx.Response) -> Iterator[bytes]:
@@ -244,41 +235,5 @@ def _chunks(response: httpx.Response) -> Iterator[bytes]:
         ) from error
 
 
-def _verify(part: _Part, target: Path, size: int, digests: Mapping[str, str]) -> None:
-    if part.size != size:
-        found = part.size
-        part.discard()
-        raise TransferError(f"Download of {target.name!r} has {found} bytes instead of {size}; try again.")
-    if not digests:
-        return
-    with os.fdopen(os.dup(part.descriptor), "rb", buffering=0) as stream:
-        stream.seek(0)
-        try:
-            _, found_digests = digest_stream(stream, digests)
-        except InvalidArgument:
-            part.discard()
-            raise
-    for algorithm, expected in digests.items():
-        if found_digests[algorithm] != expected.lower():
-            part.discard()
-            raise TransferError(
-                f"Download of {target.name!r} has {algorithm} {found_digests[algorithm]} instead of {expected}; "
-                "try again."
-            )
-
-
 def _shown(response: httpx.Response) -> str:
     return str(response.url).partition("?")[0]
-
-
-def _name_of(tag: str) -> str:
-    """Return a strong ETag as part of a file name, or nothing when it is missing or too long."""
-    name = base64.urlsafe_b64encode(tag.encode()).decode().rstrip("=")
-    return name if 0 < len(name) <= _MAX_TAG else ""
-
-
-def _tag_of(name: str) -> str:
-    try:
-        return base64.urlsafe_b64decode(name + "=" * (-len(name) % 4)).decode("ascii")
-    except (binascii.Error, ValueError):
-        return ""

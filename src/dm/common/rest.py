@@ -219,9 +219,9 @@ class RestClient:
         :returns: the target.
         :raises TransferError: what arrived is not what was sent.
         """
-        from dm.common.download import Download
+        from dm.common.download import download
 
-        return Download(self, path, Path(target), query=query, headers=headers or {}).run(size, digests or {}, progress)
+        return download(self, path, Path(target), query, headers or {}, size, digests or {}, progress)
 
     def stream(self, path: str, /, *, timeout: float | None = None, **query: Any) -> Iterator[bytes]:
         """GET something of unknown length and yield its bytes as they come.

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import fnmatch
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
+from dm.common import paths
 from dm.common.client import ApiClient
+from dm.common.downloads import Downloads, Wanted, sentence
+from dm.common.errors import InvalidArgument
 from dm.common.records import DmObject
 from dm.common.wire import literal
 from dm.site.storage.api_base import DsApi, FileMetadata, given, station_of
 
+ROUTE = "/files/download"
+PARALLEL = 4  # downloads at the same time; a service lends a third of its threads to all downloads together
 COMPRESSIONS = ("", "gz", "bz2", "xz", "zst", "lz4")
 Progress = Callable[[int, int], None]
 
@@ -81,10 +87,62 @@ class FileDsApi(DsApi):
     ) -> FileMetadata:
         """Download one file into a directory; an interrupted download is resumed, the digest verified.
 
+        An equal file that is there already stays. The file keeps its time of last change.
+
         :param progress: called with (bytes so far, total bytes).
         :returns: the file's record with ``localFilePath``. :raises TransferError: what arrived is not what was sent.
         """
         return download(self, experimentFilePath, experimentName, destDir, station_of(stationName), root, progress)
+
+    def downloadFiles(  # noqa: PLR0917
+        self,
+        experimentName: str,
+        destDir: str | os.PathLike[str] = ".",
+        stationName: str | None = None,
+        root: str | None = None,
+        path: str | None = None,
+        pattern: str | None = None,
+        *,
+        parallel: int = PARALLEL,
+        verify: bool = False,
+        progress: Callable[[int], None] | None = None,
+    ) -> Iterator[FileMetadata]:
+        """Download an experiment's published files, or some of them, several at once; yield their records in order.
+
+        They keep their directories, ``data/`` and ``analysis/``. Files that are there and equal stay; interrupted
+        ones go on where they stopped; each is verified.
+
+        :param path: only this file or directory below the root. :param pattern: only files whose path, or name when it
+            has no ``/``, matches this shell wildcard.
+        :param parallel: files at the same time, at most 32. :param verify: read again what is there already, instead of
+            trusting its size and time.
+        :param progress: called with the count of bytes that are there so far.
+        :returns: records with ``localFilePath``; of files that could not be had with ``error``, a sentence, instead.
+        :raises DmException: trouble that all further files would have, too.
+        """
+        station = station_of(stationName)
+        chosen = selection(path, pattern)
+        downloads = Downloads(self.client, ROUTE, destDir, verify=verify, progress=progress)
+        refused: list[FileMetadata] = []
+
+        def wanted() -> Iterator[Wanted[FileMetadata]]:
+            for record in self.getFiles(experimentName, stationName, root):
+                try:
+                    if chosen(record):
+                        yield as_wanted(record, in_experiment(record), station)
+                except InvalidArgument as error:
+                    record["error"] = str(error)
+                    refused.append(record)
+
+        for outcome in downloads.run(wanted(), parallel):
+            record = outcome.wanted.note
+            if outcome.error is None:
+                record["localFilePath"] = downloads.local(outcome.wanted)
+                record["fetched"] = outcome.fetched
+            else:
+                record["error"] = sentence(outcome.error)
+            yield record
+        yield from refused
 
     def downloadArchive(
         self,
@@ -111,19 +169,57 @@ def download(  # noqa: PLR0917
     progress: Progress | None,
 ) -> FileMetadata:
     """Download one file into a directory; see :meth:`FileDsApi.downloadFile`."""
-    query: dict[str, Any] = {"path": literal(path), "experimentName": experiment} | given(
-        stationName=station, root=root
+    query = given(stationName=station, root=root)
+    record = FileMetadata(api.client.get("/files/stat", path=literal(path), experimentName=experiment, **query))
+    name = paths.relative(path).rpartition(b"/")[2]  # not what the service calls it: it chooses no place here
+    size = record["fileSize"]
+    downloads = Downloads(
+        api.client, ROUTE, directory, progress=None if progress is None else lambda count: progress(count, size)
     )
-    record = FileMetadata(api.client.get("/files/stat", **query))
-    target = Path(directory) / record["fileName"]
-    known = dict(record.get("digests") or {})
-    api.client.download(
-        "/files/download",
-        target,
-        size=record["fileSize"],
-        digests=known,
-        progress=progress,
-        **query | {"root": record["root"]},
-    )
-    record["localFilePath"] = str(target)
+    wanted = as_wanted(record, name, station, path)
+    downloads.one(wanted)
+    record["localFilePath"] = downloads.local(wanted)
     return record
+
+
+def as_wanted(
+    record: FileMetadata, target: bytes, station: str | None, path: str | None = None
+) -> Wanted[FileMetadata]:
+    """Return what to ask for, to have the file of a record.
+
+    :param target: where it is to lie, below the destination. :param path: default: the record's.
+    """
+    query = {
+        "path": literal(record["experimentFilePath"] if path is None else path),
+        "experimentName": record["experimentName"],
+        "root": record["root"],
+    } | given(stationName=station)
+    mtime = record.get("fileModificationTime")
+    mtime_ns = None if mtime is None else round(float(mtime) * 1e9)
+    digests = dict(record.get("digests") or {})
+    return Wanted(target, query, int(record["fileSize"]), digests, mtime_ns, record)
+
+
+def in_experiment(record: FileMetadata) -> bytes:
+    """Return a file's path below its experiment, with its root. :raises InvalidArgument: one that leads elsewhere."""
+    path = paths.relative(record["experimentFilePath"])
+    return paths.relative(paths.encode(str(record["root"])) + b"/" + path)
+
+
+def selection(path: str | None, pattern: str | None) -> Callable[[FileMetadata], bool]:
+    """Return whether a file is among those asked for.
+
+    :param path: a file or directory below the root. :param pattern: a shell wildcard of the path below the root, or
+        of the name alone when it has no ``/``.
+    """
+    beneath = paths.relative(path) if path else None
+    expression = re.compile(fnmatch.translate(pattern), re.DOTALL) if pattern else None
+    whole = "/" in (pattern or "")
+
+    def chosen(record: FileMetadata) -> bool:
+        found = record["experimentFilePath"]
+        if beneath is not None and not (paths.encode(found) + b"/").startswith(beneath + b"/"):
+            return False
+        return expression is None or bool(expression.match(found if whole else found.rpartition("/")[2]))
+
+    return chosen

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,9 +11,9 @@ import click
 
 from dm.common import paths
 from dm.common.command import command, option, progress
-from dm.common.digests import digest_stream
-from dm.common.errors import ObjectNotFound, TransferError
+from dm.common.errors import TransferError
 from dm.site.storage.api import FileDsApi, FileMetadata
+from dm.site.storage.api_files import PARALLEL, selection
 from dm.site.storage.commands.options import experiment_option, root_option, station_option
 
 FILES_PER_BAR = 100
@@ -24,6 +23,16 @@ FILES_PER_BAR = 100
 @experiment_option
 @option("--destination-directory", default=".", show_default=True, help="Directory to download into; made if missing.")
 @option("--file-path", "--file", "files", multiple=True, help="Only this file; may be given several times.")
+@option("--path", help="Only this file or directory below data or analysis.")
+@option("--pattern", help="Only files whose path, or name, matches this shell wildcard.")
+@option(
+    "--parallel",
+    type=click.IntRange(1, 32),
+    default=PARALLEL,
+    show_default=True,
+    help="Files downloaded at the same time.",
+)
+@option("--verify", is_flag=True, help="Read files that are there already, instead of trusting their size and time.")
 @root_option
 @station_option
 def main(  # noqa: PLR0917
@@ -31,18 +40,34 @@ def main(  # noqa: PLR0917
     experiment: str,
     destination_directory: str,
     files: tuple[str, ...],
+    path: str | None,
+    pattern: str | None,
+    parallel: int,
+    verify: bool,
     root: str | None,
     station: str | None,
 ) -> Iterator[FileMetadata]:
     """Download an experiment, or some of its files, verified.
 
-    Single files go right into the destination directory; a whole experiment keeps its directories, data/ and
-    analysis/. What was interrupted goes on where it stopped, and files that are there already are not fetched again.
+    Single files (--file) go right into the destination directory; a whole experiment, or what --path and --pattern
+    choose of it, keeps its directories, data/ and analysis/. What was interrupted goes on where it stopped, and files
+    that are there already are not fetched again. Each file that cannot be had is named on standard error, and the
+    exit status is then not 0.
     """
     target = Path(destination_directory)
     if files:
+        if path or pattern:
+            raise click.UsageError("Name files by --file, or choose them by --path and --pattern.")
         return _single(api, experiment, target, files, root, station)
-    return _whole(api, experiment, target, root, station)
+    total = None
+    if sys.stderr.isatty():
+        chosen = selection(path, pattern)
+        total = sum(int(record["fileSize"]) for record in api.getFiles(experiment, station, root) if chosen(record))
+    bar = _Bar()
+    records = api.downloadFiles(
+        experiment, target, station, root, path, pattern, parallel=parallel, verify=verify, progress=bar.told
+    )
+    return _whole(records, bar, total)
 
 
 def _single(  # noqa: PLR0917
@@ -59,51 +84,42 @@ def _single(  # noqa: PLR0917
         yield record
 
 
-def _whole(
-    api: FileDsApi, experiment: str, target: Path, root: str | None, station: str | None
-) -> Iterator[FileMetadata]:
-    """Download all published files; those that cannot be had are named at the end.
+class _Bar:
+    """Passes progress on to the bar that is shown at the moment."""
+
+    def __init__(self) -> None:
+        self.update: Callable[[int], None] = _nowhere
+        self.count = 0
+
+    def told(self, count: int) -> None:
+        self.count = count
+        self.update(count)
+
+
+def _nowhere(_count: int) -> None:
+    """Show no progress."""
+
+
+def _whole(records: Iterator[FileMetadata], bar: _Bar, total: int | None) -> Iterator[FileMetadata]:
+    """Yield the records of files that are there; name those that are not.
 
     :raises TransferError: some could not be downloaded.
     """
-    total = None
-    if sys.stderr.isatty():
-        total = sum(record["fileSize"] for record in api.getFiles(experiment, station, root))
     failures: list[str] = []
-    before = 0
-    listing = api.getFiles(experiment, station, root)
     # printed between two bars, never through one: what a bar lets through goes to standard error
-    while some := list(itertools.islice(listing, FILES_PER_BAR)):
-        done = []
+    while True:
         with progress("Downloading", total, size=True) as update:
-            for listed in some:
-                try:
-                    _fetch(api, listed, target, station, lambda count, _size: update(before + count))  # noqa: B023
-                    done.append(listed)
-                except (ObjectNotFound, TransferError) as error:  # gone or replaced: the others still count
-                    failures.append(str(error))
-                before += listed["fileSize"]
-                update(before)
-        yield from done
+            bar.update = update
+            bar.told(bar.count)
+            some = list(itertools.islice(records, FILES_PER_BAR))
+            bar.update = _nowhere
+        for record in some:
+            if "error" in record:
+                failures.append(f"{record['root']}/{record['experimentFilePath']}: {record['error']}")
+                click.echo(f"Not downloaded: {failures[-1]!a}", err=True)
+            else:
+                yield record
+        if not some:
+            break
     if failures:
         raise TransferError(f"{len(failures)} files could not be downloaded, among them: {failures[0]}")
-
-
-def _fetch(
-    api: FileDsApi, listed: FileMetadata, target: Path, station: str | None, update: Callable[[int, int], None]
-) -> None:
-    """Download one file of a whole experiment, unless it is there, and note where."""
-    path = listed["experimentFilePath"]
-    local = target / listed["root"] / os.fsdecode(paths.relative(path))
-    listed["localFilePath"] = str(local)
-    if not _there(local, listed):
-        local.parent.mkdir(parents=True, exist_ok=True)
-        api.downloadFile(path, listed["experimentName"], local.parent, station, listed["root"], progress=update)
-
-
-def _there(local: Path, listed: FileMetadata) -> bool:
-    """Whether an earlier download left exactly this file."""
-    if local.is_symlink() or not local.is_file() or local.stat().st_size != listed["fileSize"]:
-        return False
-    with local.open("rb") as stream:
-        return digest_stream(stream, listed["digests"])[1] == listed["digests"]
