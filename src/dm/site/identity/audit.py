@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Connection, insert
+from sqlalchemy import Connection, insert, select
 
 from dm.common.caller import CALLER, calling
 from dm.site.database.tables import audit_events
@@ -57,6 +57,30 @@ def record(connection: Connection, event: str, subject: str = "", **details: Any
     log(event, subject, **values)
 
 
+def record_all(connection: Connection, events: Sequence[tuple[str, str, dict[str, Any]]]) -> None:
+    """Note many events in the caller's transaction with one statement.
+
+    :param events: each event, subject and details, as of :func:`record`.
+    """
+    caller = CALLER.get()
+    rows: list[dict[str, Any]] = [
+        {
+            "service": caller.service,
+            "event": event,
+            "actor": _text(caller.actor),
+            "subject": _text(subject),
+            "remote": _text(caller.remote),
+            "request_id": caller.request_id,
+            "details": {name: _plain(value) for name, value in details.items() if value is not None},
+        }
+        for event, subject, details in events
+    ]
+    if rows:
+        connection.execute(insert(audit_events), rows)
+    for row in rows:
+        log(row["event"], row["subject"], **row["details"])
+
+
 def log(event: str, subject: str = "", **details: Any) -> None:
     """Write only the line, for what cannot have a row."""
     caller = CALLER.get()
@@ -79,3 +103,9 @@ def _plain(value: Any) -> Any:
 def _text(value: str) -> str:
     shown = value.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode("utf-8")
     return shown if len(shown) <= _LONGEST else shown[: _LONGEST - 3] + "..."
+
+
+def known(connection: Connection, event: str, subject: str) -> bool:
+    """Whether such an event has been noted of the subject."""
+    statement = select(audit_events.c.id).where(audit_events.c.subject == subject, audit_events.c.event == event)
+    return connection.execute(statement.limit(1)).first() is not None
