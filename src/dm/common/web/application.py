@@ -38,7 +38,7 @@ from dm.common.web.table import Entry, RouteTable, UnknownMethodError, UnknownPa
 from dm.common.web.throttle import LoginThrottle
 
 ANONYMOUS = Principal("")
-TOKEN_ID = "tokenId"  # the attribute of a principal that names its API token, for the audit log
+TOKEN_ID = "tokenId"  # noqa: S105 - names the attribute of a principal with the id of its API token
 SMALL_BODY = 1 << 16
 _log = logging.getLogger("dm.web")
 _access_log = logging.getLogger("dm.access")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dm.common.web.application import TOKEN_ID
 from dm.common.web.routes import Principal
 from dm.common.web.sessions import new_session_id, session_key
 from dm.site.database.store import Store
-from dm.site.identity import user_store
+from dm.site.identity import audit, tokens, user_store
 
 _SESSIONS_PER_USER = 200
 
@@ -25,8 +26,10 @@ class SqlSessionStore:
     def create(self, principal: Principal) -> str:
         """Return the id of a new session."""
         session_id = new_session_id()
+        token_id = principal.attributes.get(TOKEN_ID)
         with self._store.transaction() as connection:
-            user_store.add_session(connection, _key(session_id), principal.username, _SESSIONS_PER_USER)
+            user_store.add_session(connection, _key(session_id), principal.username, _SESSIONS_PER_USER, token_id)
+            audit.record(connection, "login.ok", principal.username, token=token_id)
         return session_id
 
     def get(self, session_id: str) -> Principal | None:
@@ -39,15 +42,18 @@ class SqlSessionStore:
             found = user_store.live_session(connection, key, self.idle_seconds, self.absolute_seconds)
             if found is None:
                 return None
-            principal, stale = found
-            if stale:
+            if found.stale:
                 user_store.touch_session(connection, key)
-            return principal
+            if found.token_id is None:
+                return found.principal
+            return tokens.limited(found.principal, found.token_id, found.scopes, found.token_station)
 
     def delete(self, session_id: str) -> None:
         """End the session; an unknown one is fine."""
         with self._store.transaction() as connection:
-            user_store.remove_session(connection, _key(session_id))
+            username = user_store.remove_session(connection, _key(session_id))
+            if username is not None:
+                audit.record(connection, "logout", username)
 
     def sweep(self) -> int:
         """Remove sessions that are over and return how many."""

@@ -106,11 +106,12 @@ def has_role(connection: Connection, role: Role) -> bool:
 
 
 def administrators(connection: Connection) -> int:
-    """Return how many users are administrators, with their roles locked against change until the commit."""
+    """Return how many active administrators there are, with their roles locked against change until the commit."""
     rows = connection.execute(
         select(system_roles.c.user_id).where(system_roles.c.role == "administrator").with_for_update()
     )
-    return len(rows.all())
+    statement = select(func.count()).select_from(users).where(users.c.id.in_(rows.scalars().all()), users.c.active)
+    return int(connection.execute(statement).scalar_one())
 
 
 def roles_at_station(connection: Connection, station_id: int) -> Sequence[RowMapping]:
@@ -127,14 +128,17 @@ def roles_at_station(connection: Connection, station_id: int) -> Sequence[RowMap
     )
 
 
-def add_session(connection: Connection, id_hash: bytes, username: str, most: int) -> None:
-    """Record a session; of one user's sessions only the ``most`` last used survive."""
+def add_session(connection: Connection, id_hash: bytes, username: str, most: int, token_id: str | None = None) -> None:
+    """Record a session; of one user's sessions only the ``most`` last used survive.
+
+    :param token_id: of the API token it is opened with; the session ends with it.
+    """
     connection.execute(
         text(
-            "INSERT INTO sessions (id_hash, user_id, created, used)"
-            " SELECT :hash, id, clock_timestamp(), clock_timestamp() FROM users WHERE username = :username"
+            "INSERT INTO sessions (id_hash, user_id, created, used, token_id)"
+            " SELECT :hash, id, clock_timestamp(), clock_timestamp(), :token FROM users WHERE username = :username"
         ),
-        {"hash": id_hash, "username": username},
+        {"hash": id_hash, "username": username, "token": token_id},
     )
     connection.execute(
         text(
@@ -145,10 +149,26 @@ def add_session(connection: Connection, id_hash: bytes, username: str, most: int
     )
 
 
+@dataclass(frozen=True)
+class LiveSession:
+    """A session that is not over.
+
+    :param principal: its user, with today's roles. :param stale: its use is worth noting.
+    :param token_id: of the API token it was opened with, if any, :param scopes: and what that is for.
+    :param token_station: the only station the token is for.
+    """
+
+    principal: Principal
+    stale: bool
+    token_id: str | None
+    scopes: tuple[str, ...]
+    token_station: str | None
+
+
 def live_session(
     connection: Connection, id_hash: bytes, idle_seconds: float, absolute_seconds: float
-) -> tuple[Principal, bool] | None:
-    """Return whose session it is, and whether its use is worth noting; ``None`` for one past its limits.
+) -> LiveSession | None:
+    """Return whose session it is; ``None`` for one past its limits, of an inactive user, or of a token that is no more.
 
     A session that was used in the future is refused: the clock went back, and its age cannot be told.
     """
@@ -161,12 +181,17 @@ def live_session(
             "touch": min(60.0, idle_seconds / 10),
         },
     ).one_or_none()
-    return (_principal(row), row.stale) if row is not None else None
+    if row is None:
+        return None
+    return LiveSession(_principal(row), row.stale, row.token_id, tuple(row.scopes or ()), row.token_station)
 
 
 _LIVE_SESSION = text(
-    f"SELECT u.username, {_ROLES}, now() - s.used > make_interval(secs => :touch) AS stale"  # noqa: S608 - a constant
-    " FROM sessions s JOIN users u ON u.id = s.user_id WHERE s.id_hash = :hash"
+    f"SELECT u.username, {_ROLES}, now() - s.used > make_interval(secs => :touch) AS stale,"  # noqa: S608 - a constant
+    " s.token_id, t.scopes, ts.name AS token_station"
+    " FROM sessions s JOIN users u ON u.id = s.user_id AND u.active"
+    " LEFT JOIN api_tokens t ON t.id = s.token_id LEFT JOIN stations ts ON ts.id = t.station_id"
+    " WHERE s.id_hash = :hash AND (s.token_id IS NULL OR (t.revoked IS NULL AND t.expires > now()))"
     " AND now() - s.used < make_interval(secs => :idle)"
     " AND now() - s.created < make_interval(secs => :absolute)"
     " AND s.used - now() < interval '5 minutes'"
@@ -178,9 +203,12 @@ def touch_session(connection: Connection, id_hash: bytes) -> None:
     connection.execute(update(sessions).where(sessions.c.id_hash == id_hash).values(used=func.clock_timestamp()))
 
 
-def remove_session(connection: Connection, id_hash: bytes) -> None:
-    """End a session."""
-    connection.execute(delete(sessions).where(sessions.c.id_hash == id_hash))
+def remove_session(connection: Connection, id_hash: bytes) -> str | None:
+    """End a session and return whose it was, if there was one."""
+    statement = text(
+        "DELETE FROM sessions s USING users u WHERE s.id_hash = :hash AND u.id = s.user_id RETURNING u.username"
+    )
+    return connection.execute(statement, {"hash": id_hash}).scalar_one_or_none()
 
 
 def remove_sessions_of(connection: Connection, user_id: int, except_hash: bytes = b"") -> None:

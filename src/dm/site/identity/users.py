@@ -8,10 +8,12 @@ from sqlalchemy import Connection, RowMapping
 from sqlalchemy.exc import IntegrityError
 
 from dm.common import timestamps
+from dm.common import tokens as token_format
 from dm.common.errors import (
     AuthenticationError,
     InvalidArgument,
     InvalidObjectState,
+    InvalidSession,
     ObjectAlreadyExists,
     ObjectNotFound,
 )
@@ -20,7 +22,8 @@ from dm.site import rules
 from dm.site.database import registry_store
 from dm.site.database.store import Store
 from dm.site.database.tables import experiment_roles, station_roles, system_roles
-from dm.site.identity import audit, passwords, user_store
+from dm.site.identity import audit, passwords, tokens, user_store
+from dm.site.identity.refusals import Refusals
 from dm.site.identity.user_store import Role
 
 _TEXTS = ("first_name", "middle_name", "last_name", "email")
@@ -37,6 +40,7 @@ def user_record(row: RowMapping) -> dict[str, Any]:
         "lastName": row["last_name"],
         "email": row["email"],
         "isLocalUser": row["is_local_user"],
+        "active": row["active"],
         "lastUpdate": timestamps.iso(row["last_update"]),
     }
 
@@ -55,11 +59,35 @@ def give_role(connection: Connection, username: str, role: str, experiment_id: i
     return user_store.add_role(connection, Role(experiment_roles, user["id"], experiment_id, role))
 
 
+def refuse_none_left(connection: Connection, username: str) -> None:
+    """Refuse what would leave no administrator. :raises InvalidObjectState: it was the last one."""
+    if user_store.administrators(connection) == 0:
+        raise InvalidObjectState(f"User {username!a} is the last administrator; appoint another one first.")
+
+
+def set_active(connection: Connection, row: RowMapping, active: bool, **details: Any) -> RowMapping:
+    """Deactivate a user, which ends all their sessions and makes their tokens useless, or activate them again.
+
+    :param row: the user's. :param details: for the audit log, e.g. ``source``. :returns: the row as it is then.
+    :raises InvalidObjectState: it is the last administrator.
+    """
+    if row["active"] == active:
+        return row
+    user_store.administrators(connection)  # so that of two who deactivate each other one is refused
+    changed = user_store.change_user(connection, row["username"], {"active": active}) or row
+    if not active:
+        user_store.remove_sessions_of(connection, row["id"])
+        refuse_none_left(connection, row["username"])
+    audit.record(connection, "user.activated" if active else "user.deactivated", row["username"], **details)
+    return changed
+
+
 class Users:
     """The use cases."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self.refusals = Refusals(store)
 
     def login(self, username: str, password: str) -> Principal:
         """Check a password.
@@ -67,15 +95,35 @@ class Users:
         :returns: the user with roles. :raises AuthenticationError: wrong name or password, in the same words and time.
         """
         usable = "\0" not in username and len(username) <= 64 and username.isascii()
+        if token_format.is_token(password):
+            return self._login_by_token(username, password)
         with self._store.transaction() as connection:
             row = user_store.user_by_name(connection, username) if usable else None
         good = passwords.matches(password, row["password_hash"] if row else None)
-        if row is None or not good:
+        if row is None or not good or not row["active"]:
+            self.refusals.note(username, known=row is not None)
             raise AuthenticationError("Incorrect username or password.")
         with self._store.transaction() as connection:
             if passwords.outdated(row["password_hash"]):
                 user_store.change_user(connection, username, {"password_hash": passwords.hashed(password)})
             return user_store.principal(connection, row["id"])
+
+    def _login_by_token(self, username: str, token: str) -> Principal:
+        try:
+            principal = self.bearer(token)
+        except InvalidSession:
+            principal = None
+        if principal is None or principal.username != username:
+            self.refusals.note(username, known=False, token=True)
+            raise AuthenticationError("Incorrect username or password.")
+        return principal
+
+    def bearer(self, token: str) -> Principal:
+        """Return whose API token it is (the web kit's token checker).
+
+        :raises InvalidSession: unknown, expired or revoked, or its owner is not active.
+        """
+        return tokens.bearer(self._store, token)
 
     def has_password(self, username: str, password: str) -> bool:
         """Whether this is the user's password (no login, no count of failures). :raises ObjectNotFound: unknown."""
@@ -117,10 +165,14 @@ class Users:
         except IntegrityError:
             raise ObjectAlreadyExists(f"User {username!a} already exists.") from None
 
-    def update(self, username: str, password: str | None = None, **details: str | None) -> dict[str, Any]:
+    def update(
+        self, username: str, password: str | None = None, active: bool | None = None, **details: str | None
+    ) -> dict[str, Any]:
         """Change names, email or password; ``None`` leaves a value. A new password ends all the user's sessions.
 
+        :param active: ``False`` ends the user's sessions too, and lets them in by no way until it is ``True`` again.
         :raises ObjectNotFound: unknown. :raises InvalidArgument: a bad value.
+        :raises InvalidObjectState: the last administrator cannot be deactivated.
         """
         values = self._checked({key: value for key, value in details.items() if value is not None})
         if password is not None:
@@ -134,6 +186,8 @@ class Users:
             if password is not None:
                 user_store.remove_sessions_of(connection, row["id"])
                 audit.record(connection, "password.changed", username)
+            if active is not None:
+                row = set_active(connection, row, active)
             return user_record(row)
 
     def change_password(self, username: str, old: str, new: str) -> dict[str, Any]:
@@ -166,11 +220,10 @@ class Users:
         role = rules.role(role, rules.SYSTEM_ROLES)
         with self._store.transaction() as connection:
             user = required_user(connection, username)
-            count = user_store.administrators(connection)
+            user_store.administrators(connection)
             if not user_store.remove_role(connection, Role(system_roles, user["id"], None, role)):
                 raise ObjectNotFound(f"System role {role!a} of user {username!a} does not exist.")
-            if count == 1:
-                raise InvalidObjectState(f"User {username!a} is the last administrator; appoint another one first.")
+            refuse_none_left(connection, username)
             audit.record(connection, "role.taken", username, role=role)
         return {"username": username, "roleName": role}
 
