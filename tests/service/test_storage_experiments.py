@@ -57,7 +57,7 @@ def test_an_added_experiment_has_the_published_record_and_private_directories(si
         assert datetime.fromisoformat(added[key]).tzinfo
     assert directory.stat().st_mode & 0o7777 == 0o2750
     assert {name: mode for name, mode in fx.modes(directory).items() if "/" not in name} == {
-        "data": 0o2750, "analysis": 0o2750, "system": 0o2750, ".staging": 0o2750,
+        "data": 0o2750, "analysis": 0o2750, "system": 0o2750, ".staging": 0o2700,
     }  # fmt: skip
     assert all(mode & 0o007 == 0 for mode in fx.modes(directory).values())
     by_name = api.getExperimentByName("full-record", fx.STATION)

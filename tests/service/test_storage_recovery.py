@@ -21,6 +21,7 @@ from sqlalchemy import text
 from dm.common.digests import digest_stream
 from dm.common.embedded import EmbeddedPostgres
 from dm.common.errors import InvalidObjectState, ObjectNotFound, ServiceUnavailable
+from dm.site.storage import acl
 from dm.site.storage.api import Experiment
 from dm.site.storage.manifest import read
 from tests.service import storage_fixtures as fx
@@ -293,9 +294,10 @@ def test_an_account_of_movers_may_pass_to_its_batches_and_no_further(site: fx.Si
     try:
         rounds = Rounds(site)
         opened = Path(rounds.station.openBatch(rounds.grant, str(uuid.uuid4()), source="x")["stagingDirectory"])
-        assert opened.stat().st_mode & 0o7777 == 0o2770
+        assert opened.stat().st_mode & 0o7777 == 0o2700
         for way in (opened.parent, opened.parent.parent):
-            assert way.stat().st_mode & 0o007 == 0o001
+            entry = acl.Entry(acl.USER, acl.EXECUTE, os.geteuid())
+            assert entry in (acl.get(str(way), acl.ACCESS) or ()) and way.stat().st_mode & 0o007 == 0
         data = Path(rounds.experiment["dataDirectory"])
         assert data.stat().st_mode & 0o007 == 0
     finally:

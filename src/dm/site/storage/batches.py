@@ -31,7 +31,7 @@ from dm.common.errors import (
 from dm.common.web.routes import Principal
 from dm.site.database.store import Store
 from dm.site.storage import batch_store, grants
-from dm.site.storage.directories import DIRECTORY_MODE, ROOTS, STAGING, STAGING_MODE, Owners, enter, opened_directory
+from dm.site.storage.directories import PRIVATE_MODE, ROOTS, STAGING, Owners, enter, opened_directory
 from dm.site.storage.experiments import Reference, find
 
 ON_CONFLICT = ("fail", "replace", "version")
@@ -148,14 +148,12 @@ class Batches:
         try:
             with contextlib.ExitStack() as stack:
                 top = stack.enter_context(opened_directory(row["storage_directory"]))
-                staging, _made = enter(top, STAGING.encode(), owner, DIRECTORY_MODE)
+                staging, _made = enter(top, STAGING.encode(), owner, PRIVATE_MODE)
                 stack.callback(os.close, staging)
-                if self._owners.shared_staging:
-                    # The movers must be able to pass, and only pass, through the common staging directory: their group,
-                    # or, where only an account is known, anybody; each batch's own directory is closed to others.
-                    os.fchown(staging, -1, self._owners.staging.gid)
-                    os.fchmod(staging, DIRECTORY_MODE | (0o001 if self._owners.staging.gid == -1 else 0))
-                descriptor, _ = enter(staging, row["id"].encode(), self._owners.staging, STAGING_MODE)
+                area, batch = self._owners.area(owner), self._owners.batch()
+                if area.faults(staging, os.fstat(staging)):
+                    area.apply(staging)  # the settings of staging may be newer than the experiment
+                descriptor, _ = enter(staging, row["id"].encode(), batch.owner, batch.mode)
                 os.close(descriptor)
         except OSError as error:
             raise ServiceUnavailable(

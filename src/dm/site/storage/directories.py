@@ -1,8 +1,10 @@
 """Directories of experiments: how they are made, who owns them, how they are reached without following a link.
 
 Nothing here is ever readable by the world, not even for a moment: directories are made with mode 0700 and opened up
-to their group afterwards, whatever the umask. ``data``, ``analysis``, ``system`` and ``.staging`` are set-group-id, so
-that what is made in them has the experiment's group.
+to their group afterwards, whatever the umask. An experiment's directories are set-group-id, so that what is made in
+them has the experiment's group, and carry a default access control list where the file system has such, so that it is
+nobody else's whatever the umask of who makes it. Accounts of movers pass to their batches by an entry of their own in
+the lists of the directories on the way; only where there are no lists, anybody may pass (and not look).
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import grp
 import json
 import os
 import pwd
+import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,16 +24,19 @@ from sqlalchemy import RowMapping
 
 from dm.common import paths
 from dm.common.errors import ConfigurationError, InvalidObjectState, ObjectNotFound, ServiceUnavailable
+from dm.site.storage import acl
 from dm.site.storage.settings import StorageSettings
 
 DIRECTORY_MODE = 0o2750
 PASSAGE_MODE = 0o711  # stations and root paths: anybody may pass, nobody may look
-STAGING_MODE = 0o2770
+STAGING_MODE = 0o2770  # of a batch's directory that the group of the movers writes to
+PRIVATE_MODE = 0o2700
+_SET_GROUP_ID = 0o2000
 FILE_MODE = 0o640
 ROOTS = ("data", "analysis")
 STAGING = ".staging"
 MARKER = "experiment.json"
-_PARTS = ("data", "analysis", "system", STAGING)
+_PARTS = ("data", "analysis", "system")
 _FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 Row = Mapping[str, Any] | RowMapping
@@ -50,6 +56,81 @@ class Owner:
         os.fchmod(descriptor, mode)
 
 
+@dataclass(frozen=True)
+class Look:
+    """Owner, mode and access control lists of a directory.
+
+    :param passers: entries of accounts that may pass it besides.
+    """
+
+    owner: Owner
+    mode: int
+    passers: acl.List = ()
+
+    def apply(self, descriptor: int) -> None:
+        """Give them to an open directory; what others put into its lists is gone. :raises OSError: not allowed."""
+        if self.mode & _SET_GROUP_ID:
+            acl.put(descriptor, acl.DEFAULT, acl.PRIVATE)
+        acl.clear(descriptor, acl.ACCESS)
+        self.owner.apply(descriptor, self.mode)
+        if self.passers and not acl.put(descriptor, acl.ACCESS, acl.of_mode(self.mode, self.passers)):
+            self.owner.apply(descriptor, self.mode | 0o001)
+
+    def faults(self, descriptor: int, status: os.stat_result) -> list[str]:
+        """Return what is wrong with an open directory, one text for each thing."""
+        found = owner_faults(self.owner, status)
+        access, default = acl.get(descriptor, acl.ACCESS), acl.get(descriptor, acl.DEFAULT)
+        wanted = acl.of_mode(self.mode, self.passers) if self.passers else None
+        lists = acl.supported(descriptor)
+        modes = {self.mode} if lists or not self.passers else {self.mode | 0o001}
+        if (mode := stat.S_IMODE(status.st_mode)) not in modes:
+            found.append(f"mode {mode:04o} instead of {min(modes):04o}")
+        if lists and access != wanted:
+            found.append(f"access list {_shown(access)} instead of {_shown(wanted)}")
+        if lists and self.mode & _SET_GROUP_ID and default != acl.PRIVATE:
+            found.append(f"default access list {_shown(default)} instead of {_shown(acl.PRIVATE)}")
+        return found
+
+
+def owner_faults(owner: Owner, status: os.stat_result) -> list[str]:
+    """Return what is wrong with owner and group; what is left to the system is never wrong."""
+    found = []
+    if owner.uid not in (-1, status.st_uid):
+        found.append(f"owner {status.st_uid} instead of {owner.uid}")
+    if owner.gid not in (-1, status.st_gid):
+        found.append(f"group {status.st_gid} instead of {owner.gid}")
+    return found
+
+
+def file_faults(owner: Owner, descriptor: int, status: os.stat_result) -> list[str]:
+    """Return what is wrong with owner, mode and access control list of an open plain file of ours."""
+    found = owner_faults(owner, status)
+    mode, wanted = stat.S_IMODE(status.st_mode), file_mode(status.st_mode)
+    if mode != wanted:
+        found.append(f"mode {mode:04o} instead of {wanted:04o}")
+    if (access := acl.get(descriptor, acl.ACCESS)) is not None:
+        found.append(f"access list {_shown(access)}")
+    return found
+
+
+def dress_file(descriptor: int, owner: Owner, mode: int) -> None:
+    """Give an open file owner and mode, and nobody anything besides: an access control list goes.
+
+    :param mode: see :func:`file_mode`. :raises OSError: not allowed.
+    """
+    acl.clear(descriptor, acl.ACCESS)
+    owner.apply(descriptor, file_mode(mode))
+
+
+def file_mode(mode: int) -> int:
+    """Return the mode of a published file: never set-id, never for others; executable if it was."""
+    return FILE_MODE | (0o110 if mode & 0o111 else 0)
+
+
+def _shown(entries: acl.List | None) -> str:
+    return "none" if entries is None else acl.text(entries)
+
+
 class Owners:
     """The accounts of the settings, looked up once at start.
 
@@ -65,6 +146,41 @@ class Owners:
             self._group(settings.staging_group, "staging_group"),
         )
         self.shared_staging = settings.staging_owner is not None or settings.staging_group is not None
+        passer = acl.Entry(acl.GROUP, acl.EXECUTE, self.staging.gid)
+        if self.staging.gid == -1:
+            passer = acl.Entry(acl.USER, acl.EXECUTE, self.staging.uid if self.staging.uid != -1 else os.geteuid())
+        self._passers = (passer,) if self.shared_staging else ()
+
+    def top(self, owner: Owner) -> Look:
+        """Return the look of an experiment's own directory, ``owner`` being :meth:`of_experiment`."""
+        return Look(owner, DIRECTORY_MODE, self._passers)
+
+    def area(self, owner: Owner) -> Look:
+        """Return the look of its ``.staging``: nobody looks into it, only movers pass."""
+        if self.staging.gid != -1:
+            return Look(Owner(owner.uid, self.staging.gid), PRIVATE_MODE | 0o010)
+        return Look(owner, PRIVATE_MODE, self._passers)
+
+    def batch(self) -> Look:
+        """Return the look of a batch's staging directory: the movers' alone."""
+        return Look(self.staging, PRIVATE_MODE if self.staging.gid == -1 else STAGING_MODE)
+
+    def limits(self, row: Row) -> list[str]:
+        """Return what cannot be kept of an experiment's permissions, a sentence each; as root, nothing."""
+        if self._root:
+            return []
+        found = [f"The service is not run as root: what it publishes belongs to account {account_name(os.geteuid())}."]
+        gid = self.own_group(row)
+        if gid is None:
+            found.append("The experiment has no Unix group of its own.")
+        elif not self._may_give(gid):
+            found.append(f"Its files cannot have group {gid} of the experiment: the service is no member of it.")
+        return found
+
+    @property
+    def as_root(self) -> bool:
+        """Whether every owner and group can be given."""
+        return self._root
 
     def of_experiment(self, row: Row) -> Owner:
         """Return the owner of an experiment's files: its own Unix group if there is one that we may give.
@@ -141,7 +257,7 @@ def enter(parent: int, name: bytes, owner: Owner, mode: int) -> tuple[int, bool]
         raise InvalidObjectState(f"{paths.display(name)!r} is a link or no directory; move it away.") from None
     try:
         if made:
-            owner.apply(descriptor, mode)
+            Look(owner, mode).apply(descriptor)
             os.fsync(parent)
         else:
             mend(descriptor, owner, mode)
@@ -157,8 +273,24 @@ def mend(descriptor: int, owner: Owner, mode: int) -> None:
     By then it may have its owner already: that is given before the mode.
     """
     status = os.fstat(descriptor)
-    if mode & 0o070 and status.st_uid in (os.geteuid(), owner.uid) and not status.st_mode & 0o077:
-        owner.apply(descriptor, mode)
+    if mode & _SET_GROUP_ID and status.st_uid in (os.geteuid(), owner.uid) and not status.st_mode & 0o077:
+        Look(owner, mode).apply(descriptor)
+
+
+def account_name(uid: int) -> str:
+    """Return the name of an account, or its number as text."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def group_name(gid: int) -> str:
+    """Return the name of a group, or its number as text."""
+    try:
+        return grp.getgrgid(gid).gr_name
+    except KeyError:
+        return str(gid)
 
 
 class ExperimentDirectory:
@@ -172,10 +304,9 @@ class ExperimentDirectory:
         self.path = storage_directory
         self.owner = owner
 
-    def make(self, storage_root: str, experiment_id: int, shared_staging: bool) -> None:
+    def make(self, storage_root: str, experiment_id: int, owners: Owners) -> None:
         """Make whatever is missing of it, durably, and mark it as this experiment's; idempotent.
 
-        :param shared_staging: another account writes into staging and must be able to pass.
         :raises InvalidObjectState: a foreign directory with contents is in the way.
         :raises ServiceUnavailable: the file system refuses.
         """
@@ -186,19 +317,22 @@ class ExperimentDirectory:
                 for part in below[:-1]:
                     current, _ = enter(current, os.fsencode(part), Owner(self.owner.uid), PASSAGE_MODE)
                     stack.callback(os.close, current)
-                mode = DIRECTORY_MODE | (0o001 if shared_staging else 0)
-                current, made = enter(current, os.fsencode(below[-1]), self.owner, mode)
+                current, made = enter(current, os.fsencode(below[-1]), self.owner, PRIVATE_MODE)
                 stack.callback(os.close, current)
                 if not made:
-                    self._adopt(current, experiment_id, mode)
+                    self._adopt(current, experiment_id)
                 for part in _PARTS:
                     inner, _ = enter(current, part.encode(), self.owner, DIRECTORY_MODE)
                     stack.callback(os.close, inner)
+                inner, _ = enter(current, STAGING.encode(), self.owner, PRIVATE_MODE)
+                stack.callback(os.close, inner)
+                owners.area(self.owner).apply(inner)
+                owners.top(self.owner).apply(current)
                 self._mark(experiment_id)
         except OSError as error:
             raise ServiceUnavailable(f"Directory {self.path!a} cannot be made: {error.strerror}.") from error
 
-    def _adopt(self, descriptor: int, experiment_id: int, mode: int) -> None:
+    def _adopt(self, descriptor: int, experiment_id: int) -> None:
         """Accept a directory that was there: our own, an empty one, or one left by a creation that was cut short."""
         marked = self.marker()
         if marked is not None and marked.get("experimentId") == experiment_id:
@@ -207,8 +341,7 @@ class ExperimentDirectory:
             raise InvalidObjectState(
                 f"Directory {self.path!a} exists and is not empty; move it away or choose another name."
             )
-        os.fchmod(descriptor, 0o700)
-        self.owner.apply(descriptor, mode)
+        Look(self.owner, PRIVATE_MODE).apply(descriptor)
 
     def files(self) -> Iterator[str]:
         """Yield the path of everything in it that is no directory and not our own marker."""

@@ -188,7 +188,7 @@ class Experiments:
                 self._add_members(connection, number, usernames or [])
                 row = find(connection, Reference(id=number))
                 ExperimentDirectory(directory, self._owners.of_experiment(row)).make(
-                    target["root_directory"], number, self._owners.shared_staging
+                    target["root_directory"], number, self._owners
                 )
                 audit.record(
                     connection, "experiment.added", f"{name}/{station}", experimentId=number, users=usernames or None
@@ -244,7 +244,7 @@ class Experiments:
         directory = _directory(row["storage_root"], row["station_name"], below, name)
         lock(connection, CREATE_LOCK, row["storage_id"])
         self._refuse_nesting(connection, name, directory, Path(row["storage_root"]))
-        ExperimentDirectory(directory, owner).make(row["storage_root"], row["id"], self._owners.shared_staging)
+        ExperimentDirectory(directory, owner).make(row["storage_root"], row["id"], self._owners)
         return {"name": name, "root_path": below, "storage_directory": directory}
 
     @staticmethod

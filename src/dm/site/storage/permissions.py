@@ -1,4 +1,4 @@
-"""Setting owners and modes right again after somebody changed them on the file system."""
+"""Setting owners, modes and access control lists right again after somebody changed them on the file system."""
 
 from __future__ import annotations
 
@@ -9,8 +9,18 @@ from typing import Any
 
 from dm.common import paths
 from dm.common.errors import InvalidArgument, InvalidObjectState, ObjectNotFound
-from dm.site.database.store import Store
-from dm.site.storage.directories import DIRECTORY_MODE, FILE_MODE, STAGING, Owner, Owners
+from dm.site.database.store import PUBLISH_LOCK, Store, lock
+from dm.site.identity import audit
+from dm.site.storage.directories import (
+    DIRECTORY_MODE,
+    STAGING,
+    Look,
+    Owner,
+    Owners,
+    dress_file,
+    file_faults,
+    opened_directory,
+)
 from dm.site.storage.experiments import Reference, find
 
 _SHOWN = 10
@@ -26,14 +36,18 @@ class Permissions:
         self._owners = owners
 
     def restore(self, reference: Reference, relative_path: str = "") -> dict[str, Any]:
-        """Give a part of an experiment its owner and modes again; links and special files are left alone.
+        """Give a part of an experiment its owner, modes and lists again; links and special files are left alone.
 
         :param relative_path: below the experiment's directory (``data/run1``); empty for all of it.
-        :returns: experimentName, relativePath, countDirectories, countFiles, countSkipped, skipped (the first ten).
+        :returns: experimentName, relativePath, countDirectories, countFiles, countChanged (of both), countSkipped,
+            skipped (the first ten), limits (sentences: what this service cannot give).
         :raises ObjectNotFound: no such path. :raises InvalidArgument: it leaves the experiment or passes a link.
         """
         with self._store.transaction() as connection:
             experiment = find(connection, reference)
+            # Batches being put in place now have what they had when the experiment was read; later ones read it anew.
+            lock(connection, PUBLISH_LOCK, experiment["id"])
+            experiment = find(connection, Reference(id=experiment["id"]))
         if experiment["state"] != "active":
             raise InvalidObjectState(f"Experiment {experiment['name']!a} is being deleted.")
         owner = self._owners.of_experiment(experiment)
@@ -48,18 +62,41 @@ class Permissions:
                     raise ObjectNotFound(f"Path {paths.display(path)!a} does not exist in the experiment.")
                 walk.entry(parent, name, path)
         else:
-            with _opened(top) as descriptor:
-                # The experiment's own directory and .staging may let movers pass and keep their modes.
+            with opened_directory(top) as descriptor:
                 for name in (b"data", b"analysis", b"system"):
-                    walk.entry(descriptor, name, name)
-        return {
+                    if _exists(descriptor, name):
+                        walk.entry(descriptor, name, name)
+                self._outer(descriptor, owner)
+        result = {
             "experimentName": experiment["name"],
             "relativePath": relative_path,
             "countDirectories": walk.directories,
             "countFiles": walk.files,
+            "countChanged": walk.changed,
             "countSkipped": walk.count_skipped,
             "skipped": walk.skipped,
+            "limits": self._owners.limits(experiment),
         }
+        with self._store.transaction() as connection:
+            audit.record(
+                connection,
+                "permissions.repaired",
+                f"{experiment['name']}/{experiment['station_name']}",
+                experimentId=experiment["id"],
+                path=relative_path or None,
+                changed=walk.changed,
+            )
+        return result
+
+    def _outer(self, top: int, owner: Owner) -> None:
+        """Set the experiment's own directory and its staging area right; batches on their way keep their own look."""
+        with contextlib.suppress(FileNotFoundError):
+            area = os.open(STAGING, _DIRECTORY, dir_fd=top)
+            try:
+                self._owners.area(owner).apply(area)
+            finally:
+                os.close(area)
+        self._owners.top(owner).apply(top)
 
 
 class _Walk:
@@ -69,12 +106,12 @@ class _Walk:
         self._owner = owner
         self.directories = 0
         self.files = 0
+        self.changed = 0
         self.count_skipped = 0
         self.skipped: list[str] = []
 
     def entry(self, parent: int, name: bytes, path: bytes) -> None:
         """Set one file or a whole directory right."""
-        pending = [(path, name)]
         status = os.stat(name, dir_fd=parent, follow_symlinks=False)
         if not stat.S_ISDIR(status.st_mode):
             self._file(parent, name, path, status)
@@ -84,7 +121,10 @@ class _Walk:
             pending = [(path, b"")]
             while pending:
                 here, below = pending.pop()
-                pending += self._directory(descriptor, here, below)
+                try:
+                    pending += self._directory(descriptor, here, below)
+                except (OSError, ObjectNotFound, InvalidArgument):  # gone meanwhile, replaced, or somebody else's
+                    self._skip(here)
         finally:
             os.close(descriptor)
 
@@ -92,11 +132,16 @@ class _Walk:
         """Set a directory and its files right; return its sub-directories as (path, path below the top)."""
         found = []
         with paths.opened_parent(f"/proc/self/fd/{top}", below + b"/_" if below else b"_") as (descriptor, _):
-            self._owner.apply(descriptor, DIRECTORY_MODE)
+            look = Look(self._owner, DIRECTORY_MODE)
+            self.changed += bool(look.faults(descriptor, os.fstat(descriptor)))
+            look.apply(descriptor)
             self.directories += 1
             for name in os.listdir(descriptor):  # noqa: PTH208
                 entry = os.fsencode(name)
-                status = os.stat(entry, dir_fd=descriptor, follow_symlinks=False)
+                try:
+                    status = os.stat(entry, dir_fd=descriptor, follow_symlinks=False)
+                except FileNotFoundError:
+                    continue
                 if stat.S_ISDIR(status.st_mode):
                     found.append((path + b"/" + entry, below + b"/" + entry if below else entry))
                 else:
@@ -104,7 +149,7 @@ class _Walk:
         return found
 
     def _file(self, parent: int, name: bytes, path: bytes, status: os.stat_result) -> None:
-        if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+        if not stat.S_ISREG(status.st_mode):
             self._skip(path)
             return
         try:
@@ -114,11 +159,15 @@ class _Walk:
             return
         try:
             now = os.fstat(descriptor)
-            if not stat.S_ISREG(now.st_mode):
+            # A second name may lie anywhere, also in another experiment.
+            if not stat.S_ISREG(now.st_mode) or now.st_nlink > 1:
                 self._skip(path)
                 return
-            self._owner.apply(descriptor, FILE_MODE | (0o110 if now.st_mode & 0o111 else 0))
+            self.changed += bool(file_faults(self._owner, descriptor, now))
+            dress_file(descriptor, self._owner, now.st_mode)
             self.files += 1
+        except OSError:
+            self._skip(path)
         finally:
             os.close(descriptor)
 
@@ -133,12 +182,3 @@ def _exists(parent: int, name: bytes) -> bool:
         os.stat(name, dir_fd=parent, follow_symlinks=False)
         return True
     return False
-
-
-@contextlib.contextmanager
-def _opened(path: bytes) -> Any:
-    descriptor = os.open(path, _DIRECTORY)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)

@@ -31,10 +31,18 @@ from dm.common.spent import part
 from dm.site.database.store import PUBLISH_LOCK, Store, lock
 from dm.site.storage import batch_store, experiment_store, file_store
 from dm.site.storage.batches import TAKEN
-from dm.site.storage.directories import DIRECTORY_MODE, STAGING, Owner, Owners, enter, opened_directory
+from dm.site.storage.directories import (
+    DIRECTORY_MODE,
+    PRIVATE_MODE,
+    STAGING,
+    Owner,
+    Owners,
+    enter,
+    opened_directory,
+)
 from dm.site.storage.manifest import Manifest, lines_of
 from dm.site.storage.placement import Tree
-from dm.site.storage.verification import Staged, digests_name, explain, verify_all
+from dm.site.storage.verification import Staged, digests_name, dress, explain, verify_all
 
 _FILES_PER_TASK = 16
 _VERSIONS = b"versions"
@@ -101,7 +109,7 @@ class Publishing:
         groups = [items[start : start + _FILES_PER_TASK] for start in range(0, len(items), _FILES_PER_TASK)]
         list(self._pool.map(lambda group: verify_all(taken, group, owner, self._stop), groups))
         with part("publish"), self._store.transaction() as connection:
-            _Commit(connection, batch, items, owner=owner, taken=taken).run()
+            _Commit(connection, batch, items, owner=owner, owners=self._owners, taken=taken).run()
         return items
 
     def give_up(self, batch: Batch, error: DmException) -> list[Staged]:
@@ -124,7 +132,7 @@ def take(batch: Batch) -> str:
         with contextlib.suppress(FileNotFoundError):
             if not _exists(top, name + TAKEN):
                 os.rename(name, name + TAKEN, src_dir_fd=top, dst_dir_fd=top)
-        staging, _ = enter(top, STAGING.encode(), Owner(), DIRECTORY_MODE)
+        staging, _ = enter(top, STAGING.encode(), Owner(), PRIVATE_MODE)
         try:
             # Missing altogether after a crash between the commit and the sweep, or if the station removed it.
             descriptor, _ = enter(staging, (batch.id + TAKEN).encode(), Owner(), 0o700)
@@ -155,12 +163,14 @@ class _Commit:
         items: list[Staged],
         *,
         owner: Owner,
+        owners: Owners,
         taken: str,
     ) -> None:
         self._connection = connection
         self._batch = batch
         self._items = items
         self._owner = owner
+        self._owners = owners
         self._taken = taken
         self._rows: dict[bytes, RowMapping] = {}
         self._kept: dict[bytes, bytes] = {}
@@ -177,9 +187,20 @@ class _Commit:
             for item in self._items:
                 item.fail(InvalidObjectState(f"File {item.shown}: the experiment is being deleted."), False)
         else:
+            self._follow_group(self._owners.of_experiment(experiment))
             self._publish()
         result = [outcome(item) for item in self._items]
         batch_store.finish(connection, batch.id, json.dumps(result, separators=(",", ":")))
+
+    def _follow_group(self, owner: Owner) -> None:
+        """Dress the staged files anew if the experiment was given another group while they were verified."""
+        if owner == self._owner:
+            return
+        self._owner = owner
+        for item in self._items:
+            if item.error is None and not item.missing:
+                with _failing(item, self._taken), paths.opened_file(self._taken, item.name) as descriptor:
+                    dress(descriptor, item, owner)
 
     def _publish(self) -> None:
         batch = self._batch

@@ -22,7 +22,7 @@ from dm.common.errors import (
     TransferError,
 )
 from dm.common.spent import part
-from dm.site.storage.directories import FILE_MODE, Owner
+from dm.site.storage.directories import Owner, dress_file
 
 LOG = logging.getLogger(__name__)
 
@@ -56,11 +56,6 @@ class Staged:
     def mtime_ns(self) -> int:
         """Modification time at the source."""
         return int(self.claim["mtimeNs"])
-
-    @property
-    def mode(self) -> int:
-        """Mode to publish with: never set-id, never for others; executable if it was."""
-        return FILE_MODE | (0o110 if self.claim.get("mode", 0) & 0o111 else 0)
 
     @property
     def shown(self) -> str:
@@ -143,8 +138,11 @@ def verify(taken: str, item: Staged, owner: Owner, stop: threading.Event | None 
 
 
 def dress(descriptor: int, item: Staged, owner: Owner) -> None:
-    """Give an open file its final owner, mode and time, and put it safely on disk."""
-    owner.apply(descriptor, item.mode)
+    """Give an open file its final owner, mode and time, and put it safely on disk.
+
+    An access control list goes: whoever staged the file could have let in whom they liked.
+    """
+    dress_file(descriptor, owner, item.claim.get("mode", 0))
     os.utime(descriptor, ns=(item.mtime_ns, item.mtime_ns))
     with part("fsync"):
         os.fsync(descriptor)
