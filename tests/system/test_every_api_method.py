@@ -759,6 +759,8 @@ def test_files_and_downloads(
     assert (target / "a.dat").read_bytes() == CONTENTS["a.dat"]
     record = experiments.downloadFile("run1/b.dat", experiment, str(target))
     assert (record["fileName"], Path(record["localFilePath"]).read_bytes()) == ("b.dat", b"beta")
+    names = {record["experimentFilePath"] for record in files.downloadFiles(experiment, target, path="run1")}
+    assert names == {"run1/b.dat", "run1/deep er/c.h5"} and (target / "data/run1/b.dat").read_bytes() == b"beta"
     archive = files.downloadArchive(experiment, open_directory / "all.tar")
     with tarfile.open(fileobj=io.BytesIO(archive.read_bytes())) as tar:
         members = {member.name: tar.extractfile(member) for member in tar if member.isfile()}

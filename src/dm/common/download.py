@@ -75,6 +75,7 @@ class Download:
 
         :param known: see :meth:`Part.resume`.
         :raises TransferError: length or digest differ; nothing is left behind.
+        :raises InvalidArgument: a digest nobody knows; nothing was fetched.
         """
         told = progress or (lambda _received, _total: None)
         part = Part(self._directory, self._name, self._client.address(self._path, self._query), digests)
@@ -142,11 +143,7 @@ class Download:
             raise TransferError(f"Download of {shown!r} has {found} bytes instead of {size}; try again.")
         if not digests:
             return
-        try:
-            found_digests = part.digests()
-        except InvalidArgument:
-            part.discard()
-            raise
+        found_digests = part.digests()
         for algorithm, expected in digests.items():
             if found_digests[algorithm] != expected.lower():
                 part.discard()

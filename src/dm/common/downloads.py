@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from errno import EDQUOT, ENOSPC, EROFS
+from errno import EDQUOT, EISDIR, ENOSPC, EROFS
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -194,6 +194,8 @@ class Downloads:
             status = os.stat(name, dir_fd=directory, follow_symlinks=False)
         except FileNotFoundError:
             return False
+        if stat.S_ISDIR(status.st_mode):
+            raise IsADirectoryError(EISDIR, os.strerror(EISDIR))
         if not stat.S_ISREG(status.st_mode) or status.st_size != wanted.size:
             return False
         same_time = wanted.mtime_ns is not None and _same_time(status.st_mtime_ns, wanted.mtime_ns)

@@ -40,6 +40,7 @@ class Part:
     :param directory: the open directory of the target. :param name: the target's name in it.
     :param address: of what is downloaded; the same target of another address has another part.
     :param algorithms: digests that are kept of its bytes while they come.
+    :raises InvalidArgument: an unknown algorithm.
     """
 
     def __init__(self, directory: int, name: bytes, address: str, algorithms: Iterable[str]) -> None:
@@ -52,6 +53,8 @@ class Part:
         self.size = 0
         self.resumed = False
         self._algorithms = list(algorithms)
+        for algorithm in self._algorithms:
+            maker(algorithm)
         self._digests: dict[str, Any] = {}
         self._digested = 0
 
@@ -110,7 +113,7 @@ class Part:
         self._digested = self.size
 
     def digests(self) -> dict[str, str]:
-        """Return algorithm -> hex digest of all its bytes. :raises InvalidArgument: an unknown algorithm."""
+        """Return algorithm -> hex digest of all its bytes."""
         self._digest_until(self.size)
         return {name: made.hexdigest() for name, made in self._digests.items()}
 
