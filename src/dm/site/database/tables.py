@@ -266,6 +266,17 @@ directory_marks = Table(
     CheckConstraint("kind IN ('experiment', 'station', 'user')", name="kind"),
 )
 
+# The numbers that experiments' groups get as the experiments are made; one row, where the site has a directory.
+directory_numbers = Table(
+    "directory_numbers",
+    METADATA,
+    Column("id", SmallInteger, primary_key=True, autoincrement=False),
+    Column("enabled", Boolean, nullable=False),
+    Column("gid_first", Integer, nullable=False),
+    Column("gid_last", Integer, nullable=False),
+    CheckConstraint("id = 1", name="only"),
+)
+
 # The last comparisons of the whole directory with the database.
 directory_runs = Table(
     "directory_runs",
@@ -338,6 +349,48 @@ published_files = Table(
     Column("compression", Text),
     Column("content_digest", LargeBinary),
     Column("content_size", BigInteger),
+    # When an inspection found the file missing, changed or unreadable; published again, it is whole again.
+    Column("damaged", Moment),
+    UniqueConstraint("experiment_id", "id"),
+)
+
+# One row per experiment whose files were ever looked through: the last round, or the one under way.
+inspections = Table(
+    "inspections",
+    METADATA,
+    Column("experiment_id", Integer, ForeignKey("experiments.id"), primary_key=True),
+    Column("rounds", Integer, nullable=False, server_default="0"),
+    Column("asked", Moment),
+    Column("asked_by", Text),
+    Column("asked_options", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
+    Column("started", Moment),
+    Column("options", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
+    Column("position", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
+    Column("ended", Moment),
+    Column("read_ended", Moment),
+    Column("counts", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
+    Column("last_error", Text),
+    Column("lease_owner", Text),
+    Column("lease_until", Moment),
+)
+
+# What is wrong with files, until a later round no longer finds it.
+inspection_findings = Table(
+    "inspection_findings",
+    METADATA,
+    Column("id", BigInteger, Identity(always=True), nullable=False),
+    Column("experiment_id", Integer, ForeignKey("experiments.id"), primary_key=True),
+    Column("path_key", LargeBinary, primary_key=True),
+    Column("kind", Text, primary_key=True),
+    Column("path", LargeBinary, nullable=False),
+    Column("detail", Text, nullable=False, server_default=""),
+    Column("found", Moment, nullable=False, server_default=text("clock_timestamp()")),
+    Column("round", Integer, nullable=False),
+    Column("repaired", Moment),
+    CheckConstraint(
+        "kind IN ('missing', 'extra', 'changed', 'digest', 'permissions', 'link', 'special', 'unreadable')",
+        name="kind",
+    ),
     UniqueConstraint("experiment_id", "id"),
 )
 
