@@ -8,13 +8,14 @@ about settings (sample file, reference page, JSON schema) is generated from the 
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import os
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import UnionType
-from typing import Any, TypeVar, Union, get_args, get_origin
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 
@@ -66,8 +67,27 @@ class WebSettings(ServiceSettings):
     log_level: str = Field(
         default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="Least important messages logged."
     )
+    tls_minimum: Literal["1.2", "1.3"] = Field(default="1.2", description="Lowest TLS version spoken.")
+    certificate_warning_days: int = Field(
+        default=30, ge=0, description="Health warns when the certificate ends within so many days."
+    )
+    trusted_proxies: list[str] = Field(
+        default=[],
+        description="Addresses and networks of proxies (CIDR) whose X-Forwarded-For header tells who calls.",
+        examples=[["127.0.0.1", "10.1.0.0/16"]],
+    )
     session_idle_minutes: int = Field(default=60, ge=1, description="A session not used for so long ends.")
     session_hours: int = Field(default=24, ge=1, description="A session ends after so long in any case.")
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _networks(cls, value: list[str]) -> list[str]:
+        for text in value:
+            try:
+                ipaddress.ip_network(text.strip())
+            except ValueError as error:
+                raise ValueError(f"{error}; write addresses or networks like 10.1.0.0/16") from None
+        return value
 
     @property
     def session_limits(self) -> tuple[float, float]:

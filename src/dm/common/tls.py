@@ -21,6 +21,8 @@ from dm.common.errors import ConfigurationError
 
 CA_CERTIFICATE, CA_KEY = "ca.pem", "ca.key"
 CA_DAYS, CERTIFICATE_DAYS = 3650, 825
+VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
+_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"  # of TLS 1.2; those of 1.3 are all of this kind
 _CLOCK_SKEW = datetime.timedelta(hours=1)
 
 
@@ -77,15 +79,20 @@ def issue(directory: str | os.PathLike[str], names: Sequence[str], file: str = "
     return certificate_file, key_file
 
 
-def server_context(certificate: str | os.PathLike[str], key: str | os.PathLike[str]) -> ssl.SSLContext:
-    """Return the context of a service: TLS 1.2 or newer, no renegotiation, no compression.
+def server_context(
+    certificate: str | os.PathLike[str], key: str | os.PathLike[str], *, minimum: str = "1.2"
+) -> ssl.SSLContext:
+    """Return the context of a service: TLS 1.2 or newer, only ciphers with forward secrecy and authenticated
+    encryption, no renegotiation, no compression.
 
     :param certificate: PEM file, the server's own certificate first, then intermediate ones.
     :param key: PEM file of its unencrypted private key.
+    :param minimum: lowest version, a key of :data:`VERSIONS`.
     :raises ConfigurationError: a file is missing, unreadable, or the two do not match.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.minimum_version = VERSIONS[minimum]
+    context.set_ciphers(_CIPHERS)
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE
     context.num_tickets = 1
     for path in (certificate, key):

@@ -40,6 +40,7 @@ SMALL = 64 * 1024  # what a connection may keep in memory without asking
 _PLAIN_BODY = b'{"errorCode":7,"errorClass":"InvalidRequest","errorMessage":"This port speaks HTTPS only."}'
 PLAIN_REPLY = (
     b"HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nConnection: close\r\nDm-Status-Code: 7\r\n"
+    b"X-Content-Type-Options: nosniff\r\nCache-Control: no-store\r\n"
     b"Content-Length: %d\r\n\r\n%s" % (len(_PLAIN_BODY), _PLAIN_BODY)
 )
 _log = logging.getLogger("dm.web")

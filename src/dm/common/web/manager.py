@@ -70,6 +70,7 @@ class Manager(_ConnectionManager):
             now = time.monotonic()
             if now >= next_look:
                 self._close_late(now)
+                server.certificate.look()
                 next_look = now + expiration_interval
             if newcomers:  # last, when no event of this round refers to a connection that may have to go
                 self._accept()

@@ -13,7 +13,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from cheroot import server as cheroot_server
@@ -21,11 +21,13 @@ from cheroot import wsgi
 from cheroot.ssl import Adapter
 from cheroot.workers import threadpool
 
-from dm.common import tls
 from dm.common.errors import ConfigurationError
+from dm.common.settings import WebSettings
 from dm.common.web.application import Application, Call
+from dm.common.web.certificates import ServerCertificate
 from dm.common.web.connections import Budget, Connection
 from dm.common.web.manager import Manager
+from dm.common.web.proxies import Proxies
 from dm.common.web.wire import Reader, Refused
 
 THREADS = 16
@@ -46,8 +48,13 @@ _threads: Any = threadpool
 class _Tls(Adapter):
     """Wraps sockets without shaking hands; the connection does that when bytes have come."""
 
-    def __init__(self, context: ssl.SSLContext) -> None:
-        self.context = context
+    def __init__(self, certificate: ServerCertificate) -> None:
+        self._certificate = certificate
+
+    @property
+    def context(self) -> ssl.SSLContext:
+        """The context of new connections."""
+        return self._certificate.context
 
     def bind(self, sock: socket.socket) -> socket.socket:
         """Return the listening socket as it is."""
@@ -92,7 +99,7 @@ class _Request(_HTTPRequest):
             target=head.target if head is not None else "-",
             headers=headers,
             body=b"" if refusal is not None else bytes(reader.body),
-            remote=self.conn.remote_addr,
+            remote=self.server.proxies.caller(self.conn.remote_addr, headers),
             refusal=None if refusal is None else (refusal.error, refusal.status),
         )
         if refusal is not None:
@@ -207,7 +214,9 @@ class HttpServer(_WsgiServer):
         self,
         address: tuple[str, int],
         application: Application,
-        context: ssl.SSLContext,
+        *,
+        certificate: ServerCertificate,
+        proxies: Proxies,
         threads: int,
         max_threads: int,
     ) -> None:
@@ -219,7 +228,9 @@ class HttpServer(_WsgiServer):
             request_queue_size=BACKLOG,
             shutdown_timeout=STOP_SECONDS,
         )
-        self.ssl_adapter = _Tls(context)
+        self.certificate = certificate
+        self.proxies = proxies
+        self.ssl_adapter = _Tls(certificate)
         self.requests = _Pool(self, threads, max(threads, max_threads))
         self.public_budget = Budget(PUBLIC_BYTES)
         self.known_budget = Budget(KNOWN_BYTES)
@@ -259,6 +270,8 @@ class Server:
     :param certificate: PEM file. :param key: PEM file.
     :param threads: workers to begin with. :param max_threads: how many requests may run at the same time, long polls
         and downloads included; what waits for its client's bytes does not count.
+    :param tls_minimum: :param warning_days: see :class:`~dm.common.web.certificates.ServerCertificate`.
+    :param trusted_proxies: see :class:`~dm.common.web.proxies.Proxies`.
     """
 
     def __init__(
@@ -271,12 +284,39 @@ class Server:
         *,
         threads: int = THREADS,
         max_threads: int = MAX_THREADS,
+        tls_minimum: str = "1.2",
+        warning_days: float = 30,
+        trusted_proxies: Iterable[str] = (),
     ) -> None:
         self.application = application
         self.host = host
         self._wanted = port
-        self._http = HttpServer((host, port), application, tls.server_context(certificate, key), threads, max_threads)
+        self.certificate = ServerCertificate(certificate, key, tls_minimum, warning_days)
+        self._http = HttpServer(
+            (host, port),
+            application,
+            certificate=self.certificate,
+            proxies=Proxies(trusted_proxies),
+            threads=threads,
+            max_threads=max_threads,
+        )
         self._thread: threading.Thread | None = None
+        application.health.check("certificate", self.certificate.check)
+
+    @classmethod
+    def of(cls, application: Application, settings: WebSettings) -> Server:
+        """Return the server of a service as its settings want it."""
+        return cls(
+            application,
+            settings.host,
+            settings.port,
+            settings.certificate,
+            settings.key,
+            threads=settings.threads,
+            tls_minimum=settings.tls_minimum,
+            warning_days=settings.certificate_warning_days,
+            trusted_proxies=settings.trusted_proxies,
+        )
 
     @property
     def port(self) -> int:
@@ -327,11 +367,14 @@ def serve(
 ) -> None:
     """Run a started or fresh server until SIGTERM or SIGINT, then stop it within 10 s.
 
+    SIGHUP takes a renewed certificate up at once, which else happens within some seconds.
+
     :param name: the service's name, for the log.
     :param on_stop: called once after the last request: close databases, stop background work.
     :param on_ready: called once when it accepts connections and a signal would stop it cleanly.
     """
-    signals = (signal.SIGTERM, signal.SIGINT)
+    ends = (signal.SIGTERM, signal.SIGINT)
+    signals = (*ends, signal.SIGHUP)
     reader, writer = socket.socketpair()
     writer.setblocking(False)
     # a signal may be delivered to a worker thread, which would not wake this one from a lock; a descriptor always does
@@ -343,8 +386,9 @@ def serve(
         _log.info("%s serves %s", name, server.url)
         if on_ready is not None:
             on_ready()
-        while reader.recv(1)[0] not in signals:
-            continue
+        while (number := reader.recv(1)[0]) not in ends:
+            if number == signal.SIGHUP:
+                server.certificate.reload()
         _log.info("%s stops", name)
         server.stop()
         if on_stop is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,9 @@ from dm.common.web.server import Server, serve
 from dm.common.web.throttle import LoginThrottle
 from dm.site.database.store import Store
 from dm.site.identity.lockout import Lockouts, SqlTally
+from dm.site.identity.audit_log import AuditLog
 from dm.site.identity.sessions import SqlSessionStore
+from dm.site.identity.tokens import Tokens
 from dm.site.identity.users import Users
 from dm.site.storage import batch_store, capacity
 from dm.site.storage.access import SiteAuthorizer
@@ -67,6 +70,8 @@ def build_app(store: Store, owners: Owners, settings: StorageSettings) -> Storag
     sessions = SqlSessionStore(store, *settings.session_limits)
     operations = Operations(store, work)
     users = Users(store)
+    tokens = Tokens(store, settings.token_max_days)
+    audit_log = AuditLog(store, settings.audit_days)
     publisher = Publisher(store, owners, settings, queued, ended)
     housekeeper = Housekeeper(
         store,
@@ -75,6 +80,12 @@ def build_app(store: Store, owners: Owners, settings: StorageSettings) -> Storag
         sessions=sessions,
         work=work,
         staging_hours=settings.staging_max_age_hours,
+        duties=(
+            users.refusals.flush,
+            tokens.warn,
+            audit_log.forget,
+            functools.partial(tokens.forget, settings.audit_days),
+        ),
     )
     use_cases = UseCases(
         experiments=Experiments(store, owners),
@@ -97,13 +108,16 @@ def build_app(store: Store, owners: Owners, settings: StorageSettings) -> Storag
         health=health,
         throttle=LoginThrottle(SqlTally(store)),
         lockouts=Lockouts(store),
+        tokens=tokens,
+        audit_log=audit_log,
+        sessions=sessions,
     )
     _checks(health, store, publisher, settings)
     application = Application(
         NAME,
         routes(use_cases),
         users,
-        SiteAuthorizer(store),
+        SiteAuthorizer(store, settings.pi_manages_users),
         sessions,
         health,
         streams=max(settings.threads // 3, 1),
@@ -114,14 +128,7 @@ def build_app(store: Store, owners: Owners, settings: StorageSettings) -> Storag
 
 def build_server(service: StorageService, settings: StorageSettings) -> Server:
     """Return the HTTPS server of a service, not started."""
-    return Server(
-        service.application,
-        settings.host,
-        settings.port,
-        settings.certificate,
-        settings.key,
-        threads=settings.threads,
-    )
+    return Server.of(service.application, settings)
 
 
 def build_from_settings(settings: StorageSettings) -> StorageService:

@@ -109,14 +109,7 @@ def build_from_settings(
     alarms = Alarms(office, health)
     metrics.publish(office, health)
     application = build_app(office, identity, identity.authorizer(), sessions, health)
-    server = Server(
-        application,
-        acquisition.host,
-        acquisition.port,
-        acquisition.certificate,
-        acquisition.key,
-        threads=acquisition.threads,
-    )
+    server = Server.of(application, acquisition)
     return AcquisitionService(office, server, identity, alarms)
 
 

@@ -130,9 +130,7 @@ def build_from_settings(settings: CatalogSettings, station: StationSettings) -> 
     catalog = Catalog(store, site, Health(NAME, station.name))
     sessions = MemorySessionStore(*settings.session_limits)
     application = build_app(catalog, identity, identity.authorizer(), sessions)
-    server = Server(
-        application, settings.host, settings.port, settings.certificate, settings.key, threads=settings.threads
-    )
+    server = Server.of(application, settings)
     return CatalogService(catalog, server, site, identity)
 
 

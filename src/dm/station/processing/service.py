@@ -245,9 +245,7 @@ def build_from_settings(
     processing.gateway = zeromq.gateway(settings, application, processing.health, station.name, station.var_dir)
     if processing.gateway is not None:
         processing.listeners.append(processing.gateway.publish)
-    server = Server(
-        application, settings.host, settings.port, settings.certificate, settings.key, threads=settings.threads
-    )
+    server = Server.of(application, settings)
     return processing, server
 
 

@@ -1,0 +1,69 @@
+"""Who really calls when proxies stand in between: believed only from proxies the settings name.
+
+A proxy adds the address it was called from at the right end of ``X-Forwarded-For``; what stands left of that came from
+the caller, who may write what they like. So the list is read from the right, as long as the speakers are trusted.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Mapping
+
+HEADER = "x-forwarded-for"
+_MOST = 20
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+def network(text: str) -> Network:
+    """Return a network such as ``10.1.0.0/16``, or that of a single address. :raises ValueError: it is none."""
+    return ipaddress.ip_network(text.strip(), strict=True)
+
+
+class Proxies:
+    """Finds the caller behind trusted proxies.
+
+    :param trusted: addresses and networks (CIDR) of proxies whose header is believed. :raises ValueError: it is none.
+    """
+
+    def __init__(self, trusted: Iterable[str] = ()) -> None:
+        self._networks = [network(text) for text in trusted]
+
+    def caller(self, peer: str, headers: Mapping[str, str]) -> str:
+        """Return the address of whoever called the outermost trusted proxy; without one, the peer's.
+
+        What is no address ends the reading: the last speaker that could be told is the caller.
+
+        :param peer: address of the connection's other end. :param headers: lower-case name -> value.
+        """
+        speaker = _address(peer)
+        if not self._networks or speaker is None or not self._trusts(speaker):
+            return peer
+        for text in headers.get(HEADER, "").split(",")[: -_MOST - 1 : -1]:
+            named = _address(text)
+            if named is None:
+                break
+            speaker = named
+            if not self._trusts(speaker):
+                break
+        return str(speaker)
+
+    def _trusts(self, address: Address) -> bool:
+        return any(address.version == one.version and address in one for one in self._networks)
+
+
+def _address(text: str) -> Address | None:
+    """Read an address as proxies write it: plain, with a port, or in brackets; IPv4 inside IPv6 is IPv4."""
+    text = text.strip()
+    if text.startswith("["):
+        text = text[1:].partition("]")[0]
+    elif text.count(":") == 1:
+        text = text.partition(":")[0]
+    try:
+        found = ipaddress.ip_address(text.partition("%")[0])
+    except ValueError:
+        return None
+    if isinstance(found, ipaddress.IPv6Address) and found.ipv4_mapped is not None:
+        return found.ipv4_mapped
+    return found
