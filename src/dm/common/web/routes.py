@@ -36,6 +36,8 @@ class Who(enum.Enum):
     USER = "any logged-in user"
     OWNER = "the user named by the owner argument, or a manager of the station"
     EXPERIMENT = "a member of the experiment, or a manager of its station"
+    CONCERNED = "any logged-in user, for records that name their badge or are of a station they manage"
+    PI = "a manager of the experiment's station, or, where the site says so, a principal investigator of it for users"
     MANAGER = "a manager of the station, a system administrator, or the station's service account"
     ADMIN = "a system administrator"
     SERVICE = "a station's service account"

@@ -1,0 +1,108 @@
+"""SQL about what the facility said last: records in table ``facility_records``, and how their reading went.
+
+How it went stands in the same table, under kind ``reading``, so that all processes of the site know it.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, delete, func, select, text
+from sqlalchemy.dialects.postgresql import insert
+
+from dm.site.database.store import FACILITY_LOCK, lock, try_lock
+from dm.site.database.tables import facility_records, users
+
+READING = "reading"
+_table = facility_records
+_CHUNK = 1000
+
+
+def hold(connection: Connection, adapter: str, kind: str, wait: bool = False) -> bool:
+    """Take the right to read a kind from an adapter, until the transaction ends; ``False`` if somebody else has it."""
+    which = zlib.crc32(f"{adapter}/{kind}".encode()) & 0x7FFFFFFF
+    if wait:
+        lock(connection, FACILITY_LOCK, which)
+        return True
+    return try_lock(connection, FACILITY_LOCK, which)
+
+
+def known(connection: Connection, adapter: str, kind: str, part: str) -> set[str]:
+    """Return the keys of an adapter's records of a kind that begin with ``part``."""
+    rows = connection.execute(
+        select(_table.c.key).where(
+            _table.c.adapter == adapter, _table.c.kind == kind, _table.c.key.startswith(part, autoescape=True)
+        )
+    )
+    return set(rows.scalars())
+
+
+def write(connection: Connection, adapter: str, kind: str, found: Mapping[str, Any], gone: set[str]) -> None:
+    """Insert and change records, and remove those of the keys ``gone``."""
+    items = [{"adapter": adapter, "kind": kind, "key": key, "record": record} for key, record in found.items()]
+    for start in range(0, len(items), _CHUNK):
+        statement = insert(_table).values(items[start : start + _CHUNK])
+        connection.execute(
+            statement.on_conflict_do_update(
+                index_elements=["adapter", "kind", "key"],
+                set_={"record": statement.excluded.record, "fetched": func.now()},
+                where=_table.c.record.is_distinct_from(statement.excluded.record),
+            )
+        )
+    keys = sorted(gone)
+    for start in range(0, len(keys), _CHUNK):
+        connection.execute(
+            delete(_table).where(
+                _table.c.adapter == adapter, _table.c.kind == kind, _table.c.key.in_(keys[start : start + _CHUNK])
+            )
+        )
+
+
+def readings(connection: Connection) -> dict[tuple[str, str], dict[str, Any]]:
+    """Return how the last reading of each adapter and kind went, as the cache wrote it."""
+    rows = connection.execute(select(_table.c.adapter, _table.c.key, _table.c.record).where(_table.c.kind == READING))
+    return {(row.adapter, row.key): row.record for row in rows}
+
+
+def note(connection: Connection, adapter: str, kind: str, **values: Any) -> None:
+    """Change how the last reading went; what is not given stays."""
+    statement = insert(_table).values(adapter=adapter, kind=READING, key=kind, record=values)
+    connection.execute(
+        statement.on_conflict_do_update(
+            index_elements=["adapter", "kind", "key"],
+            set_={"record": _table.c.record.op("||")(statement.excluded.record), "fetched": func.now()},
+        )
+    )
+
+
+def records(
+    connection: Connection,
+    adapters: Sequence[str],
+    kind: str,
+    part: str = "",
+    where: str = "",
+    **values: Any,
+) -> list[dict[str, Any]]:
+    """Return the records of a kind, each key once: an earlier adapter's before a later one's.
+
+    :param part: only keys that begin so. :param where: a further condition on ``record``, a constant of this service.
+    """
+    statement = select(_table.c.adapter, _table.c.key, _table.c.record).where(
+        _table.c.kind == kind, _table.c.adapter.in_(adapters)
+    )
+    if part:
+        statement = statement.where(_table.c.key.startswith(part, autoescape=True))
+    if where:
+        statement = statement.where(text(where).bindparams(**values))
+    rank = {name: position for position, name in enumerate(adapters)}
+    found: dict[str, dict[str, Any]] = {}
+    for row in sorted(connection.execute(statement).all(), key=lambda row: rank[row.adapter]):
+        found.setdefault(row.key, row.record)
+    return list(found.values())
+
+
+def badge_of(connection: Connection, username: str) -> int | None:
+    """Return the badge number recorded for a user, or ``None``."""
+    return connection.execute(select(users.c.badge).where(users.c.username == username)).scalar_one_or_none()
