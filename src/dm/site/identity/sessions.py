@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from dm.common import timestamps
 from dm.common.web.application import TOKEN_ID
 from dm.common.web.routes import Principal
 from dm.common.web.sessions import new_session_id, session_key
@@ -54,6 +57,32 @@ class SqlSessionStore:
             username = user_store.remove_session(connection, _key(session_id))
             if username is not None:
                 audit.record(connection, "logout", username)
+
+    def of_user(self, username: str, current: str | None) -> list[dict[str, Any]]:
+        """Return a user's sessions, last used first: ``created``, ``used``, ``tokenId`` and ``current``."""
+        with self._store.transaction() as connection:
+            rows = user_store.sessions_of(connection, username, self.idle_seconds, self.absolute_seconds)
+        mine = _key(current) if current else b""
+        return [
+            {
+                "created": timestamps.iso(row["created"]),
+                "used": timestamps.iso(row["used"]),
+                "tokenId": row["token_id"],
+                "current": bytes(row["id_hash"]) == mine,
+            }
+            for row in rows
+        ]
+
+    def delete_others(self, username: str, current: str | None) -> int:
+        """End all of a user's sessions but one, and return how many."""
+        with self._store.transaction() as connection:
+            row = user_store.user_by_name(connection, username)
+            count = (
+                user_store.remove_sessions_of(connection, row["id"], _key(current) if current else b"") if row else 0
+            )
+            if count:
+                audit.record(connection, "sessions.ended", username, count=count)
+        return count
 
     def sweep(self) -> int:
         """Remove sessions that are over and return how many."""

@@ -211,9 +211,25 @@ def remove_session(connection: Connection, id_hash: bytes) -> str | None:
     return connection.execute(statement, {"hash": id_hash}).scalar_one_or_none()
 
 
-def remove_sessions_of(connection: Connection, user_id: int, except_hash: bytes = b"") -> None:
-    """End all sessions of a user but one."""
-    connection.execute(delete(sessions).where(sessions.c.user_id == user_id, sessions.c.id_hash != except_hash))
+def remove_sessions_of(connection: Connection, user_id: int, except_hash: bytes = b"") -> int:
+    """End all sessions of a user but one, and return how many."""
+    statement = delete(sessions).where(sessions.c.user_id == user_id, sessions.c.id_hash != except_hash)
+    return connection.execute(statement).rowcount
+
+
+def sessions_of(
+    connection: Connection, username: str, idle_seconds: float, absolute_seconds: float
+) -> Sequence[RowMapping]:
+    """Return ``id_hash``, ``created``, ``used`` and ``token_id`` of a user's sessions, last used first."""
+    statement = text(
+        "SELECT s.id_hash, s.created, s.used, s.token_id FROM sessions s JOIN users u ON u.id = s.user_id"
+        " LEFT JOIN api_tokens t ON t.id = s.token_id"
+        " WHERE u.username = :username AND (s.token_id IS NULL OR (t.revoked IS NULL AND t.expires > now()))"
+        " AND now() - s.used < make_interval(secs => :idle) AND now() - s.created < make_interval(secs => :absolute)"
+        " ORDER BY s.used DESC"
+    )
+    limits = {"username": username, "idle": idle_seconds, "absolute": absolute_seconds}
+    return connection.execute(statement, limits).mappings().all()
 
 
 def sweep_sessions(connection: Connection, idle_seconds: float, absolute_seconds: float) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dm.common.errors import AuthorizationError, ObjectNotFound
 from dm.common.web.routes import Access, Arguments, Principal, Request, Route, Who
 from dm.site.database.store import Store
+from dm.site.storage import experiment_store
 from dm.site.storage.experiments import Reference, find_visible
 
 _EXPERIMENT_ARGUMENTS = frozenset({"experiment_id", "experiment_name"})
@@ -20,10 +21,14 @@ def reference(arguments: Arguments) -> Reference:
 
 
 class SiteAuthorizer:
-    """The web kit's authorizer: decides from the caller's roles and, for experiments, from membership."""
+    """The web kit's authorizer: decides from the caller's roles and, for experiments, from membership.
 
-    def __init__(self, store: Store) -> None:
+    :param pi_manages_users: principal investigators add and remove users of their experiments.
+    """
+
+    def __init__(self, store: Store, pi_manages_users: bool = False) -> None:
         self._store = store
+        self._pi_manages_users = pi_manages_users
 
     def authorize(self, request: Request, access: Access, arguments: Arguments, route: Route) -> None:
         """Return when the caller may.
@@ -45,12 +50,22 @@ class SiteAuthorizer:
                 with self._store.transaction() as connection:
                     find_visible(connection, reference(arguments), principal)
                 return
+            case Who.PI:
+                allowed = self._manages(principal, access, arguments) or self._investigates(principal, arguments)
             case Who.MANAGER:
                 allowed = self._manages(principal, access, arguments)
             case _:
                 allowed = False
         if not allowed:
             raise AuthorizationError(f"User {principal.username!a} may not do this; it takes {access.who.value}.")
+
+    def _investigates(self, principal: Principal, arguments: Arguments) -> bool:
+        """Whether this is about the role ``User`` in an experiment the caller is principal investigator of."""
+        if not self._pi_manages_users or getattr(arguments, "role_name", None) != "User":
+            return False
+        with self._store.transaction() as connection:
+            row = find_visible(connection, reference(arguments), principal)
+            return experiment_store.is_member(connection, row["id"], principal.username, "PI")
 
     @staticmethod
     def _owner(principal: Principal, username: str) -> None:

@@ -122,6 +122,12 @@ class UserFields(Arguments):
         return {name: getattr(self, name) for name in ("first_name", "middle_name", "last_name", "email")}
 
 
+class UserChanges(UserFields):
+    """Changes to a user."""
+
+    active: bool | None = Field(default=None, description="Whether the user can log in and has any rights.")
+
+
 class OwnPassword(Arguments):
     """A user's new password, with the old one."""
 

@@ -112,14 +112,16 @@ def at_station(connection: Connection, station_id: int, member: str | None) -> S
     return connection.execute(statement).mappings().all()
 
 
-def is_member(connection: Connection, experiment_id: int, username: str) -> bool:
-    """Whether the user has a role in the experiment."""
+def is_member(connection: Connection, experiment_id: int, username: str, role: str | None = None) -> bool:
+    """Whether the user has a role, or the role, in the experiment."""
     statement = (
         select(experiment_roles.c.role)
         .join(users, users.c.id == experiment_roles.c.user_id)
         .where(experiment_roles.c.experiment_id == experiment_id, users.c.username == username)
         .limit(1)
     )
+    if role is not None:
+        statement = statement.where(experiment_roles.c.role == role)
     return connection.execute(statement).first() is not None
 
 

@@ -90,8 +90,9 @@ def find_visible(connection: Connection, reference: Reference, principal: Princi
 
 def visible(connection: Connection, row: RowMapping, principal: Principal) -> bool:
     """Whether the caller manages the experiment's station or is a member."""
-    return principal.manages(row["station_name"]) or experiment_store.is_member(
-        connection, row["id"], principal.username
+    station = row["station_name"]
+    return principal.reaches(station) and (
+        principal.manages(station) or experiment_store.is_member(connection, row["id"], principal.username)
     )
 
 
@@ -141,7 +142,7 @@ class Experiments:
         with self._store.transaction() as connection:
             place = registry_store.required(connection, "station", station)
             member = None if principal.manages(station) else principal.username
-            rows = experiment_store.at_station(connection, place["id"], member)
+            rows = experiment_store.at_station(connection, place["id"], member) if principal.reaches(station) else []
         return [experiment_records.short(row) for row in rows]
 
     def get(self, principal: Principal, reference: Reference) -> dict[str, Any]:

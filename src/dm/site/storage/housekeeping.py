@@ -7,6 +7,7 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from dm.common.errors import DmException
@@ -32,6 +33,7 @@ class Housekeeper:
 
     :param work: rung when an operation was asked for.
     :param staging_hours: age at which batches never handed over, and staging directories of unknown batches, go.
+    :param duties: what else is due at each sweep.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class Housekeeper:
         sessions: SqlSessionStore,
         work: Signal,
         staging_hours: float,
+        duties: Sequence[Callable[[], object]] = (),
     ) -> None:
         self._store = store
         self._operations = operations
@@ -50,6 +53,7 @@ class Housekeeper:
         self._sessions = sessions
         self._work = work
         self._staging_hours = staging_hours
+        self._duties = duties
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -92,6 +96,8 @@ class Housekeeper:
             self._operations.work()
             if sweep:
                 self._sessions.sweep()
+                for duty in self._duties:
+                    duty()
                 self.sweep()
         return True
 

@@ -11,7 +11,9 @@ from dm.common.web.common import reset_alarms
 from dm.common.web.routes import (
     ADMIN,
     MANAGER,
+    READ,
     SERVICE,
+    STATION_SCOPES,
     USER,
     Access,
     NoArguments,
@@ -22,10 +24,13 @@ from dm.common.web.routes import (
     Who,
 )
 from dm.common.web.throttle import LoginThrottle
+from dm.site.identity.audit_log import AuditLog
 from dm.site.identity.lockout import Lockouts
+from dm.site.identity.sessions import SqlSessionStore
+from dm.site.identity.tokens import Tokens
 from dm.site.identity.users import Users
 from dm.site.storage import arguments as a
-from dm.site.storage import lock_routes
+from dm.site.storage import lock_routes, token_routes
 from dm.site.storage.access import reference
 from dm.site.storage.archive import Archives
 from dm.site.storage.batches import Batches
@@ -44,6 +49,7 @@ MEMBER_BY_ID = Access(Who.EXPERIMENT, "experiment_id")
 MEMBER_BY_NAME = Access(Who.EXPERIMENT, "experiment_name")
 MANAGER_BY_ID = Access(Who.MANAGER, "experiment_id")
 MANAGER_BY_NAME = Access(Who.MANAGER, "experiment_name")
+PI_BY_NAME = Access(Who.PI, "experiment_name")
 MANAGER_OF_STATION = Access(Who.MANAGER, "station_name")
 ONESELF = Access(Who.OWNER, "username")
 
@@ -65,12 +71,16 @@ class UseCases:
     health: Health
     throttle: LoginThrottle
     lockouts: Lockouts
+    tokens: Tokens
+    audit_log: AuditLog
+    sessions: SqlSessionStore
 
 
 def routes(use: UseCases) -> list[Route]:
     """Return the table, bound to the use cases."""
-    locks = lock_routes.routes(use.lockouts)
-    return [*_experiments(use), *_people(use), *_registry(use), *_publishing(use), *_files(use), *_service(use), *locks]
+    people = [*_people(use), *lock_routes.routes(use.lockouts)]
+    people += token_routes.routes(use.tokens, use.audit_log, use.sessions)
+    return [*_experiments(use), *people, *_registry(use), *_publishing(use), *_files(use), *_service(use)]
 
 
 def _experiments(use: UseCases) -> list[Route]:
@@ -105,9 +115,10 @@ def _experiments(use: UseCases) -> list[Route]:
     by_id, by_name = "/experimentsById/{experimentId}", "/experimentsByName/{experimentName}[/{stationName}]"
     return [
         Route("GET", "/experimentsByStation/{stationName}", at_station, USER,
-              "List the experiments of a station that the caller may see, newest last.", a.ByStation),
-        Route("GET", by_id, get, MEMBER_BY_ID, "Give an experiment.", a.ById),
-        Route("GET", by_name, get, MEMBER_BY_NAME, "Give an experiment.", a.ByName, _EXPERIMENT),
+              "List the experiments of a station that the caller may see, newest last.", a.ByStation,
+              scopes=STATION_SCOPES),
+        Route("GET", by_id, get, MEMBER_BY_ID, "Give an experiment.", a.ById, scopes=STATION_SCOPES),
+        Route("GET", by_name, get, MEMBER_BY_NAME, "Give an experiment.", a.ByName, _EXPERIMENT, scopes=STATION_SCOPES),
         Route("POST", "/experiments", add, MANAGER_OF_STATION, "Add an experiment and make its directories.",
               a.AddExperiment, _EXPERIMENT),
         Route("PUT", by_id, update, MANAGER_BY_ID, "Change an experiment.", a.UpdateById),
@@ -132,8 +143,8 @@ def _people(use: UseCases) -> list[Route]:
     def add_user(request: Request, arguments: a.UserFields) -> dict[str, Any]:
         return use.users.add(arguments.username, arguments.password, **arguments.details())
 
-    def update_user(request: Request, arguments: a.UserFields) -> dict[str, Any]:
-        return use.users.update(arguments.username, arguments.password, **arguments.details())
+    def update_user(request: Request, arguments: a.UserChanges) -> dict[str, Any]:
+        return use.users.update(arguments.username, arguments.password, arguments.active, **arguments.details())
 
     def change_password(request: Request, arguments: a.OwnPassword) -> dict[str, Any]:
         if arguments.username != request.principal.username:
@@ -169,23 +180,25 @@ def _people(use: UseCases) -> list[Route]:
     return [
         Route("GET", "/users", users, MANAGER, "List all users, newest last.", NoArguments),
         Route("GET", "/usersByUsername/{username}", user, ONESELF, "Give a user with roles.", a.Username),
-        Route("POST", "/users", add_user, ADMIN, "Add a local user.", a.UserFields),
-        Route("PUT", "/usersByUsername/{username}", update_user, ADMIN, "Change a user's names or password.",
-              a.UserFields),
+        Route("POST", "/users", add_user, ADMIN, "Add a local user.", a.UserFields, tokens=False),
+        Route("PUT", "/usersByUsername/{username}", update_user, ADMIN,
+              "Change a user's names or password, or deactivate one.", a.UserChanges, tokens=False),
         Route("PUT", "/usersByUsername/{username}/password", change_password, ONESELF, "Change one's own password.",
-              a.OwnPassword),
-        Route("POST", "/userExperimentRoles", add_experiment_role, MANAGER_BY_NAME,
+              a.OwnPassword, tokens=False),
+        Route("POST", "/userExperimentRoles", add_experiment_role, PI_BY_NAME,
               "Make a user member of an experiment.", a.ExperimentRole, _EXPERIMENT),
-        Route("DELETE", "/userExperimentRoles", delete_experiment_role, MANAGER_BY_NAME,
+        Route("DELETE", "/userExperimentRoles", delete_experiment_role, PI_BY_NAME,
               "Take a user's role in an experiment.", a.ExperimentRole, _EXPERIMENT),
         Route("GET", "/userStationRoles/{stationName}", station_roles, MANAGER_OF_STATION,
               "List who has a role at a station.", a.ByStation),
         Route("POST", "/userStationRoles", add_station_role, ADMIN, "Give a user a role at a station.",
-              a.StationRole),
+              a.StationRole, tokens=False),
         Route("DELETE", "/userStationRoles", delete_station_role, ADMIN, "Take a user's role at a station.",
-              a.StationRole),
-        Route("POST", "/userSystemRoles", add_system_role, ADMIN, "Make a user an administrator.", a.SystemRole),
-        Route("DELETE", "/userSystemRoles", delete_system_role, ADMIN, "Take a user's system role.", a.SystemRole),
+              a.StationRole, tokens=False),
+        Route("POST", "/userSystemRoles", add_system_role, ADMIN, "Make a user an administrator.", a.SystemRole,
+              tokens=False),
+        Route("DELETE", "/userSystemRoles", delete_system_role, ADMIN, "Take a user's system role.", a.SystemRole,
+              tokens=False),
     ]  # fmt: skip
 
 
@@ -249,15 +262,19 @@ def _publishing(use: UseCases) -> list[Route]:
 
     return [
         Route("POST", "/grants", add_grant, MANAGER_BY_NAME,
-              "Let the station publish into an experiment on behalf of the caller.", a.AddGrant, _EXPERIMENT),
-        Route("DELETE", "/grants/{grantId}", revoke_grant, MANAGER, "Revoke a grant.", a.GrantId),
+              "Let the station publish into an experiment on behalf of the caller.", a.AddGrant, _EXPERIMENT,
+              scopes=STATION_SCOPES),
+        Route("DELETE", "/grants/{grantId}", revoke_grant, MANAGER, "Revoke a grant.", a.GrantId,
+              scopes=STATION_SCOPES),
         Route("POST", "/batches", open_batch, SERVICE,
-              "Open a batch and get its staging directory (header Dm-Grant).", a.OpenBatch),
+              "Open a batch and get its staging directory (header Dm-Grant).", a.OpenBatch, scopes=STATION_SCOPES),
         Route("PUT", "/batches/{batchId}/files", submit, SERVICE,
               "Hand over the staged files for verification and publishing (header Dm-Grant).", a.BatchFiles,
-              body_limit=_FILE_LIST_LIMIT),
-        Route("GET", "/batches/{batchId}", batch, SERVICE, "Give a batch's state and outcome.", a.WaitBatch),
-        Route("DELETE", "/batches/{batchId}", abandon, SERVICE, "Give a batch up and sweep its staging.", a.BatchId),
+              body_limit=_FILE_LIST_LIMIT, scopes=STATION_SCOPES),
+        Route("GET", "/batches/{batchId}", batch, SERVICE, "Give a batch's state and outcome.", a.WaitBatch,
+              scopes=STATION_SCOPES),
+        Route("DELETE", "/batches/{batchId}", abandon, SERVICE, "Give a batch up and sweep its staging.", a.BatchId,
+              scopes=STATION_SCOPES),
     ]  # fmt: skip
 
 
@@ -297,7 +314,7 @@ def _files(use: UseCases) -> list[Route]:
               a.StatFile, path),
         Route("POST", "/experimentsById/{experimentId}/files/check", check, MEMBER_BY_ID,
               "Say of many files whether they are on disk as they were verified.", a.CheckFiles,
-              body_limit=_FILE_LIST_LIMIT),
+              body_limit=_FILE_LIST_LIMIT, scopes=STATION_SCOPES | {READ}),
         Route("GET", "/files/download", download, MEMBER_BY_NAME, "Download a file; ranges work.", a.FilePath, path),
         Route("GET", "/files/archive", archive, MEMBER_BY_NAME,
               "Download an experiment's published files as a tar; ranges work.", a.ArchiveByName, _EXPERIMENT),

@@ -14,8 +14,8 @@ from dm.common.web.application import Application
 from dm.common.web.server import Server, serve
 from dm.common.web.throttle import LoginThrottle
 from dm.site.database.store import Store
-from dm.site.identity.lockout import Lockouts, SqlTally
 from dm.site.identity.audit_log import AuditLog
+from dm.site.identity.lockout import Lockouts, SqlTally
 from dm.site.identity.sessions import SqlSessionStore
 from dm.site.identity.tokens import Tokens
 from dm.site.identity.users import Users

@@ -37,6 +37,16 @@ class StorageSettings(WebSettings):
         default=None, description="Group of the stations' movers, may write into staging directories."
     )
 
+    token_max_days: int = Field(default=366, ge=1, le=3660, description="Longest life of an API token.")
+    audit_days: float = Field(
+        default=1096,
+        ge=1,
+        description="Events of the audit log, and tokens that have ended, are dropped after so long.",
+    )
+    pi_manages_users: bool = Field(
+        default=False, description="Whether principal investigators add and remove users of their experiments."
+    )
+
     publisher_threads: int = Field(
         default=2, ge=0, le=64, description="Batches published at the same time; 0 leaves it to other processes."
     )
