@@ -56,7 +56,7 @@ def upgrade() -> None:
             ["experiment_id"], ["experiments.id"], name=op.f("fk_inspection_findings_experiment_id")
         ),
         sa.PrimaryKeyConstraint("experiment_id", "path_key", "kind", name=op.f("pk_inspection_findings")),
-        sa.UniqueConstraint("experiment_id", "id", name=op.f("uq_inspection_findings_experiment_id")),
+        sa.UniqueConstraint("experiment_id", "id", name=op.f("uq_inspection_findings_experiment_id_id")),
     )
 
 
