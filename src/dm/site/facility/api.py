@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any, ClassVar
 
-from dm.common.client import ApiClient, segment
+from dm.common.client import ApiClient, ServiceMonitorApi, segment
 from dm.common.environment import URL_VARIABLES, station_name
 from dm.common.records import DmObject
 
@@ -50,6 +50,26 @@ class Esaf(DmObject):
     def getEndDate(self) -> str | None:
         """Return the last day, ``YYYY-MM-DD HH:MM:SS``."""
         return self.data.get("experimentEndDate")
+
+
+class ExperimentPlan(DmObject):
+    """What an experiment for a proposal or safety form is to be; ``ExperimentDsApi.addExperimentByPlan`` makes it."""
+
+    DEFAULT_KEY_LIST: ClassVar[list[str]] = ["experimentName", "stationName", "rootPath", "startDate", "endDate"]
+
+
+class Reading(DmObject):
+    """How reading one kind of record from one of the facility's systems went."""
+
+    DEFAULT_KEY_LIST: ClassVar[list[str]] = [
+        "adapter",
+        "kind",
+        "status",
+        "readTimestamp",
+        "countRecords",
+        "countRejected",
+        "errorMessage",
+    ]
 
 
 class _FacilityApi(ApiClient):
@@ -98,6 +118,11 @@ class BssApsDbApi(_FacilityApi):
         path = f"/bss/stationProposalsById/{segment(station_name(stationName))}/{segment(id)}"
         return self._record(Proposal, self.client.get(path, runName=runName))
 
+    def getExperimentPlan(self, stationName: str | None, id: int | str, runName: str | None = None) -> ExperimentPlan:
+        """Return name, dates, place and people of an experiment for a proposal, as the site's template has them."""
+        path = f"/bss/experimentPlans/{segment(station_name(stationName))}/{segment(id)}"
+        return self._record(ExperimentPlan, self.client.get(path, runName=runName))
+
 
 class EsafApsDbApi(_FacilityApi):
     """Safety forms. Every method raises CommunicationError when the service does not answer."""
@@ -122,10 +147,33 @@ class EsafApsDbApi(_FacilityApi):
         path = f"/esaf/stationEsafsById/{segment(station_name(stationName))}/{segment(id)}"
         return self._record(Esaf, self.client.get(path))
 
+    def getExperimentPlan(self, stationName: str | None, id: int | str) -> ExperimentPlan:
+        """Return name, dates, place and people of an experiment for a safety form, as the site's template has them."""
+        path = f"/esaf/experimentPlans/{segment(station_name(stationName))}/{segment(id)}"
+        return self._record(ExperimentPlan, self.client.get(path))
+
     def listStationEsafsByDateRange(self, stationName: str | None, startDate: str, endDate: str) -> list[Esaf]:
         """Return the safety forms of a station that touch the days from ``startDate`` to ``endDate`` (YYYY-MM-DD)."""
         path = f"/esaf/stationEsafsByDateRange/{segment(station_name(stationName))}"
         return self._records(Esaf, self.client.get(path, startDate=startDate, endDate=endDate))
+
+
+class ServiceMonitorApsDbApi(ServiceMonitorApi):
+    """The service itself, and its reading of the facility's systems."""
+
+    URL_VARIABLE: ClassVar[str] = URL_VARIABLES["facility"]
+
+    def getReadings(self) -> list[Reading]:
+        """Return for each adapter and kind when it was read last, and how that went (managers)."""
+        return self._records(Reading, self.client.get("/facility/readings"))
+
+    def refresh(self, adapter: str | None = None, kind: str | None = None, force: bool = False) -> list[Reading]:
+        """Read the facility's systems now (administrators).
+
+        :param adapter: :param kind: only this one. :param force: also when many records would go.
+        """
+        body = {"adapter": adapter, "kind": kind, "force": force}
+        return self._records(Reading, self.client.post("/facility/readings", body))
 
 
 def _optional(value: Any) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dm.common.client import segment
@@ -23,6 +23,7 @@ from dm.site.storage.api_base import (
     station_of,
 )
 from dm.site.storage.api_files import Progress, download
+from dm.site.storage.api_plans import PlannedExperiment, carry_out
 
 
 class ExperimentDsApi(DsApi):
@@ -66,6 +67,19 @@ class ExperimentDsApi(DsApi):
             usernames=list(usernameList) if usernameList else None,
         )
         return Experiment(self.client.post("/experiments", body))
+
+    def addExperimentByPlan(self, plan: Mapping[str, Any], **options: Any) -> PlannedExperiment:
+        """Make the experiment that the facility service plans for a proposal or a safety form, with its people.
+
+        Repeated, it adds who is missing. People who are no users here are reported, not refused.
+
+        :param plan: of ``EsafApsDbApi.getExperimentPlan`` or ``BssApsDbApi.getExperimentPlan``; its
+            ``experimentName``, ``description``, ``rootPath``, ``startDate`` and ``endDate`` may be changed before.
+        :param options: further arguments of :meth:`addExperiment`, e.g. ``typeName``.
+        :returns: experiment (its record), addedUsernames, missingUsers.
+        :raises ObjectAlreadyExists: an experiment of that name exists that is not of this plan.
+        """
+        return carry_out(self, plan, **options)
 
     def updateExperiment(  # noqa: PLR0917
         self,
