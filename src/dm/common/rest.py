@@ -23,6 +23,7 @@ from dm.common.errors import (
     InvalidSession,
     from_wire,
 )
+from dm.common.tokens import is_token
 from dm.common.wire import SESSION_COOKIE, base_url, decoded, json_text, lower_first, query_text, session_id
 
 if TYPE_CHECKING:
@@ -59,6 +60,8 @@ class RestClient:
     :param timeout: seconds to wait for an answer.
     :param credentials: called at login for (user name, password) when no password was given.
     :param sessions: keeps the session between programs.
+    :param token: an API token to use instead of a session. One that stands in the password's place is used so as well:
+        there is no login then, each request carries it.
 
     Every method raises the service's own exception class, or :class:`CommunicationError` naming the URL.
     """
@@ -74,6 +77,7 @@ class RestClient:
         timeout: float = DEFAULT_TIMEOUT,
         credentials: Credentials | None = None,
         sessions: SessionStore | None = None,
+        token: str | None = None,
     ) -> None:
         self.url = base_url(url)
         self.timeout = timeout
@@ -83,6 +87,7 @@ class RestClient:
         self._ca_file = ca_file
         self._sessions = sessions
         self._cookie = session_id(session) if session else None
+        self._token = token
         self._loaded = session is not None or sessions is None
         self._login_lock = threading.Lock()
         self._failures = 0
@@ -110,6 +115,8 @@ class RestClient:
         """Log in now. :raises AuthenticationError: no credentials, or the service refuses them."""
         with self._login_lock:
             self._login()
+        if self._token is not None:
+            decoded(self.send("GET", "/session"))
 
     def logout(self) -> None:
         """End the session at the service and forget it."""
@@ -304,7 +311,9 @@ class RestClient:
         sent = {"Accept": "application/json", **(headers or {})}
         if content is not None:
             sent.setdefault("Content-Type", "application/json")
-        if self.cookie:
+        if self._token is not None:
+            sent["Authorization"] = f"Bearer {self._token}"
+        elif self.cookie:
             sent["Cookie"] = f"{SESSION_COOKIE}={self.cookie}"
         limit = self.timeout if timeout is None else timeout
         waits = httpx.Timeout(limit, connect=min(limit, CONNECT_TIMEOUT))
@@ -376,6 +385,10 @@ class RestClient:
         parts = urlsplit(self.url)
         if parts.scheme != "https" and parts.hostname not in _LOOPBACK:
             raise CommunicationError(f"A password is not sent to {self.url}: the address is not https.")
+        self._token = password if is_token(password) else None
+        if self._token is not None:
+            self._cookie = None
+            return
         form = f"username={quote(username, safe='')}&password={quote(password, safe='')}".encode()
         self._cookie = None
         response = self.send(

@@ -1,7 +1,8 @@
 """Who a station's callers are and what they may: asked of the site, remembered for a few seconds.
 
 A caller logs in at a station service with the password of the site; the station logs in there in the caller's name and
-keeps that session with its own, on this side only. What the caller may see is what the site shows to that session.
+keeps that session with its own, on this side only. One who comes with an API token is asked about with the token. What
+the caller may see is what the site shows to that session or token.
 
 While the site does not answer, logins and questions about experiments are refused (``ServiceUnavailable``); who is
 logged in keeps the roles known last, so that a station can be operated and a running DAQ be stopped.
@@ -13,7 +14,7 @@ import hashlib
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from cachetools import TTLCache
@@ -30,14 +31,16 @@ from dm.common.errors import (
     ServiceUnavailable,
 )
 from dm.common.settings import StationSettings
+from dm.common.tokens import is_token
 from dm.common.web.routes import Access, Arguments, Principal, Request, Route, Who
 from dm.site.storage.api import Experiment, StorageServiceApi
 
 LOG = logging.getLogger(__name__)
 
-SITE_COOKIE = "siteCookie"
+SITE_COOKIE, SITE_TOKEN = "siteCookie", "siteToken"
 REMEMBER_SECONDS = 5.0
 _OUTAGE_SECONDS = 2.0
+_TOKEN_OUTAGE_SECONDS = 12 * 3600.0
 _TIMEOUT = 10.0
 _CAPACITY = 4096
 
@@ -56,6 +59,8 @@ class SiteIdentity:
         self._lock = threading.Lock()
         self._experiments: TTLCache[tuple[str, str], dict[str, Any]] = TTLCache(_CAPACITY, REMEMBER_SECONDS)
         self._roles: TTLCache[str, Principal] = TTLCache(_CAPACITY, REMEMBER_SECONDS)
+        # Tokens that were good lately, for when the site is away: as one who is logged in goes on then.
+        self._good_tokens: TTLCache[str, Principal] = TTLCache(_CAPACITY, _TOKEN_OUTAGE_SECONDS)
         self._away_until = 0.0
         self._service: StorageServiceApi | None = None
 
@@ -75,6 +80,7 @@ class SiteIdentity:
         with self._lock:
             self._experiments.clear()
             self._roles.clear()
+            self._good_tokens.clear()
             self._away_until = 0.0
 
     # --- logins ------------------------------------------------------------------------------------------------
@@ -82,9 +88,18 @@ class SiteIdentity:
     def login(self, username: str, password: str) -> Principal:
         """Log in at the site in the caller's name (the web kit's authenticator).
 
+        :param password: or an API token of theirs, with which the site is asked then.
         :returns: the caller with roles; ``attributes["siteCookie"]`` is the session at the site.
         :raises AuthenticationError: ``Incorrect username or password``. :raises ServiceUnavailable: no answer.
         """
+        if is_token(password):
+            try:
+                principal = self.bearer(password)
+            except InvalidSession:
+                principal = None
+            if principal is None or principal.username != username:
+                raise AuthenticationError("Incorrect username or password.")
+            return principal
         client = RestClient(
             self._settings.storage_service_url, username, password, ca_file=self._settings.ca_file, timeout=_TIMEOUT
         )
@@ -95,26 +110,47 @@ class SiteIdentity:
             raise ServiceUnavailable(f"The site cannot check the password now: {error}") from error
         finally:
             client.close()
-        return _principal(described, str(cookie))
+        return _principal(described, {SITE_COOKIE: str(cookie)})
+
+    def bearer(self, token: str) -> Principal:
+        """Return whose API token it is, at most 5 s old (the web kit's token checker).
+
+        While the site is away, tokens it called good in the last hours stay good, as sessions do.
+
+        :raises InvalidSession: no good token. :raises ServiceUnavailable: not known here, and the site does not answer.
+        """
+        if not is_token(token):
+            raise InvalidSession("The API token is malformed; it looks like dmt_..., as dm-add-token showed it.")
+        return self.current(Principal("", attributes={SITE_TOKEN: token}))
 
     def current(self, principal: Principal) -> Principal:
         """Return the caller with the roles of now (at most 5 s old), or the given one while the site is away.
 
         :raises InvalidSession: the session at the site is over; log in again.
         """
-        cookie = _cookie(principal)
-        key = _key(cookie)
+        headers = site_headers(principal)
+        key = _key(headers)
         with self._lock:
             known = self._roles.get(key)
         if known is not None:
             return known
         try:
-            described = self._ask("/session", cookie)
+            described = self._ask("/session", headers)
         except ServiceUnavailable:
-            return principal
-        fresh = _principal(described, cookie)
+            with self._lock:
+                known = self._good_tokens.get(key)
+            if known is None and not principal.username:
+                raise
+            return known or principal
+        except InvalidSession:
+            with self._lock:
+                self._good_tokens.pop(key, None)
+            raise
+        fresh = _principal(described, principal.attributes)
         with self._lock:
             self._roles[key] = fresh
+            if SITE_TOKEN in fresh.attributes:
+                self._good_tokens[key] = fresh
         return fresh
 
     # --- experiments -------------------------------------------------------------------------------------------
@@ -125,12 +161,12 @@ class SiteIdentity:
         :raises ObjectNotFound: ``... does not exist``, for this caller.
         :raises ServiceUnavailable: the site does not answer. :raises InvalidSession: log in again.
         """
-        cookie = _cookie(principal)
-        key = (_key(cookie), name)
+        headers = site_headers(principal)
+        key = (_key(headers), name)
         with self._lock:
             known = self._experiments.get(key)
         if known is None:
-            known = dict(self._ask(f"/experimentsByName/{segment(name)}/{segment(self.station)}", cookie))
+            known = dict(self._ask(f"/experimentsByName/{segment(name)}/{segment(self.station)}", headers))
             with self._lock:
                 self._experiments[key] = known
         return Experiment(dict(known))
@@ -173,11 +209,11 @@ class SiteIdentity:
 
     # --- the wire ----------------------------------------------------------------------------------------------
 
-    def _ask(self, path: str, cookie: str) -> Any:
+    def _ask(self, path: str, headers: Mapping[str, str]) -> Any:
         if time.monotonic() < self._away_until:
             raise ServiceUnavailable("The site's storage service does not answer; try again in a moment.")
         try:
-            return self._site.get(path, headers={"Cookie": f"SESSIONID={cookie}"})
+            return self._site.get(path, headers=headers)
         except (CommunicationError, ServiceUnavailable) as error:
             # For a moment nobody else waits for the time-out.
             self._away_until = time.monotonic() + _OUTAGE_SECONDS
@@ -231,13 +267,36 @@ class StationAuthorizer:
             raise AuthorizationError(f"User {principal.username!a} may not do this; it takes {access.who.value}.")
 
 
-def _principal(described: dict[str, Any], cookie: str) -> Principal:
+def site_headers(principal: Principal) -> dict[str, str]:
+    """Return the headers with which the site is asked in the caller's name. :raises InvalidSession: there are none."""
+    attributes = principal.attributes
+    if token := attributes.get(SITE_TOKEN):
+        return {"Authorization": f"Bearer {token}"}
+    if cookie := attributes.get(SITE_COOKIE):
+        return {"Cookie": f"SESSIONID={cookie}"}
+    raise InvalidSession("The session knows no session at the site; log in again.")
+
+
+def site_client(principal: Principal, station: StationSettings) -> RestClient:
+    """Return a client of the site's storage service in the caller's name; the caller closes it."""
+    return RestClient(
+        station.storage_service_url,
+        session=principal.attributes.get(SITE_COOKIE),
+        token=principal.attributes.get(SITE_TOKEN),
+        ca_file=station.ca_file,
+    )
+
+
+def _principal(described: dict[str, Any], attributes: Mapping[str, Any]) -> Principal:
     try:
+        scopes = described.get("scopes")
         return Principal(
             str(described["username"]),
             frozenset(described["systemRoles"]),
             {name: frozenset(roles) for name, roles in described["stationRoles"].items()},
-            {SITE_COOKIE: cookie},
+            dict(attributes),
+            frozenset(scopes) if scopes is not None else None,
+            described.get("onlyStation"),
         )
     except (KeyError, TypeError, AttributeError):
         raise DmException("The site's storage service describes its session in an unknown way.") from None
@@ -245,7 +304,7 @@ def _principal(described: dict[str, Any], cookie: str) -> Principal:
 
 def _rights(principal: Principal) -> tuple[Any, ...]:
     roles = {name: given for name, given in principal.station_roles.items() if given}
-    return principal.username, principal.system_roles, roles
+    return principal.username, principal.system_roles, roles, principal.scopes, principal.only_station
 
 
 def _named(arguments: Arguments, argument: str | None) -> str | None:
@@ -253,12 +312,5 @@ def _named(arguments: Arguments, argument: str | None) -> str | None:
     return str(value) if value is not None else None
 
 
-def _cookie(principal: Principal) -> str:
-    cookie = principal.attributes.get(SITE_COOKIE)
-    if not cookie:
-        raise InvalidSession("The session knows no session at the site; log in again.")
-    return str(cookie)
-
-
-def _key(cookie: str) -> str:
-    return hashlib.sha256(cookie.encode()).hexdigest()
+def _key(headers: Mapping[str, str]) -> str:
+    return hashlib.sha256("\n".join(f"{name}: {value}" for name, value in headers.items()).encode()).hexdigest()

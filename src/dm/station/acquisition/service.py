@@ -26,7 +26,7 @@ from dm.station.acquisition.rules import choice
 from dm.station.acquisition.settings import AcquisitionSettings
 from dm.station.acquisition.site import StorageSite
 from dm.station.acquisition.store import Store
-from dm.station.identity import SiteIdentity
+from dm.station.identity import SiteIdentity, site_client
 
 NAME = "acquisition"
 
@@ -53,8 +53,7 @@ def build_office(
     ca_file = str(station.ca_file) if station.ca_file else None
 
     def user_client(principal: Principal) -> RestClient:
-        cookie = principal.attributes.get("siteCookie")
-        return RestClient(station.storage_service_url, session=str(cookie or ""), ca_file=ca_file)
+        return site_client(principal, station)
 
     site = StorageSite(identity.service_client().client)
     store = Store(acquisition.database_url)

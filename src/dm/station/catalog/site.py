@@ -8,8 +8,8 @@ from dm.common.client import RestClient, segment
 from dm.common.errors import AuthenticationError, CommunicationError, InvalidSession, ServiceUnavailable
 from dm.common.settings import StationSettings
 from dm.common.web.routes import Principal
+from dm.station.identity import site_headers
 
-SITE_COOKIE = "siteCookie"
 _TIMEOUT = 30.0
 
 
@@ -56,11 +56,9 @@ class Site:
         self._client.close()
 
     def _ask(self, principal: Principal, path: str) -> Any:
-        cookie = principal.attributes.get(SITE_COOKIE)
-        if not cookie:
-            raise InvalidSession("The session knows no session at the site; log in again.")
+        headers = site_headers(principal)
         try:
-            return self._client.get(path, headers={"Cookie": f"SESSIONID={cookie}"})
+            return self._client.get(path, headers=headers)
         except CommunicationError as error:
             raise ServiceUnavailable("The site's storage service does not answer; try again in a moment.") from error
         except (AuthenticationError, InvalidSession) as error:
