@@ -208,7 +208,7 @@ def test_head_and_other_methods(http):
 
 def test_status_and_metrics(anonymous, server):
     status = anonymous.get("/status").json()
-    assert {"service", "station", "status", "version", "uptime", "checks"} == set(status)
+    assert {"service", "station", "status", "version", "interface", "uptime", "checks"} == set(status)
     root = str(anonymous.base_url).rstrip("/").removesuffix("/dm")
     assert anonymous.get(f"{root}/status").status_code == 200
     text = anonymous.get(f"{root}/metrics").text

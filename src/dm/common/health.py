@@ -8,13 +8,12 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from importlib import metadata
 from typing import Any, Literal, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.metrics import MetricWrapperBase
 
-from dm.common import spent
+from dm.common import interface, spent
 from dm.common.logs import scrub
 
 Level = Literal["ok", "warning", "critical"]
@@ -27,14 +26,6 @@ RECENT_SECONDS = 10.0
 LATENCY_BUCKETS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _log = logging.getLogger("dm.health")
 _Metric = TypeVar("_Metric", bound=MetricWrapperBase)
-
-
-def version() -> str:
-    """Return the version of the installed distribution."""
-    try:
-        return metadata.version("beamline-dm")
-    except metadata.PackageNotFoundError:
-        return "unknown"
 
 
 @dataclass
@@ -74,7 +65,7 @@ class Health:
         ProcessCollector(registry=self.registry)
         self.registry.register(spent.Parts())
         self._began = time.monotonic()
-        self._version = version()
+        self._version = interface.release()
         self._lock = threading.Lock()
         self._checks: dict[str, _State] = {}
         self._problems: dict[str, tuple[Level, str]] = {}
@@ -112,7 +103,7 @@ class Health:
                 state.finished = None
 
     def status(self) -> dict[str, Any]:
-        """Return ``{service, station, status, version, uptime, checks: [{name, status, message}]}``.
+        """Return ``{service, station, status, version, interface, uptime, checks: [{name, status, message}]}``.
 
         ``status`` is the worst of the checks; ``uptime`` is in seconds.
         """
@@ -126,6 +117,7 @@ class Health:
         return status | {
             "status": LEVELS[worst],
             "version": self._version,
+            "interface": interface.INTERFACE,
             "uptime": round(time.monotonic() - self._began, 3),
             "checks": checks,
         }

@@ -7,6 +7,7 @@ import os
 import re
 import ssl
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from http.cookiejar import CookieJar, DefaultCookiePolicy
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import quote, urlsplit
 
-from dm.common import environment
+from dm.common import environment, interface
 from dm.common.errors import (
     AuthenticationError,
     CommunicationError,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 DEFAULT_TIMEOUT = 60.0
 CONNECT_TIMEOUT = 10.0
 _KEEP_ALIVE_SECONDS = 5.0  # below the services' own limit, so that a connection is seldom closed under a request
+_PROXY_PAUSES = (0.1, 0.4, 1.0)  # a proxy finds another service process, or the same one started again, within moments
 _LARGE_BODY = 1 << 16  # bytes; from here on services look for a session before they read
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 
@@ -308,7 +310,7 @@ class RestClient:
         import httpx
 
         url = self.address(path, query)
-        sent = {"Accept": "application/json", **(headers or {})}
+        sent = {"Accept": "application/json", **interface.headers(), **(headers or {})}
         if content is not None:
             sent.setdefault("Content-Type", "application/json")
         if self._token is not None:
@@ -317,19 +319,35 @@ class RestClient:
             sent["Cookie"] = f"{SESSION_COOKIE}={self.cookie}"
         limit = self.timeout if timeout is None else timeout
         waits = httpx.Timeout(limit, connect=min(limit, CONNECT_TIMEOUT))
-        attempts = 2 if method == "GET" else 1
+        # Only what may safely be done twice is repeated by itself; for the rest the caller knows what was half done.
+        repeatable = method == "GET" or path == "/login"
+        attempts, pauses = (2 if repeatable else 1), list(_PROXY_PAUSES if repeatable else ())
         while True:
             attempts -= 1
             try:
                 http = self._connection()
-                return http.send(
+                response = http.send(
                     http.build_request(method, url, headers=sent, content=content, timeout=waits), stream=stream
                 )
+                if not pauses or not _of_proxy(response):
+                    return self._understood(response)
+                response.close()
+                attempts += 1
+                time.sleep(pauses.pop(0))
             except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError) as error:
                 if not attempts:  # a kept connection may have been closed by the service just now: once more
                     raise self._no_answer(url, error, limit) from error
             except (httpx.HTTPError, httpx.InvalidURL, ValueError, OSError) as error:
                 raise self._no_answer(url, error, limit) from error
+
+    def _understood(self, response: httpx.Response) -> httpx.Response:
+        """Return a response of a service that speaks our interface. :raises CommunicationError: it does not."""
+        try:
+            interface.check_service(self.url, response.headers)
+        except CommunicationError:
+            response.close()
+            raise
+        return response
 
     def _connection(self) -> httpx.Client:
         """Return the connections of this process; a forked child must not speak on its parent's."""
@@ -406,3 +424,8 @@ class RestClient:
         self._cookie = session
         if self._sessions is not None:
             self._sessions.save(session)
+
+
+def _of_proxy(response: httpx.Response) -> bool:
+    """Whether a proxy says that it reached no service; a service that is busy says so in its own words."""
+    return response.status_code in (502, 503, 504) and "dm-status-code" not in response.headers

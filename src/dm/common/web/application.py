@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, cast, runtime_checkable
 
+from dm.common import interface
 from dm.common.caller import CALLER, Caller
 from dm.common.errors import (
     AuthenticationError,
@@ -142,6 +143,7 @@ class Application(Shell):
         self.health = health
         self.throttle = throttle or LoginThrottle()
         self.stopping = threading.Event()
+        self._introduction = interface.headers()
         self.routes = list(routes) + common.routes(self)
         self.table = RouteTable(self.routes)
         self._streams = threading.BoundedSemaphore(streams)
@@ -185,6 +187,7 @@ class Application(Shell):
                     call.id,
                 )
             reply.headers.update(SECURITY_HEADERS)
+            reply.headers.update(self._introduction)
             reply.headers["Dm-Request-Id"] = call.id
             self._count(call, reply.status)
             if isinstance(reply.body, bytes):
@@ -216,6 +219,8 @@ class Application(Shell):
             return reply
         entry = match.entry
         call.template = entry.template
+        if call.method != "GET" or entry.route.access.who is not Who.PUBLIC:  # status and metrics answer everybody
+            interface.check_caller(self.name, call.headers)
         request = self._identify(call, entry)
         arguments = self._arguments(call, entry, match.path)
         if entry.route.access.who is not Who.PUBLIC:

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic.json_schema import models_json_schema
 
 from dm.common.errors import DmException
-from dm.common.health import version
+from dm.common.interface import release
 from dm.common.web.routes import Route, Who
 from dm.common.web.table import Entry, compile_route
 
@@ -49,7 +49,7 @@ def document(name: str, routes: Iterable[Route]) -> dict[str, Any]:
     session = {"type": "apiKey", "in": "cookie", "name": "SESSIONID"}
     return {
         "openapi": "3.1.0",
-        "info": {"title": f"DM {name} service", "version": version()},
+        "info": {"title": f"DM {name} service", "version": release()},
         "paths": paths,
         "components": {"schemas": schemas, "securitySchemes": {"session": session}},
     }
