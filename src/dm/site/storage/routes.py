@@ -34,6 +34,7 @@ from dm.site.storage import lock_routes, token_routes
 from dm.site.storage.access import reference
 from dm.site.storage.archive import Archives
 from dm.site.storage.batches import Batches
+from dm.site.storage.download_policy import DownloadPolicy
 from dm.site.storage.experiments import Experiments
 from dm.site.storage.files import Files
 from dm.site.storage.grants import HEADER, Grants
@@ -66,6 +67,7 @@ class UseCases:
     batches: Batches
     files: Files
     archives: Archives
+    download_policy: DownloadPolicy
     operations: Operations
     permissions: Permissions
     health: Health
@@ -302,9 +304,11 @@ def _files(use: UseCases) -> list[Route]:
 
     def archive(request: Request, arguments: a.ArchiveByName | a.ArchiveById) -> Stream:
         return use.archives.download(request.principal, reference(arguments), arguments.root)
+        use.download_policy.check(request, reference(arguments))
 
     def restore(request: Request, arguments: a.RestorePermissions) -> dict[str, Any]:
         return use.permissions.restore(reference(arguments), arguments.relative_path)
+        use.download_policy.check(request, reference(arguments))
 
     path = _EXPERIMENT | {"path"}
     return [

@@ -25,6 +25,7 @@ from dm.site.storage.archive import Archives
 from dm.site.storage.batches import Batches, Signal
 from dm.site.storage.directories import Owners
 from dm.site.storage.experiments import Experiments
+from dm.site.storage.download_policy import DownloadPolicy
 from dm.site.storage.files import Files
 from dm.site.storage.grants import Grants
 from dm.site.storage.housekeeping import Housekeeper
@@ -111,6 +112,7 @@ def build_app(store: Store, owners: Owners, settings: StorageSettings) -> Storag
         tokens=tokens,
         audit_log=audit_log,
         sessions=sessions,
+        download_policy=DownloadPolicy(store, settings.download),
     )
     _checks(health, store, publisher, settings)
     application = Application(

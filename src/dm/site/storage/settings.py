@@ -7,6 +7,7 @@ import socket
 from pydantic import Field
 
 from dm.common.settings import WebSettings
+from dm.site.storage.outside_settings import DownloadSettings
 
 
 class StorageSettings(WebSettings):
@@ -61,3 +62,5 @@ class StorageSettings(WebSettings):
     minimum_free_gigabytes: float = Field(
         default=10, ge=0, description="Health warns when a storage has less free space; a tenth of it is critical."
     )
+    download: DownloadSettings = Field(
+        default_factory=DownloadSettings, description="From where files may be downloaded over HTTPS."
