@@ -300,15 +300,15 @@ def _files(use: UseCases) -> list[Route]:
         )
 
     def download(request: Request, arguments: a.FilePath) -> Stream:
+        use.download_policy.check(request, reference(arguments))
         return use.files.download(request.principal, reference(arguments), arguments.path, arguments.root)
 
     def archive(request: Request, arguments: a.ArchiveByName | a.ArchiveById) -> Stream:
-        return use.archives.download(request.principal, reference(arguments), arguments.root)
         use.download_policy.check(request, reference(arguments))
+        return use.archives.download(request.principal, reference(arguments), arguments.root)
 
     def restore(request: Request, arguments: a.RestorePermissions) -> dict[str, Any]:
         return use.permissions.restore(reference(arguments), arguments.relative_path)
-        use.download_policy.check(request, reference(arguments))
 
     path = _EXPERIMENT | {"path"}
     return [

@@ -24,8 +24,8 @@ from dm.site.storage.access import SiteAuthorizer
 from dm.site.storage.archive import Archives
 from dm.site.storage.batches import Batches, Signal
 from dm.site.storage.directories import Owners
-from dm.site.storage.experiments import Experiments
 from dm.site.storage.download_policy import DownloadPolicy
+from dm.site.storage.experiments import Experiments
 from dm.site.storage.files import Files
 from dm.site.storage.grants import Grants
 from dm.site.storage.housekeeping import Housekeeper
@@ -104,6 +104,7 @@ def build_app(store: Store, owners: Owners, settings: StorageSettings) -> Storag
         ),
         files=Files(store),
         archives=Archives(store),
+        download_policy=DownloadPolicy(store, settings.download),
         operations=operations,
         permissions=Permissions(store, owners),
         health=health,
@@ -112,7 +113,6 @@ def build_app(store: Store, owners: Owners, settings: StorageSettings) -> Storag
         tokens=tokens,
         audit_log=audit_log,
         sessions=sessions,
-        download_policy=DownloadPolicy(store, settings.download),
     )
     _checks(health, store, publisher, settings)
     application = Application(

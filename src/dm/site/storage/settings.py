@@ -64,3 +64,4 @@ class StorageSettings(WebSettings):
     )
     download: DownloadSettings = Field(
         default_factory=DownloadSettings, description="From where files may be downloaded over HTTPS."
+    )
