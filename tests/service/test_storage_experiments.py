@@ -169,7 +169,7 @@ def test_a_foreign_directory_is_not_taken_over(site: fx.Site) -> None:
         site.experiments(fx.MANAGER).addExperiment("linked", fx.STATION)
 
 
-def test_update_changes_what_is_given_and_moves_only_empty_experiments(site: fx.Site) -> None:
+def test_update_changes_what_is_given_and_takes_the_files_along(site: fx.Site) -> None:
     api = site.experiments(fx.MANAGER)
     made = api.addExperiment("before", fx.STATION, startDate="2026-01-01", endDate="2026-02-01")
     changed = api.updateExperiment(made["id"], "after", typeName="TEST", description="new", rootPath="2026-04")
@@ -177,8 +177,9 @@ def test_update_changes_what_is_given_and_moves_only_empty_experiments(site: fx.
     assert changed["startDate"] == made["startDate"] and changed["updateDate"] > made["updateDate"]
     assert Path(changed["dataDirectory"]).is_dir() and not Path(made["storageDirectory"]).exists()
     Path(changed["dataDirectory"], "byhand").write_text("x")
-    with pytest.raises(InvalidObjectState, match="has files"):
-        api.updateExperiment(made["id"], "again")
+    again = api.updateExperiment(made["id"], "again")
+    assert Path(again["dataDirectory"], "byhand").read_text() == "x" and not Path(changed["storageDirectory"]).exists()
+    api.updateExperiment(made["id"], "after")
     assert api.updateExperiment(experimentName="after", stationName=fx.STATION, endDate="2026-03-01")["endDate"]
     with pytest.raises(InvalidRequest, match="nonsense"):
         api.updateExperiment(made["id"], nonsense=1)

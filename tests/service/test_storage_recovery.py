@@ -31,9 +31,10 @@ RUNNER = Path(__file__).with_name("storage_process.py")
 
 @pytest.fixture(scope="module")
 def site(postgres_url: str, certificates: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[fx.Site]:
-    """A service that does not publish itself."""
+    """A service that does not publish itself and keeps nothing of what is deleted."""
     directory = tmp_path_factory.mktemp("site")
-    with fx.running_site(postgres_url, certificates, directory, publisher_threads=0) as running:
+    settings = {"publisher_threads": 0, "deleted_keep_days": 0}
+    with fx.running_site(postgres_url, certificates, directory, **settings) as running:
         yield running
 
 
@@ -221,7 +222,7 @@ def test_a_deleted_experiment_is_gone_and_its_name_free(site: fx.Site) -> None:
     operation = wait_for(api, operation)
     assert operation["status"] == "done" and operation["endTime"] >= operation["submissionTime"]
     assert not directory.exists() and victim.read_text() == "stays"
-    assert not list(directory.parent.glob(".deleted-*"))
+    assert not list(directory.parent.glob(".deleted*"))
     with pytest.raises(ObjectNotFound, match="does not exist"):
         api.getExperimentByName(name, fx.STATION)
     again = api.addExperiment(name, fx.STATION)

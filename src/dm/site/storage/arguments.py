@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from dm.common.web.routes import Arguments
-from dm.site.storage.experiments import Changes
+from dm.site.storage.changes import Changes
 
 _STATION = "Station name; needed only where the experiment's name alone is not unique."
 _ROOT = "Root the path is below: data or analysis."
@@ -65,7 +65,7 @@ class UpdateById(ChangeFields):
     """Changes to an experiment named by number."""
 
     experiment_id: int = Field(description="The experiment's number.")
-    new_name: str | None = Field(default=None, description="Another name; only while it has no files.")
+    new_name: str | None = Field(default=None, description="Another name; its directory moves along.")
 
 
 class UpdateByName(ChangeFields):
@@ -73,7 +73,7 @@ class UpdateByName(ChangeFields):
 
     experiment_name: str = Field(description="Experiment name.")
     station_name: str | None = Field(default=None, description=_STATION)
-    new_name: str | None = Field(default=None, description="Another name; only while it has no files.")
+    new_name: str | None = Field(default=None, description="Another name; its directory moves along.")
 
 
 class DeleteById(ById):

@@ -15,7 +15,6 @@ from sqlalchemy import (
     func,
     insert,
     select,
-    text,
     update,
 )
 
@@ -32,7 +31,8 @@ from dm.site.database.tables import (
 _LIVE = experiments.c.state != "deleted"
 
 
-def _joined() -> Select[Any]:
+def joined() -> Select[Any]:
+    """Select experiments with names of station, type and storage."""
     return (
         select(
             experiments,
@@ -61,7 +61,7 @@ def with_experiment(table: Table, *columns: ColumnElement[Any]) -> Select[Any]:
     )
 
 
-_BY_ID = _joined().where(experiments.c.id == bindparam("experiment"), _LIVE)  # made once: every batch asks
+_BY_ID = joined().where(experiments.c.id == bindparam("experiment"), _LIVE)  # made once: every batch asks
 _BY_ID_LOCKED = _BY_ID.with_for_update(of=experiments)
 
 
@@ -77,7 +77,7 @@ def by_name(connection: Connection, name: str, station: str, lock: bool = False)
     """Return an experiment that is not deleted; see :func:`by_id`."""
     if "\0" in name or "\0" in station:
         return None
-    statement = _joined().where(experiments.c.name == name, stations.c.name == station, _LIVE)
+    statement = joined().where(experiments.c.name == name, stations.c.name == station, _LIVE)
     if lock:
         statement = statement.with_for_update(of=experiments)
     return connection.execute(statement).mappings().one_or_none()
@@ -101,7 +101,7 @@ def at_station(connection: Connection, station_id: int, member: str | None) -> S
 
     :param member: only those this user is a member of; ``None``: all.
     """
-    statement = _joined().where(experiments.c.station_id == station_id, _LIVE).order_by(experiments.c.id)
+    statement = joined().where(experiments.c.station_id == station_id, _LIVE).order_by(experiments.c.id)
     if member is not None:
         mine = (
             select(experiment_roles.c.experiment_id)
@@ -156,20 +156,6 @@ def directory_neighbours(connection: Connection, directory: str, ancestors: list
         | func.starts_with(experiments.c.storage_directory, directory + "/"),
     )
     return connection.execute(statement).scalars().all()
-
-
-def has_published(connection: Connection, experiment_id: int) -> bool:
-    """Whether files of the experiment were ever published, or are about to be."""
-    return bool(
-        connection.execute(
-            text(
-                "SELECT EXISTS (SELECT 1 FROM published_files WHERE experiment_id = :id)"
-                " OR EXISTS (SELECT 1 FROM batches WHERE experiment_id = :id"
-                "            AND state IN ('open', 'queued', 'publishing'))"
-            ),
-            {"id": experiment_id},
-        ).scalar_one()
-    )
 
 
 def live_grants(connection: Connection, experiment_id: int) -> int:

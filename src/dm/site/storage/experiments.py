@@ -13,14 +13,15 @@ from typing import Any
 from sqlalchemy import Connection, RowMapping
 from sqlalchemy.exc import IntegrityError
 
-from dm.common.errors import InvalidArgument, InvalidObjectState, ObjectAlreadyExists, ObjectNotFound
+from dm.common.errors import InvalidArgument, ObjectAlreadyExists, ObjectNotFound
 from dm.common.web.routes import Principal
 from dm.site import rules
 from dm.site.database import registry_store
 from dm.site.database.store import CREATE_LOCK, Store, constraint_of, lock
 from dm.site.identity import audit
 from dm.site.identity.users import give_role
-from dm.site.storage import experiment_records, experiment_store
+from dm.site.storage import experiment_records, experiment_store, layout, storages
+from dm.site.storage.changes import Changes
 from dm.site.storage.directories import ExperimentDirectory, Owners
 
 
@@ -96,37 +97,6 @@ def visible(connection: Connection, row: RowMapping, principal: Principal) -> bo
     )
 
 
-@dataclass(frozen=True)
-class Changes:
-    """What to set on an experiment; ``None`` leaves a value (when adding: takes the default)."""
-
-    type_name: str | None = None
-    description: str | None = None
-    root_path: str | None = None
-    globus_group_id: str | None = None
-    start_date: str | float | None = None
-    end_date: str | float | None = None
-    managed_directory_structure: bool | None = None
-    beamline_user_account: str | None = None
-    beamline_admin_account: str | None = None
-    data_directory_frozen: bool | None = None
-    analysis_directory_frozen: bool | None = None
-
-    def columns(self) -> dict[str, Any]:
-        """Return the checked column values of what is given. :raises InvalidArgument: a bad value."""
-        values: dict[str, Any] = {}
-        for key in ("description", "globus_group_id", "beamline_user_account", "beamline_admin_account"):
-            if (given := getattr(self, key)) is not None:
-                values[key] = rules.plain_text(given, key.replace("_", " ").capitalize())
-        for key in ("managed_directory_structure", "data_directory_frozen", "analysis_directory_frozen"):
-            if (flag := getattr(self, key)) is not None:
-                values[key] = flag
-        for key, what in (("start_date", "Start date"), ("end_date", "End date")):
-            if (moment := rules.date(getattr(self, key), what)) is not None:
-                values[key] = moment
-        return values
-
-
 class Experiments:
     """The use cases of adding, changing and looking up."""
 
@@ -148,11 +118,7 @@ class Experiments:
     def get(self, principal: Principal, reference: Reference) -> dict[str, Any]:
         """Return the full record. :raises ObjectNotFound: none the caller may see."""
         with self._store.transaction() as connection:
-            return self._full(connection, find_visible(connection, reference, principal))
-
-    @staticmethod
-    def _full(connection: Connection, row: RowMapping) -> dict[str, Any]:
-        return experiment_records.full(row, experiment_store.members(connection, row["id"]))
+            return full(connection, find_visible(connection, reference, principal))
 
     def add(
         self, name: str, station: str, changes: Changes, storage: str | None = None, usernames: list[str] | None = None
@@ -160,7 +126,7 @@ class Experiments:
         """Add an experiment and make its directories.
 
         :param station: name of an existing station.
-        :param storage: name; default: the only one.
+        :param storage: name; default: the station's, else the one with most space.
         :param usernames: members from the start, role ``User``.
         :returns: the full record. :raises ObjectAlreadyExists: the station has one of that name.
         :raises ObjectNotFound: station, type, storage or user unknown. :raises InvalidArgument: a bad value.
@@ -171,15 +137,16 @@ class Experiments:
         values = changes.columns()
         today = datetime.now().astimezone().replace(hour=0, minute=0, second=0, microsecond=0)
         start = values.setdefault("start_date", min(today, values.get("end_date", today)))
-        _check_dates(start, values.setdefault("end_date", start))
+        check_dates(start, values.setdefault("end_date", start))
         try:
             with self._store.transaction() as connection:
                 place = registry_store.required(connection, "station", station)
-                target = self._choose(connection, "storage", storage)
-                kind = self._choose(connection, "experiment type", changes.type_name, preferred=station)
-                directory = _directory(target["root_directory"], station, below, name)
+                target = storages.choose(connection, place, storage)
+                kind = self._type(connection, changes.type_name, preferred=station)
+                facts = layout.Facts(station, name, kind["name"], below, start)
+                directory = layout.directory(target["root_directory"], place["path_template"], facts)
                 lock(connection, CREATE_LOCK, target["id"])
-                self._refuse_nesting(connection, name, directory, Path(target["root_directory"]))
+                refuse_nesting(connection, name, directory, Path(target["root_directory"]))
                 values |= {
                     "name": name, "station_id": place["id"], "storage_id": target["id"], "type_id": kind["id"],
                     "root_path": below, "storage_directory": directory,
@@ -194,101 +161,58 @@ class Experiments:
                 audit.record(
                     connection, "experiment.added", f"{name}/{station}", experimentId=number, users=usernames or None
                 )
-                return self._full(connection, row)
+                return full(connection, row)
         except IntegrityError as error:
-            raise self._taken(error, name, station) from None
-
-    def update(self, reference: Reference, changes: Changes, new_name: str | None = None) -> dict[str, Any]:
-        """Change an experiment; name and root path only as long as it has no files.
-
-        :returns: the full record. :raises InvalidObjectState: it has files and its directory would have to move.
-        """
-        values = changes.columns()
-        try:
-            with self._store.transaction() as connection:
-                row = find(connection, reference, lock=True)
-                if row["state"] != "active":
-                    raise InvalidObjectState(f"Experiment {row['name']!a} is being deleted.")
-                if changes.type_name:
-                    values["type_id"] = registry_store.required(connection, "experiment type", changes.type_name)["id"]
-                _check_dates(values.get("start_date", row["start_date"]), values.get("end_date", row["end_date"]))
-                moved = self._move(connection, row, changes.root_path, new_name)
-                if values or moved:
-                    experiment_store.change(connection, row["id"], values | moved)
-                    what = sorted(values | moved)
-                    audit.record(
-                        connection, "experiment.updated", f"{row['name']}/{row['station_name']}",
-                        experimentId=row["id"], changed=what, newName=new_name,
-                    )  # fmt: skip
-                record = self._full(connection, find(connection, Reference(id=row["id"])))
-        except IntegrityError as error:
-            raise self._taken(error, new_name or "", reference.station or "") from None
-        if moved:
-            ExperimentDirectory(row["storage_directory"], self._owners.of_experiment(row)).remove_empty()
-        return record
-
-    def _move(
-        self, connection: Connection, row: RowMapping, root_path: str | None, new_name: str | None
-    ) -> dict[str, Any]:
-        """Make the directories of a new name or root path and return the columns to change."""
-        name = rules.object_name(new_name) if new_name else row["name"]
-        below = row["root_path"] if root_path is None else rules.root_path(root_path)
-        if (name, below) == (row["name"], row["root_path"]):
-            return {}
-        owner = self._owners.of_experiment(row)
-        if experiment_store.has_published(connection, row["id"]) or any(
-            ExperimentDirectory(row["storage_directory"], owner).files()
-        ):
-            raise InvalidObjectState(
-                f"Experiment {row['name']!a} has files; its name and root path can no longer be changed."
-            )
-        directory = _directory(row["storage_root"], row["station_name"], below, name)
-        lock(connection, CREATE_LOCK, row["storage_id"])
-        self._refuse_nesting(connection, name, directory, Path(row["storage_root"]))
-        ExperimentDirectory(directory, owner).make(row["storage_root"], row["id"], self._owners)
-        return {"name": name, "root_path": below, "storage_directory": directory}
+            raise name_taken(error, name, station) from None
 
     @staticmethod
-    def _choose(connection: Connection, kind: str, name: str | None, preferred: str | None = None) -> RowMapping:
-        """Return the one named, else the only one, else the preferred one."""
+    def _type(connection: Connection, name: str | None, preferred: str) -> RowMapping:
+        """Return the experiment type named, else the preferred one, else the only one."""
         if name:
-            return registry_store.required(connection, kind, name)
-        rows = registry_store.rows(connection, kind)
+            return registry_store.required(connection, "experiment type", name)
+        rows = registry_store.rows(connection, "experiment type")
         chosen = [row for row in rows if row["name"] == preferred] or list(rows)
         if len(chosen) != 1:
             names = ", ".join(row["name"] for row in rows) or "none exists yet"
-            raise InvalidArgument(f"Name the {kind} of the experiment: {names}.")
+            raise InvalidArgument(f"Name the experiment type of the experiment: {names}.")
         return chosen[0]
-
-    @staticmethod
-    def _refuse_nesting(connection: Connection, name: str, directory: str, root: Path) -> None:
-        ancestors = [str(parent) for parent in Path(directory).parents if parent != root and root in parent.parents]
-        if others := experiment_store.directory_neighbours(connection, directory, ancestors):
-            raise InvalidArgument(
-                f"The directory of experiment {name!a} and that of {others[0]!a} would lie within each other; "
-                "choose another name or root path."
-            )
 
     @staticmethod
     def _add_members(connection: Connection, experiment_id: int, usernames: list[str]) -> None:
         for username in usernames:
             give_role(connection, username, "User", experiment_id)
 
-    @staticmethod
-    def _taken(error: IntegrityError, name: str, station: str) -> Exception:
-        if constraint_of(error).startswith("uq_experiments_live"):
-            where = f" at station {station!a}" if station else ""
-            return ObjectAlreadyExists(f"Experiment {name!a}{where} already exists.")
-        return error
 
-
-def _check_dates(start: datetime, end: datetime) -> None:
+def check_dates(start: datetime, end: datetime) -> None:
+    """Return if they are in order. :raises InvalidArgument: the end lies before the start."""
     if end < start:
         raise InvalidArgument(f"End date {end:%Y-%m-%d} lies before start date {start:%Y-%m-%d}.")
 
 
-def _directory(storage_root: str, station: str, below: str, name: str) -> str:
-    return str(Path(storage_root, station, *below.split("/"), name))
+def refuse_nesting(connection: Connection, name: str, directory: str, root: Path) -> None:
+    """Return if no other experiment's directory would contain this one or lie in it.
+
+    :raises InvalidArgument: one would.
+    """
+    ancestors = [str(parent) for parent in Path(directory).parents if parent != root and root in parent.parents]
+    if others := experiment_store.directory_neighbours(connection, directory, ancestors):
+        raise InvalidArgument(
+            f"The directory of experiment {name!a} and that of {others[0]!a} would lie within each other; "
+            "choose another name or root path."
+        )
+
+
+def name_taken(error: IntegrityError, name: str, station: str, advice: str = "") -> Exception:
+    """Return what to raise when the database refuses an experiment's name or directory."""
+    if constraint_of(error).startswith("uq_experiments_live"):
+        where = f" at station {station!a}" if station else ""
+        return ObjectAlreadyExists(f"Experiment {name!a}{where} already exists{'; ' if advice else ''}{advice}.")
+    return error
+
+
+def full(connection: Connection, row: RowMapping) -> dict[str, Any]:
+    """Return the full record of an experiment's row."""
+    return experiment_records.full(row, experiment_store.members(connection, row["id"]))
 
 
 def auth_group_name(name: str, station: str) -> str:

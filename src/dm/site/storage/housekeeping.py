@@ -1,4 +1,4 @@
-"""The housekeeper: deletes experiments, sweeps staging areas and sessions nobody needs any more."""
+"""The housekeeper: sweeps staging areas and sessions nobody needs any more, and sees to what else is due."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from dm.site.identity.sessions import SqlSessionStore
 from dm.site.storage import batch_store, experiment_store, grants
 from dm.site.storage.batches import TAKEN, Signal, remove_staging
 from dm.site.storage.directories import STAGING
-from dm.site.storage.operations import Operations
 from dm.site.storage.publisher import Publisher
 
 LOG = logging.getLogger(__name__)
@@ -40,7 +39,6 @@ class Housekeeper:
         self,
         store: Store,
         *,
-        operations: Operations,
         publisher: Publisher,
         sessions: SqlSessionStore,
         work: Signal,
@@ -48,7 +46,6 @@ class Housekeeper:
         duties: Sequence[Callable[[], object]] = (),
     ) -> None:
         self._store = store
-        self._operations = operations
         self._publisher = publisher
         self._sessions = sessions
         self._work = work
@@ -93,7 +90,6 @@ class Housekeeper:
             if not try_lock(connection, HOUSEKEEPING_LOCK, 0):
                 return False
             self._publisher.take_over()
-            self._operations.work()
             if sweep:
                 self._sessions.sweep()
                 for duty in self._duties:

@@ -76,6 +76,20 @@ class Members:
             row = find(connection, Reference(id=row["id"]))
             return experiment_records.full(row, experiment_store.members(connection, row["id"]))
 
+    def delete_metadata(self, key: str, reference: Reference) -> dict[str, Any]:
+        """Remove one key of the experiment's own metadata and return the full record.
+
+        :raises ObjectNotFound: there is no such key.
+        """
+        with self._store.transaction() as connection:
+            row = find(connection, reference, lock=True)
+            if key not in row["metadata"]:
+                raise ObjectNotFound(f"Metadata key {key[:80]!a} does not exist in experiment {row['name']!a}.")
+            metadata = {name: value for name, value in row["metadata"].items() if name != key}
+            experiment_store.change(connection, row["id"], {"metadata": metadata})
+            row = find(connection, Reference(id=row["id"]))
+            return experiment_records.full(row, experiment_store.members(connection, row["id"]))
+
 
 def _name(row: RowMapping) -> str:
     return f"{row['name']}/{row['station_name']}"

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, Select, delete, func, insert, text, update
+from sqlalchemy import Connection, RowMapping, Select, cast, delete, func, insert, text, update
+from sqlalchemy.dialects.postgresql import JSONB
 
 from dm.site.database.tables import experiment_roles, experiments, operations, stations, storages
 from dm.site.storage.experiment_store import with_experiment
+
+_UNFINISHED = operations.c.status.in_(("pending", "running"))
 
 
 def add(connection: Connection, values: dict[str, Any]) -> None:
@@ -22,6 +25,8 @@ def _joined() -> Select[Any]:
         experiments.c.name.label("experiment_name"),
         experiments.c.state.label("experiment_state"),
         experiments.c.storage_directory,
+        experiments.c.auth_group_name,
+        experiments.c.gid,
         stations.c.name.label("station_name"),
         storages.c.root_directory.label("storage_root"),
     )
@@ -32,12 +37,36 @@ def get(connection: Connection, operation_id: str) -> RowMapping | None:
     return connection.execute(_joined().where(operations.c.id == operation_id)).mappings().one_or_none()
 
 
-def unfinished(connection: Connection, experiment_id: int | None = None) -> Sequence[RowMapping]:
-    """Return operations that are pending or running, oldest first."""
-    statement = _joined().where(operations.c.status.in_(("pending", "running"))).order_by(operations.c.submitted)
+def unfinished(connection: Connection, experiment_id: int, names: Sequence[str] = ()) -> Sequence[RowMapping]:
+    """Return operations of an experiment that are pending or running, oldest first. :param names: only of these."""
+    statement = _joined().where(_UNFINISHED, operations.c.experiment_id == experiment_id)
+    if names:
+        statement = statement.where(operations.c.name.in_(names))
+    return connection.execute(statement.order_by(operations.c.submitted, operations.c.id)).mappings().all()
+
+
+def listed(connection: Connection, names: Sequence[str], experiment_id: int | None, limit: int) -> Sequence[RowMapping]:
+    """Return the newest operations of these names, newest last. :param experiment_id: only of this experiment."""
+    statement = _joined().where(operations.c.name.in_(names))
     if experiment_id is not None:
         statement = statement.where(operations.c.experiment_id == experiment_id)
-    return connection.execute(statement).mappings().all()
+    rows = connection.execute(statement.order_by(operations.c.submitted.desc()).limit(limit)).mappings().all()
+    return rows[::-1]
+
+
+def due(connection: Connection) -> Sequence[tuple[str, int]]:
+    """Return id and experiment of the first unfinished operation of each experiment, unless it waits; oldest first."""
+    statement = text(
+        "SELECT id::text, experiment_id FROM (SELECT DISTINCT ON (experiment_id) * FROM operations"
+        " WHERE status IN ('pending', 'running') ORDER BY experiment_id, submitted, id) AS first"
+        " WHERE not_before IS NULL OR not_before <= clock_timestamp() ORDER BY submitted"
+    )
+    return [(row.id, row.experiment_id) for row in connection.execute(statement)]
+
+
+def is_first(connection: Connection, row: RowMapping) -> bool:
+    """Whether no older operation of the experiment is unfinished."""
+    return unfinished(connection, row["experiment_id"])[0]["id"] == row["id"]
 
 
 def begin(connection: Connection, operation_id: str) -> None:
@@ -49,7 +78,29 @@ def begin(connection: Connection, operation_id: str) -> None:
             status="running",
             started=func.coalesce(operations.c.started, func.now()),
             attempts=operations.c.attempts + 1,
+            not_before=None,
         )
+    )
+
+
+def postpone(connection: Connection, operation_id: str, seconds: float, counts: bool) -> None:
+    """Let it wait before it is tried again. :param counts: whether this was an attempt."""
+    connection.execute(
+        update(operations)
+        .where(operations.c.id == operation_id)
+        .values(
+            not_before=func.clock_timestamp() + text("make_interval(secs => :seconds)").bindparams(seconds=seconds),
+            attempts=operations.c.attempts - (0 if counts else 1),
+        )
+    )
+
+
+def note(connection: Connection, operation_id: str, details: dict[str, Any]) -> None:
+    """Add to the details, or replace there."""
+    connection.execute(
+        update(operations)
+        .where(operations.c.id == operation_id)
+        .values(details=operations.c.details.op("||")(cast(details, JSONB)))
     )
 
 
@@ -58,7 +109,7 @@ def end(connection: Connection, operation_id: str, error: str | None = None) -> 
     connection.execute(
         update(operations)
         .where(operations.c.id == operation_id)
-        .values(status="failed" if error else "done", error_message=error, ended=func.now())
+        .values(status="failed" if error else "done", error_message=error, ended=func.clock_timestamp())
     )
 
 
@@ -83,9 +134,9 @@ def abandon_batches(connection: Connection, experiment_id: int) -> None:
     )
 
 
-def set_state(connection: Connection, experiment_id: int, state: str) -> None:
-    """Set the experiment's state."""
-    connection.execute(update(experiments).where(experiments.c.id == experiment_id).values(state=state))
+def set_state(connection: Connection, experiment_id: int, state: str, **columns: Any) -> None:
+    """Set the experiment's state, and other columns."""
+    connection.execute(update(experiments).where(experiments.c.id == experiment_id).values(state=state, **columns))
 
 
 def forget_members(connection: Connection, experiment_id: int) -> None:

@@ -1,32 +1,77 @@
-"""Operations that take their time: deleting an experiment with all its files.
+"""Operations that take their time: deleting, restoring, moving an experiment, compressing its files ...
 
-The request only marks the experiment; the housekeeper removes the directory and reports here.
+A request only records the operation, with all it needs to be carried out; threads of any process do it, one operation
+of an experiment at a time and in order. Whatever dies in between, the operation is done again from its beginning: each
+kind recognises what is done already.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import os
-import shutil
+import threading
 import uuid
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import RowMapping
+from sqlalchemy import Connection, RowMapping
 
 from dm.common import timestamps
-from dm.common.errors import DmException, InvalidObjectState, ObjectNotFound
+from dm.common.errors import DmException, InternalError, InvalidObjectState, ObjectNotFound, ServiceUnavailable
 from dm.common.web.routes import Principal
-from dm.site.database.store import Store
+from dm.site.database.store import OPERATION_LOCK, Store, try_lock
 from dm.site.identity import audit
-from dm.site.storage import batch_store, experiment_store, file_store, grant_store, grants, operation_store
+from dm.site.storage import batch_store, experiment_store, grants, operation_store
 from dm.site.storage.batches import Signal
-from dm.site.storage.directories import ExperimentDirectory, Owner, opened_directory
-from dm.site.storage.experiments import Reference, find
+from dm.site.storage.verification import StoppedError
 
 LOG = logging.getLogger(__name__)
-DELETE = "deleteExperiment"
-_ATTEMPTS = 5
+
+Finish = Callable[[Connection], None]
+_POLL_SECONDS = 5.0
+_STOP_SECONDS = 1.0
+_LONGEST_DELAY = 60.0
+_SOON = 0.2
+_LISTED = 1000
+
+
+class NotYetError(Exception):
+    """Something else has to end first, and soon will."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How operations of one name are done.
+
+    :param carry_out: does it, outside of any transaction; called with the operation's row and the means to tell how
+        far it is. Returns what to do in the transaction that notes its end.
+    :param undo: called in the transaction that notes its failure.
+    :param attempts: after so many that failed for reasons that may pass, the operation has failed.
+    """
+
+    carry_out: Callable[[RowMapping, Progress], Finish]
+    undo: Callable[[Connection, RowMapping, DmException], None]
+    attempts: int = 5
+
+
+class Progress:
+    """What an operation that runs tells of itself. :param stop: set when the service stops."""
+
+    def __init__(self, store: Store, operation_id: str, stop: threading.Event) -> None:
+        self._store = store
+        self._id = operation_id
+        self.stop = stop
+
+    def check(self) -> None:
+        """Return if it may go on. :raises StoppedError: the service stops."""
+        if self.stop.is_set():
+            raise StoppedError
+
+    def note(self, **numbers: Any) -> None:
+        """Show these keys in the operation's record from now on."""
+        with self._store.transaction() as connection:
+            operation_store.note(connection, self._id, {"shown": numbers})
 
 
 def record(row: RowMapping) -> dict[str, Any]:
@@ -45,11 +90,34 @@ def record(row: RowMapping) -> dict[str, Any]:
         if row[column] is not None:
             seconds = row[column].timestamp()
             result |= {f"{key}Time": seconds, f"{key}Timestamp": timestamps.text(seconds)}
-    return result
+    return result | row["details"].get("shown", {})
+
+
+def refuse_busy(connection: Connection, row: RowMapping, what: str) -> None:
+    """Return if nothing is on its way into an experiment.
+
+    :param what: what is to be done then, for the sentence.
+    :raises InvalidObjectState: DAQs, uploads or jobs hold grants, batches are on their way, or an operation runs.
+    """
+    holders, count = experiment_store.live_grants(connection, row["id"]), batch_store.unfinished(connection, row["id"])
+    if holders or count:
+        raise InvalidObjectState(
+            f"Experiment {row['name']!a} has {holders} running DAQs, uploads or jobs and {count} batches "
+            f"on their way; stop them first{what}."
+        )
+    refuse_operations(connection, row)
+
+
+def refuse_operations(connection: Connection, row: RowMapping) -> None:
+    """Return if no operation of the experiment is under way. :raises InvalidObjectState: one is."""
+    for running in operation_store.unfinished(connection, row["id"]):
+        raise InvalidObjectState(
+            f"Experiment {row['name']!a} is busy with operation {running['name']} {running['id']}; wait for its end."
+        )
 
 
 class Operations:
-    """The use cases, and the work itself.
+    """Records operations, and carries them out.
 
     :param work: rung when there is something to do.
     """
@@ -57,121 +125,148 @@ class Operations:
     def __init__(self, store: Store, work: Signal) -> None:
         self._store = store
         self._work = work
+        self._kinds: dict[str, Kind] = {}
+        self._stop = threading.Event()
+        self._threads: list[threading.Thread] = []
 
-    def delete_experiment(self, principal: Principal, reference: Reference, force: bool = False) -> dict[str, Any]:
-        """Begin to delete an experiment with all its files; again returns the operation that runs.
+    def register(self, name: str, kind: Kind) -> None:
+        """Say how operations of a name are done."""
+        self._kinds[name] = kind
 
-        From here on nobody can publish into it; its name is free when the operation is done.
+    def submit(self, connection: Connection, name: str, experiment_id: int, username: str, **details: Any) -> str:
+        """Record an operation in the caller's transaction and return its id; :meth:`wake` after the commit.
 
-        :param force: also while DAQs or uploads run; their grants are revoked.
-        :returns: the operation: id, name, experimentName, status ``pending`` ...
-        :raises InvalidObjectState: DAQs, uploads or jobs hold grants, or batches are on their way.
+        :param details: JSON values that it needs to be carried out.
         """
-        with self._store.transaction() as connection:
-            row = find(connection, reference, lock=True)
-            if row["state"] == "deleting":
-                running = operation_store.unfinished(connection, row["id"])
-                if running:
-                    return record(running[0])
-            elif not force:
-                holders, batches = (
-                    experiment_store.live_grants(connection, row["id"]),
-                    batch_store.unfinished(connection, row["id"]),
-                )
-                if holders or batches:
-                    raise InvalidObjectState(
-                        f"Experiment {row['name']!a} has {holders} running DAQs, uploads or jobs and {batches} batches "
-                        "on their way; stop them first, or delete with force."
-                    )
-            operation_store.set_state(connection, row["id"], "deleting")
-            grant_store.revoke_all(connection, row["id"])
-            operation_store.abandon_batches(connection, row["id"])
-            operation_id = str(uuid.uuid4())
-            operation_store.add(
-                connection,
-                {"id": operation_id, "name": DELETE, "experiment_id": row["id"], "username": principal.username},
-            )
-            added = operation_store.get(connection, operation_id)
-            name = f"{row['name']}/{row['station_name']}"
-            audit.record(connection, "experiment.deletion", name, experimentId=row["id"], force=force)
-        self._work.ring()
-        if added is None:
-            raise ObjectNotFound(f"Operation {operation_id} does not exist.")
-        return record(added)
+        operation_id = str(uuid.uuid4())
+        values = {"id": operation_id, "name": name, "experiment_id": experiment_id, "username": username}
+        operation_store.add(connection, values | {"details": details})
+        return operation_id
 
-    def get(self, principal: Principal, operation_id: str) -> dict[str, Any]:
-        """Return an operation at a station the caller manages. :raises ObjectNotFound: none such."""
-        operation_id = grants.uuid_text(operation_id, "Operation id")
+    def wake(self, operation_id: str) -> dict[str, Any]:
+        """Have a recorded operation done soon and return its record."""
+        self._work.ring()
+        return self._record(operation_id)
+
+    def run(self, operation_id: str) -> dict[str, Any]:
+        """Carry out a recorded operation now, unless another thread is at it; return its record."""
         with self._store.transaction() as connection:
             row = operation_store.get(connection, operation_id)
-        if row is None or not principal.manages(row["station_name"]):
+        if row is not None:
+            self._carry_out(operation_id, row["experiment_id"])
+        return self.wake(operation_id)
+
+    def _record(self, operation_id: str) -> dict[str, Any]:
+        with self._store.transaction() as connection:
+            row = operation_store.get(connection, operation_id)
+        if row is None:
             raise ObjectNotFound(f"Operation {operation_id} does not exist.")
         return record(row)
 
-    def work(self) -> int:
-        """Carry out what is pending and return how many operations ended; only one process may do so at a time."""
-        with self._store.transaction() as connection:
-            rows = operation_store.unfinished(connection)
-        return sum(self._delete(row) for row in rows)
+    def get(self, principal: Principal, operation_id: str, names: Sequence[str] = ()) -> dict[str, Any]:
+        """Return an operation at a station the caller manages. :param names: it must have one of these.
 
-    def _delete(self, row: RowMapping) -> bool:
+        :raises ObjectNotFound: none such.
+        """
+        operation_id = grants.uuid_text(operation_id, "Operation id")
         with self._store.transaction() as connection:
-            if operation_store.publishing(connection, row["experiment_id"]):
-                return False  # a batch claimed before the deletion was asked for; its end is near
-            operation_store.begin(connection, row["id"])
-        try:
-            remove_directory(row["storage_root"], row["storage_directory"], row["experiment_id"])
-        except InvalidObjectState as error:
-            return self._failed(row, str(error), "active")
-        except (DmException, OSError) as error:
-            LOG.warning("deleting experiment %d: %s", row["experiment_id"], error)
-            if row["attempts"] + 1 < _ATTEMPTS:
-                return False
-            return self._failed(row, f"Directory {row['storage_directory']!a} cannot be removed: {error}", "deleting")
+            row = operation_store.get(connection, operation_id)
+        if row is None or not principal.manages(row["station_name"]) or (names and row["name"] not in names):
+            raise ObjectNotFound(f"Operation {operation_id} does not exist.")
+        return record(row)
+
+    def listed(
+        self, principal: Principal, names: Sequence[str], experiment_id: int | None = None
+    ) -> list[dict[str, Any]]:
+        """Return the newest operations of these names at stations the caller manages, newest last."""
         with self._store.transaction() as connection:
-            file_store.forget(connection, row["experiment_id"])
-            operation_store.forget_members(connection, row["experiment_id"])
-            operation_store.set_state(connection, row["experiment_id"], "deleted")
-            operation_store.end(connection, row["id"])
-            name = f"{row['experiment_name']}/{row['station_name']}"
+            rows = operation_store.listed(connection, names, experiment_id, _LISTED)
+        return [record(row) for row in rows if principal.manages(row["station_name"])]
+
+    def start(self, threads: int = 2) -> None:
+        """Begin to work in the background; what a dead process left is done first."""
+        for number in range(threads):
+            self._threads.append(threading.Thread(target=self._run, name=f"operations-{number}", daemon=True))
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """End within seconds; what is under way is gone on with at the next start."""
+        self._stop.set()
+        self._work.ring()
+        for thread in self._threads:
+            thread.join(_STOP_SECONDS)
+        self._threads.clear()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            seen = self._work.count()
+            wait = _POLL_SECONDS
+            try:
+                wait = _SOON if self.round() else _POLL_SECONDS
+            except DmException as error:
+                LOG.warning("operations wait: %s", error)
+            except Exception:
+                LOG.exception("operations")
+            self._work.wait(seen, wait)
+
+    def round(self) -> int:
+        """Try everything that is due; return how many were begun."""
+        with self._store.transaction() as connection:
+            found = operation_store.due(connection)
+        begun = 0
+        for operation_id, experiment_id in found:
+            if self._stop.is_set():
+                break
             with audit.acting("housekeeper"):
-                audit.record(
-                    connection, "experiment.deleted", name, experimentId=row["experiment_id"], askedBy=row["username"]
-                )
-        return True
+                begun += self._carry_out(operation_id, experiment_id)
+        return begun
 
-    def _failed(self, row: RowMapping, error: str, state: str) -> bool:
+    def _carry_out(self, operation_id: str, experiment_id: int) -> bool:
+        """Do it if nobody else does; return whether it was begun."""
+        # An advisory lock ends with its connection, so with its process; and it keeps no old rows from being vacuumed.
+        with self._store.transaction() as claim:
+            if not try_lock(claim, OPERATION_LOCK, experiment_id):
+                return False
+            with self._store.transaction() as connection:
+                row = operation_store.get(connection, operation_id)
+                if row is None or row["status"] not in ("pending", "running") or row["name"] not in self._kinds:
+                    return False
+                if not operation_store.is_first(connection, row):
+                    return False
+                operation_store.begin(connection, operation_id)
+            self._attempt(row, self._kinds[row["name"]])
+            return True
+
+    def _attempt(self, row: RowMapping, kind: Kind) -> None:
+        operation_id, attempt = row["id"], row["attempts"] + 1
+        try:
+            finish = kind.carry_out(row, Progress(self._store, operation_id, self._stop))
+        except (StoppedError, NotYetError) as error:
+            with contextlib.suppress(DmException), self._store.transaction() as connection:
+                operation_store.postpone(connection, operation_id, _SOON * isinstance(error, NotYetError), False)
+            return
+        except (ServiceUnavailable, OSError) as error:
+            LOG.warning("%s of experiment %d, attempt %d: %s", row["name"], row["experiment_id"], attempt, error)
+            if attempt < kind.attempts:
+                with self._store.transaction() as connection:
+                    operation_store.postpone(connection, operation_id, min(2.0**attempt, _LONGEST_DELAY), True)
+                return
+            self._fail(row, kind, error if isinstance(error, DmException) else ServiceUnavailable(f"{error}"))
+            return
+        except DmException as error:
+            self._fail(row, kind, error)
+            return
+        except Exception as error:
+            LOG.exception("%s of experiment %d", row["name"], row["experiment_id"])
+            self._fail(row, kind, InternalError(f"{type(error).__name__}; the storage log has more."))
+            return
         with self._store.transaction() as connection:
-            operation_store.set_state(connection, row["experiment_id"], state)
-            operation_store.end(connection, row["id"], error)
-        LOG.error("deletion of experiment %d failed: %s", row["experiment_id"], error)
-        return True
+            finish(connection)
+            operation_store.end(connection, operation_id)
 
-
-def remove_directory(storage_root: str, storage_directory: str, experiment_id: int) -> None:
-    """Remove an experiment's directory, after proof that it is that one and nothing else.
-
-    It is renamed to ``.deleted-<id>`` first, so that nobody meets a half-removed tree, and removed without following
-    links. One that is gone already is fine.
-
-    :raises InvalidObjectState: the directory lies outside the storage, is reached through a link, or bears no mark, or
-        another mark, than this experiment's; nothing was touched.
-    """
-    directory, root = Path(storage_directory), Path(storage_root)
-    if root not in directory.parents or os.path.realpath(directory.parent) != str(directory.parent):
-        raise InvalidObjectState(f"Directory {storage_directory!a} is not plainly beneath {storage_root!a}; kept.")
-    hidden = f".deleted-{experiment_id}"
-    if not directory.parent.is_dir():
-        return
-    with opened_directory(str(directory.parent)) as parent:
-        if os.path.lexists(directory):
-            mark = ExperimentDirectory(storage_directory, Owner()).marker()
-            if mark is None or mark.get("experimentId") != experiment_id:
-                raise InvalidObjectState(
-                    f"Directory {storage_directory!a} does not bear the mark of experiment {experiment_id}; kept."
-                )
-            os.rename(directory.name, hidden, src_dir_fd=parent, dst_dir_fd=parent)
-            os.fsync(parent)
-        if os.path.lexists(directory.parent / hidden):
-            shutil.rmtree(hidden, dir_fd=parent)
-            os.fsync(parent)
+    def _fail(self, row: RowMapping, kind: Kind, error: DmException) -> None:
+        with self._store.transaction() as connection:
+            kind.undo(connection, row, error)
+            operation_store.end(connection, row["id"], str(error))
+        LOG.error("%s of experiment %d failed: %s", row["name"], row["experiment_id"], error)

@@ -30,7 +30,7 @@ from dm.site.identity.sessions import SqlSessionStore
 from dm.site.identity.tokens import Tokens
 from dm.site.identity.users import Users
 from dm.site.storage import arguments as a
-from dm.site.storage import lock_routes, token_routes
+from dm.site.storage import life_routes, lock_routes, token_routes
 from dm.site.storage.access import reference
 from dm.site.storage.archive import Archives
 from dm.site.storage.batches import Batches
@@ -69,6 +69,7 @@ class UseCases:
     archives: Archives
     download_policy: DownloadPolicy
     operations: Operations
+    life: life_routes.Life
     permissions: Permissions
     health: Health
     throttle: LoginThrottle
@@ -82,6 +83,7 @@ def routes(use: UseCases) -> list[Route]:
     """Return the table, bound to the use cases."""
     people = [*_people(use), *lock_routes.routes(use.lockouts)]
     people += token_routes.routes(use.tokens, use.audit_log, use.sessions)
+    people += life_routes.routes(use.life)
     return [*_experiments(use), *people, *_registry(use), *_publishing(use), *_files(use), *_service(use)]
 
 
@@ -103,10 +105,12 @@ def _experiments(use: UseCases) -> list[Route]:
         )
 
     def update(request: Request, arguments: a.UpdateById | a.UpdateByName) -> dict[str, Any]:
-        return use.experiments.update(reference(arguments), arguments.changes(), arguments.new_name)
+        return use.life.updates.update(
+            request.principal, reference(arguments), arguments.changes(), arguments.new_name
+        )
 
     def delete(request: Request, arguments: a.DeleteById | a.DeleteByName) -> dict[str, Any]:
-        return use.operations.delete_experiment(request.principal, reference(arguments), arguments.force)
+        return use.life.deletion.delete(request.principal, reference(arguments), arguments.force)
 
     def metadata(request: Request, arguments: a.UpsertMetadata) -> dict[str, Any]:
         return use.members.upsert_metadata(arguments.key, arguments.value, reference(arguments))

@@ -23,12 +23,14 @@ from dm.site.storage import batch_store, capacity
 from dm.site.storage.access import SiteAuthorizer
 from dm.site.storage.archive import Archives
 from dm.site.storage.batches import Batches, Signal
+from dm.site.storage.deletion import Deletion
 from dm.site.storage.directories import Owners
 from dm.site.storage.download_policy import DownloadPolicy
 from dm.site.storage.experiments import Experiments
 from dm.site.storage.files import Files
 from dm.site.storage.grants import Grants
 from dm.site.storage.housekeeping import Housekeeper
+from dm.site.storage.life_routes import Life
 from dm.site.storage.members import Members
 from dm.site.storage.operations import Operations
 from dm.site.storage.permissions import Permissions
@@ -36,6 +38,7 @@ from dm.site.storage.publisher import Publisher
 from dm.site.storage.registry import Registry
 from dm.site.storage.routes import UseCases, routes
 from dm.site.storage.settings import StorageSettings
+from dm.site.storage.updates import Updates
 
 NAME = "storage"
 _SLOW_BACKLOG_SECONDS = 60.0
@@ -56,9 +59,11 @@ class StorageService:
         self.store.migrate()
         self.publisher.start()
         self.housekeeper.start()
+        self.use_cases.operations.start()
 
     def stop(self) -> None:
         """End the background work (after the batches being published now) and close the database."""
+        self.use_cases.operations.stop()
         self.housekeeper.stop()
         self.publisher.stop()
         self.store.close()
@@ -70,18 +75,20 @@ def build_app(store: Store, owners: Owners, settings: StorageSettings) -> Storag
     health = Health(NAME)
     sessions = SqlSessionStore(store, *settings.session_limits)
     operations = Operations(store, work)
+    members = Members(store)
+    deletion = Deletion(store, owners, operations, settings.deleted_keep_days)
     users = Users(store)
     tokens = Tokens(store, settings.token_max_days)
     audit_log = AuditLog(store, settings.audit_days)
     publisher = Publisher(store, owners, settings, queued, ended)
     housekeeper = Housekeeper(
         store,
-        operations=operations,
         publisher=publisher,
         sessions=sessions,
         work=work,
         staging_hours=settings.staging_max_age_hours,
         duties=(
+            deletion.purge_due,
             users.refusals.flush,
             tokens.warn,
             audit_log.forget,
@@ -90,7 +97,8 @@ def build_app(store: Store, owners: Owners, settings: StorageSettings) -> Storag
     )
     use_cases = UseCases(
         experiments=Experiments(store, owners),
-        members=Members(store),
+        members=members,
+        life=Life(Updates(store, owners, operations), deletion, members),
         users=users,
         registry=Registry(store),
         grants=Grants(store),

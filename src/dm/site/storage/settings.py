@@ -59,6 +59,9 @@ class StorageSettings(WebSettings):
         default=72, gt=0, description="Batches opened and never handed over are swept after so long."
     )
     batch_max_files: int = Field(default=20_000, ge=1, le=200_000, description="Most files of one batch.")
+    deleted_keep_days: float = Field(
+        default=7, ge=0, le=3650, description="Deleted experiments can be restored for so long; 0: not at all."
+    )
     minimum_free_gigabytes: float = Field(
         default=10, ge=0, description="Health warns when a storage has less free space; a tenth of it is critical."
     )

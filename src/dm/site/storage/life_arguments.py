@@ -1,0 +1,50 @@
+"""The argument models of the routes about the life of experiments."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from dm.common.web.routes import Arguments
+from dm.site.storage.arguments import ById, ByName
+
+
+class RestoreDeleted(ById):
+    """A deleted experiment to restore."""
+
+    new_name: str | None = Field(default=None, description="Another name, if its own is used by another one by now.")
+
+
+class DeleteMetadata(ByName):
+    """One key of an experiment's own metadata."""
+
+    key: str = Field(description="The key to remove.")
+
+
+class Rename(Arguments):
+    """A station, storage or experiment type to change."""
+
+    name: str = Field(description="Its name.")
+    new_name: str | None = Field(default=None, description="Another name.")
+    description: str | None = None
+
+
+class UpdateStation(Rename):
+    """Changes to a station."""
+
+    path_template: str | None = Field(
+        default=None, description="Directories of new experiments, like {station}/{year}-{month}/{name}; empty: none."
+    )
+    storage_name: str | None = Field(default=None, description="Storage of new experiments; empty: no particular one.")
+
+
+class UpdateStorage(Rename):
+    """Changes to a storage."""
+
+    storage_host: str | None = Field(default=None, description="Host on which stations reach it.")
+    retired: bool | None = Field(default=None, description="Whether it takes no new experiments.")
+
+
+class OneName(Arguments):
+    """A station, storage or experiment type."""
+
+    name: str = Field(description="Its name.")

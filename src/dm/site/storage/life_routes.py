@@ -1,0 +1,54 @@
+"""The routes about the life of experiments beyond adding and changing them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from dm.common.web.routes import ADMIN, MANAGER, Access, Request, Route, Who
+from dm.site.storage import arguments as a
+from dm.site.storage import life_arguments as la
+from dm.site.storage.access import reference
+from dm.site.storage.deletion import Deletion
+from dm.site.storage.members import Members
+from dm.site.storage.updates import Updates
+
+_EXPERIMENT = frozenset({"experimentName"})
+MANAGER_BY_NAME = Access(Who.MANAGER, "experiment_name")
+MANAGER_OF_STATION = Access(Who.MANAGER, "station_name")
+
+
+@dataclass(frozen=True)
+class Life:
+    """The use cases of changing and ending experiments."""
+
+    updates: Updates
+    deletion: Deletion
+    members: Members
+
+
+def routes(use: Life) -> list[Route]:
+    """Return the rows."""
+
+    def deleted(request: Request, arguments: a.ByStation) -> list[dict[str, Any]]:
+        return use.deletion.listed(request.principal, arguments.station_name)
+
+    def restore(request: Request, arguments: la.RestoreDeleted) -> dict[str, Any]:
+        return use.deletion.restore(request.principal, arguments.experiment_id, arguments.new_name)
+
+    def purge(request: Request, arguments: a.ById) -> dict[str, Any]:
+        return use.deletion.purge(request.principal, arguments.experiment_id)
+
+    def forget_key(request: Request, arguments: la.DeleteMetadata) -> dict[str, Any]:
+        return use.members.delete_metadata(arguments.key, reference(arguments))
+
+    one = "/deletedExperimentsById/{experimentId}"
+    return [
+        Route("GET", "/deletedExperimentsByStation/{stationName}", deleted, MANAGER_OF_STATION,
+              "List the deleted experiments of a station that can still be restored.", a.ByStation),
+        Route("PUT", f"{one}/restore", restore, MANAGER,
+              "Restore a deleted experiment with its files and members; gives the operation.", la.RestoreDeleted),
+        Route("DELETE", one, purge, ADMIN, "Remove a deleted experiment for good; gives the operation.", a.ById),
+        Route("DELETE", "/experimentMetadata", forget_key, MANAGER_BY_NAME,
+              "Remove one key of an experiment's own metadata.", la.DeleteMetadata, _EXPERIMENT),
+    ]  # fmt: skip
