@@ -28,6 +28,7 @@ from dm.station.workflows import reference as standard_workflows
 REFERENCE = Path(__file__).parent / "reference"
 SERVICES = {
     "storage": ("Storage Management Service", "dm.site.storage.routes"),
+    "facility": ("Facility Service", "dm.site.facility.routes"),
     "acquisition": ("Data Acquisition Service", "dm.station.acquisition.routes"),
     "catalog": ("Catalog Service", "dm.station.catalog.routes"),
     "processing": ("Processing Service", "dm.station.processing.routes"),

@@ -42,4 +42,4 @@ def test_units_and_checks_name_what_exists():
         for side in re.findall(r"dm-control (\S+) (?:start|stop)", unit.read_text()):
             assert side in components.GROUPS
     ports = re.findall(r"check_dm!(\d+)", (TOP / "etc/nagios/dm.cfg").read_text())
-    assert sorted(ports) == ["22236", "33336", "44436", "55536"]
+    assert sorted(ports) == ["11236", "22236", "33336", "44436", "55536"]

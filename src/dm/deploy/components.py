@@ -31,12 +31,13 @@ _OUTPUT_LIMIT = 1 << 20
 # name -> module, section of its settings, section of its side
 SERVICES = {
     "storage": ("dm.site.storage.service", "storage", "site"),
+    "facility": ("dm.site.facility.service", "facility", "site"),
     "catalog": ("dm.station.catalog.service", "catalog", "station"),
     "processing": ("dm.station.processing.service", "processing", "station"),
     "acquisition": ("dm.station.acquisition.service", "acquisition", "station"),
 }
 GROUPS = {
-    "site": ("site-database", "storage"),
+    "site": ("site-database", "storage", "facility"),
     "station": ("station-database", "catalog", "processing", "acquisition"),
 }
 GROUPS["all"] = GROUPS["site"] + GROUPS["station"]
@@ -207,7 +208,7 @@ def components(config: Path) -> dict[str, Component]:
     sections = read(config)
     found: dict[str, Component] = {}
     sides: dict[str, SiteSettings | StationSettings] = {}
-    if "site" in sections or "storage" in sections:
+    if {"site", "storage", "facility"} & sections.keys():
         sides["site"] = load(SiteSettings, "site", config)
     if "station" in sections:
         sides["station"] = load(StationSettings, "station", config)

@@ -25,8 +25,8 @@ FAILED, NOT_CONFIGURED = 1, 6
 @click.option("--config", type=click.Path(path_type=Path), help="Settings file (default: as dm.setup.sh says).")
 @click.option("--quiet", is_flag=True, help="Say nothing but errors.")
 def main(component: str, action: str, config: Path | None, quiet: bool) -> None:
-    """Control COMPONENT: a service (storage, catalog, acquisition, processing), an embedded database (site-database,
-    station-database), one side (site, station) or all.
+    """Control COMPONENT: a service (storage, facility, catalog, acquisition, processing), an embedded database
+    (site-database, station-database), one side (site, station) or all.
     """
     try:
         parts = components.chosen(component, (config or default_path()).absolute())

@@ -25,7 +25,7 @@ from dm.common.settings import SiteSettings, StationSettings, load, read
 from dm.deploy import runtime, tomlwriter
 from dm.deploy.layout import Layout
 
-PORTS = {"storage": 22236, "acquisition": 33336, "catalog": 44436, "processing": 55536}
+PORTS = {"storage": 22236, "facility": 11236, "acquisition": 33336, "catalog": 44436, "processing": 55536}
 ZEROMQ_PORTS = {"zeromq_port": 55537, "zeromq_events_port": 55538}
 MONGO_PORT = 27027
 ADMINISTRATOR = "dmadmin"
@@ -101,6 +101,7 @@ def install(plan: Plan, say: Callable[[str], None] = lambda line: None) -> Insta
     if not layout.settings.exists():
         _write(layout.settings, tomlwriter.dumps(settings(plan, layout)))
         did(f"settings {layout.settings}")
+    _facility(plan, layout, did)
     zeromq = _zeromq(plan, layout, did)
     _commands(plan, layout, did)
     _setup_file(layout, plan, zeromq, did)
@@ -132,6 +133,8 @@ def settings(plan: Plan, layout: Layout) -> dict[str, dict[str, Any]]:
         "site": {"var_dir": layout.var, "database_directory": layout.site_database},
         "storage": service("storage", EmbeddedPostgres(layout.site_database).url())
         | {"storage_host": socket.gethostname(), "file_group": _group_name(stage.pw_gid) if stage else None},
+        "facility": service("facility", EmbeddedPostgres(layout.site_database).url())
+        | {"adapters": {"sample": {"adapter": "csv", "directory": layout.facility}}},
         "station": {
             "name": plan.station,
             "storage_service_url": f"https://{plan.host}:{ports['storage']}",
@@ -215,6 +218,16 @@ def _commands(plan: Plan, layout: Layout, did: Callable[[str], None]) -> None:
     changed = runtime.write_wrappers(layout.bin, copy)
     if changed:
         did(f"{len(changed)} commands in {layout.bin}")
+
+
+def _facility(plan: Plan, layout: Layout, did: Callable[[str], None]) -> None:
+    """Write the sample of a facility where the settings want it."""
+    from dm.site.facility import sample
+
+    adapters = read(layout.settings).get("facility", {}).get("adapters", {})
+    wanted = str(adapters.get("sample", {}).get("directory", "")) == str(layout.facility)
+    if wanted and sample.write(layout.facility, plan.station):
+        did(f"sample of a facility {layout.facility}")
 
 
 def _zeromq(plan: Plan, layout: Layout, did: Callable[[str], None]) -> dict[str, object]:

@@ -64,6 +64,11 @@ class Layout:
         return self.var / "zeromq"
 
     @property
+    def facility(self) -> Path:
+        """Files of the facility service's csv adapter, in the beginning a sample."""
+        return self.etc / "facility"
+
+    @property
     def settings(self) -> Path:
         """The settings file."""
         return self.etc / "dm.toml"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping
 from datetime import date, datetime
 from decimal import Decimal
@@ -20,6 +21,7 @@ MAX_TEXT = 20_000
 MAX_RECORD_BYTES = 1 << 20
 MAX_DEPTH = 20
 MAX_PEOPLE = 1000
+_DIGITS = re.compile(r"\d+")
 _PERSON_KEYS = ("badge", "firstName", "lastName", "email", "institution")
 Runs = Mapping[str, Mapping[str, Any]]
 
@@ -102,7 +104,7 @@ def esaf(raw: Mapping[str, Any]) -> dict[str, Any]:
         "esafId": _number(record.get("esafId"), "esafId"),
         "esafTitle": _text(record, "esafTitle"),
         "description": _text(record, "description"),
-        "sector": sector(record.get("sector")),
+        "sector": sector(record.get("sector") or (digits.group() if (digits := _DIGITS.match(place)) else "")),
         "beamlineStation": place,
         "beamline": place,
         "esafStatus": _text(record, "esafStatus"),
