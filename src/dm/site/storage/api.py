@@ -29,9 +29,11 @@ from dm.site.storage.api_base import (
 )
 from dm.site.storage.api_experiments import ExperimentDsApi
 from dm.site.storage.api_files import FileDsApi
+from dm.site.storage.api_tokens import AuditEvent, Session, Token, TokenDsApi
 from dm.site.storage.api_users import UserDsApi
 
 __all__ = [
+    "AuditEvent",
     "AuthDsApi",
     "Experiment",
     "ExperimentDsApi",
@@ -41,9 +43,12 @@ __all__ = [
     "LoginLock",
     "Operation",
     "ServiceMonitorDsApi",
+    "Session",
     "Station",
     "Storage",
     "StorageServiceApi",
+    "Token",
+    "TokenDsApi",
     "User",
     "UserDsApi",
     "UserRole",

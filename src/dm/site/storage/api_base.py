@@ -26,7 +26,7 @@ class Experiment(DmObject):
 
 
 class User(DmObject):
-    """A user: id, username, badge, names, email, isLocalUser, lastUpdate."""
+    """A user: id, username, badge, names, email, isLocalUser, active, lastUpdate."""
 
     DEFAULT_KEY_LIST: ClassVar[list[str]] = ["id", "username", "firstName", "lastName"]
 

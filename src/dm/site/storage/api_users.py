@@ -34,8 +34,13 @@ class UserDsApi(DsApi):
         names = given(password=password, firstName=firstName, lastName=lastName, middleName=middleName, email=email)
         return User(self.client.post("/users", {"username": username} | names))
 
-    def updateUser(self, username: str, **changes: str | None) -> User:
-        """Change ``password``, ``firstName``, ``middleName``, ``lastName`` or ``email`` (administrators)."""
+    def updateUser(self, username: str, **changes: str | bool | None) -> User:
+        """Change ``password``, ``firstName``, ``middleName``, ``lastName``, ``email`` or ``active`` (administrators).
+
+        One who is not ``active`` has no sessions, cannot log in and their tokens are of no use; roles stay.
+
+        :raises InvalidObjectState: the last administrator cannot be deactivated.
+        """
         return User(self.client.put(f"/usersByUsername/{segment(username)}", given(**changes)))
 
     def changePassword(self, oldPassword: str, newPassword: str) -> User:
