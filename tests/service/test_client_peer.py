@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from dm.common.client import RestClient
-from dm.common.errors import AuthenticationError, CommunicationError, ObjectNotFound, ServiceUnavailable
+from dm.common.errors import AuthenticationError, CommunicationError, DmException, ObjectNotFound, ServiceUnavailable
 from dm.common.tls import server_context
 from tests.service.client_fixtures import DATA, TAG, cut_step, data_step, json_step, login_step, serving
 
@@ -58,6 +58,25 @@ def test_what_may_have_happened_is_not_repeated(peer, client, method):
     peer.script = [cut_step, json_step(200, "[]")]
     with pytest.raises(CommunicationError):
         getattr(client, method)("/x")
+    assert len(peer.requests) == 1
+
+
+@pytest.mark.parametrize("status", [502, 503, 504])
+def test_a_proxy_that_reaches_no_service_is_asked_again_for_what_may_be_repeated(peer, client, status):
+    gone = json_step(status, "<html>Bad Gateway</html>", **{"Content-Type": "text/html"})
+    peer.script = [gone, json_step(401, '{"errorCode": 6, "errorMessage": "Log in."}'), gone, login_step, gone,
+                   json_step(200, "[1]")]  # fmt: skip
+    assert client.get("/x") == [1]
+    peer.script = [gone, json_step(200, "[1]")]
+    with pytest.raises(DmException, match=f"HTTP {status}"):
+        client.post("/x")
+
+
+def test_a_service_that_is_busy_is_not_asked_again_by_itself(peer, client):
+    busy = json_step(503, '{"errorCode": 11, "errorMessage": "Busy."}', **{"Dm-Status-Code": "11"})
+    peer.script = [busy, json_step(200, "[1]")]
+    with pytest.raises(DmException, match="Busy"):
+        client.get("/x")
     assert len(peer.requests) == 1
 
 
@@ -131,7 +150,7 @@ def test_redirections_are_not_followed(peer, client):
 
 
 def test_a_proxy_s_error_page(peer, client):
-    peer.script = [json_step(503, "<html>upstream</html>", **{"Content-Type": "text/html"})]
+    peer.script = [json_step(503, "<html>upstream</html>", **{"Content-Type": "text/html"})] * 4
     with pytest.raises(ServiceUnavailable, match="HTTP 503"):
         client.get("/x")
 

@@ -276,7 +276,7 @@ class RestClient:
 
     def _with_session(self, call: Callable[[], Any]) -> Any:
         """Call with a large body: a service that knows no session breaks off instead of reading it."""
-        if self.cookie is None and (self._password is not None or self._credentials is not None):
+        if self.cookie is None and self._token is None and (self._password is not None or self._credentials is not None):
             self.get("/session")
         used = self.cookie
         try:

@@ -182,7 +182,9 @@ def _is_dead(owner: str) -> bool:
     if host != socket.gethostname():
         return False
     try:
-        return abs(psutil.Process(int(pid)).create_time() - float(created)) > 1.0
+        process = psutil.Process(int(pid))
+        # one that ended and was not waited for yet holds its number, but does nothing more
+        return abs(process.create_time() - float(created)) > 1.0 or process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True
     except psutil.Error:
