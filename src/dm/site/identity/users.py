@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, RowMapping
 from sqlalchemy.exc import IntegrityError
@@ -25,6 +25,9 @@ from dm.site.database.tables import experiment_roles, station_roles, system_role
 from dm.site.identity import audit, passwords, tokens, user_store
 from dm.site.identity.refusals import Refusals
 from dm.site.identity.user_store import Role
+
+if TYPE_CHECKING:
+    from dm.site.identity.ldap.login import DirectoryLogin
 
 _TEXTS = ("first_name", "middle_name", "last_name", "email")
 
@@ -83,30 +86,43 @@ def set_active(connection: Connection, row: RowMapping, active: bool, **details:
 
 
 class Users:
-    """The use cases."""
+    """The use cases.
 
-    def __init__(self, store: Store) -> None:
+    :param directory: the site's LDAP directory, where it checks passwords.
+    """
+
+    def __init__(self, store: Store, directory: DirectoryLogin | None = None) -> None:
         self._store = store
+        self._directory = directory
         self.refusals = Refusals(store)
 
     def login(self, username: str, password: str) -> Principal:
         """Check a password.
 
         :returns: the user with roles. :raises AuthenticationError: wrong name or password, in the same words and time.
+        :raises ServiceUnavailable: the database, or the directory, does not answer.
         """
         usable = "\0" not in username and len(username) <= 64 and username.isascii()
         if token_format.is_token(password):
             return self._login_by_token(username, password)
         with self._store.transaction() as connection:
             row = user_store.user_by_name(connection, username) if usable else None
-        good = passwords.matches(password, row["password_hash"] if row else None)
+        local = passwords.matches(password, row["password_hash"] if row else None)
+        good = local or self._matches_at_directory(username if usable else "", password, row)
         if row is None or not good or not row["active"]:
             self.refusals.note(username, known=row is not None)
             raise AuthenticationError("Incorrect username or password.")
         with self._store.transaction() as connection:
-            if passwords.outdated(row["password_hash"]):
+            if local and passwords.outdated(row["password_hash"]):
                 user_store.change_user(connection, username, {"password_hash": passwords.hashed(password)})
             return user_store.principal(connection, row["id"])
+
+    def _matches_at_directory(self, username: str, password: str, row: RowMapping | None) -> bool:
+        """Whether LDAP takes the password; whoever it is not asked about costs the same there."""
+        if self._directory is None:
+            return False
+        known = row is not None and row["active"] and self._directory.asks_about(row["password_hash"] is not None)
+        return self._directory.matches(username, password, known)
 
     def _login_by_token(self, username: str, token: str) -> Principal:
         try:
@@ -191,8 +207,15 @@ class Users:
             return user_record(row)
 
     def change_password(self, username: str, old: str, new: str) -> dict[str, Any]:
-        """Replace one's own password. :raises AuthenticationError: the old one is wrong."""
+        """Replace one's own password.
+
+        :raises AuthenticationError: the old one is wrong. :raises InvalidObjectState: it is the directory's.
+        """
         self.login(username, old)
+        with self._store.transaction() as connection:
+            kept_here = required_user(connection, username)["password_hash"] is not None
+        if self._directory is not None and not kept_here:
+            raise InvalidObjectState("Your password is kept in the facility's directory; change it there.")
         return self.update(username, new)
 
     @staticmethod

@@ -41,6 +41,23 @@ class UserRole(DmObject):
     DEFAULT_KEY_LIST: ClassVar[list[str]] = ["username", "roleName", "experimentName", "stationName"]
 
 
+class GroupSync(DmObject):
+    """What comparing LDAP with the database found."""
+
+    DEFAULT_KEY_LIST: ClassVar[list[str]] = [
+        "dryRun",
+        "groups",
+        "drift",
+        "missingGroupsCount",
+        "extraGroupsCount",
+        "wrongGidCount",
+        "missingMembersCount",
+        "extraMembersCount",
+        "heldBack",
+        "runTime",
+    ]
+
+
 class LoginLock(DmObject):
     """An account locked after failed logins: username, remote (``*``: from anywhere), retryAfter (seconds), time."""
 

@@ -7,7 +7,9 @@ from typing import Any
 from dm.common.client import segment
 from dm.common.environment import STATION_NAME
 from dm.common.errors import InvalidArgument
-from dm.site.storage.api_base import DsApi, LoginLock, User, UserRole, given, station_of
+from dm.site.storage.api_base import DsApi, GroupSync, LoginLock, User, UserRole, given, station_of
+
+_SYNC_SECONDS = 600.0  # a large directory that was empty takes minutes
 
 
 class UserDsApi(DsApi):
@@ -91,6 +93,22 @@ class UserDsApi(DsApi):
     def getLoginLocks(self) -> list[LoginLock]:
         """Return the accounts that are locked now after too many failed logins (administrators)."""
         return self._records(LoginLock, self.client.get("/loginLocks"))
+
+    def syncGroups(self, dryRun: bool = False, force: bool = False) -> GroupSync:
+        """Compare the groups (and people) in LDAP with the database and write the differences (administrators).
+
+        :param dryRun: only say what differs. :param force: also remove more than ``storage.ldap.most_removals``.
+        :returns: ``drift`` (how many differences), ``groups`` (how many there should be) and the lists
+            ``missingGroups``, ``extraGroups``, ``wrongGid``, ``wrongName``, ``missingMembers``, ``extraMembers``,
+            ``inTheWay``, each cut at 200 and with its ``<name>Count``; ``heldBack``, ``people``, ``runTime``.
+        :raises InvalidObjectState: the site has no LDAP.
+        """
+        arguments = {"dryRun": dryRun, "force": force}
+        return GroupSync(self.client.post("/groups/sync", arguments, timeout=_SYNC_SECONDS))
+
+    def getGroupSync(self) -> GroupSync:
+        """Return how far LDAP is behind: ``waiting`` (changes), ``oldest`` (seconds), ``last`` (report), ``age``."""
+        return GroupSync(self.client.get("/groups/sync"))
 
     def unlockUser(self, username: str) -> User:
         """Let an account log in again at once (administrators); one that is not locked is fine."""

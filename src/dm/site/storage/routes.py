@@ -25,12 +25,13 @@ from dm.common.web.routes import (
 )
 from dm.common.web.throttle import LoginThrottle
 from dm.site.identity.audit_log import AuditLog
+from dm.site.identity.ldap.parts import SiteDirectory
 from dm.site.identity.lockout import Lockouts
 from dm.site.identity.sessions import SqlSessionStore
 from dm.site.identity.tokens import Tokens
 from dm.site.identity.users import Users
 from dm.site.storage import arguments as a
-from dm.site.storage import life_routes, lock_routes, token_routes
+from dm.site.storage import directory_routes, life_routes, lock_routes, registry_routes, token_routes
 from dm.site.storage.access import reference
 from dm.site.storage.archive import Archives
 from dm.site.storage.batches import Batches
@@ -77,14 +78,23 @@ class UseCases:
     tokens: Tokens
     audit_log: AuditLog
     sessions: SqlSessionStore
+    directory: SiteDirectory
 
 
 def routes(use: UseCases) -> list[Route]:
     """Return the table, bound to the use cases."""
     people = [*_people(use), *lock_routes.routes(use.lockouts)]
     people += token_routes.routes(use.tokens, use.audit_log, use.sessions)
+    people += directory_routes.routes(use.directory)
     people += life_routes.routes(use.life)
-    return [*_experiments(use), *people, *_registry(use), *_publishing(use), *_files(use), *_service(use)]
+    return [
+        *_experiments(use),
+        *people,
+        *registry_routes.routes(use.registry),
+        *_publishing(use),
+        *_files(use),
+        *_service(use),
+    ]
 
 
 def _experiments(use: UseCases) -> list[Route]:
@@ -105,9 +115,7 @@ def _experiments(use: UseCases) -> list[Route]:
         )
 
     def update(request: Request, arguments: a.UpdateById | a.UpdateByName) -> dict[str, Any]:
-        return use.life.updates.update(
-            request.principal, reference(arguments), arguments.changes(), arguments.new_name
-        )
+        return use.life.updates.update(request.principal, reference(arguments), arguments.changes(), arguments.new_name)
 
     def delete(request: Request, arguments: a.DeleteById | a.DeleteByName) -> dict[str, Any]:
         return use.life.deletion.delete(request.principal, reference(arguments), arguments.force)
@@ -206,31 +214,6 @@ def _people(use: UseCases) -> list[Route]:
         Route("DELETE", "/userSystemRoles", delete_system_role, ADMIN, "Take a user's system role.", a.SystemRole,
               tokens=False),
     ]  # fmt: skip
-
-
-def _registry(use: UseCases) -> list[Route]:
-    def listing(kind: str) -> Any:
-        return lambda request, arguments: use.registry.all(kind)
-
-    def add_station(request: Request, arguments: a.Named) -> dict[str, Any]:
-        return use.registry.add_station(arguments.name, arguments.description)
-
-    def add_type(request: Request, arguments: a.Named) -> dict[str, Any]:
-        return use.registry.add_experiment_type(arguments.name, arguments.description)
-
-    def add_storage(request: Request, arguments: a.AddStorage) -> dict[str, Any]:
-        return use.registry.add_storage(
-            arguments.name, arguments.storage_host, arguments.storage_directory, arguments.description
-        )
-
-    return [
-        Route("GET", "/stations", listing("station"), USER, "List the stations."),
-        Route("POST", "/stations", add_station, ADMIN, "Add a station.", a.Named),
-        Route("GET", "/storages", listing("storage"), USER, "List the storages."),
-        Route("POST", "/storages", add_storage, ADMIN, "Add a storage.", a.AddStorage),
-        Route("GET", "/experimentTypes", listing("experiment type"), USER, "List the experiment types."),
-        Route("POST", "/experimentTypes", add_type, ADMIN, "Add an experiment type.", a.Named),
-    ]
 
 
 def _publishing(use: UseCases) -> list[Route]:

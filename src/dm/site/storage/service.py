@@ -15,6 +15,7 @@ from dm.common.web.server import Server, serve
 from dm.common.web.throttle import LoginThrottle
 from dm.site.database.store import Store
 from dm.site.identity.audit_log import AuditLog
+from dm.site.identity.ldap import parts as ldap_parts
 from dm.site.identity.lockout import Lockouts, SqlTally
 from dm.site.identity.sessions import SqlSessionStore
 from dm.site.identity.tokens import Tokens
@@ -59,11 +60,13 @@ class StorageService:
         self.store.migrate()
         self.publisher.start()
         self.housekeeper.start()
+        self.use_cases.directory.start()
         self.use_cases.operations.start()
 
     def stop(self) -> None:
         """End the background work (after the batches being published now) and close the database."""
         self.use_cases.operations.stop()
+        self.use_cases.directory.stop()
         self.housekeeper.stop()
         self.publisher.stop()
         self.store.close()
@@ -77,7 +80,8 @@ def build_app(store: Store, owners: Owners, settings: StorageSettings) -> Storag
     operations = Operations(store, work)
     members = Members(store)
     deletion = Deletion(store, owners, operations, settings.deleted_keep_days)
-    users = Users(store)
+    directory = ldap_parts.build(settings.ldap, store, health)
+    users = Users(store, directory.checks_passwords)
     tokens = Tokens(store, settings.token_max_days)
     audit_log = AuditLog(store, settings.audit_days)
     publisher = Publisher(store, owners, settings, queued, ended)
@@ -90,6 +94,7 @@ def build_app(store: Store, owners: Owners, settings: StorageSettings) -> Storag
         duties=(
             deletion.purge_due,
             users.refusals.flush,
+            directory.sweep,
             tokens.warn,
             audit_log.forget,
             functools.partial(tokens.forget, settings.audit_days),
@@ -121,6 +126,7 @@ def build_app(store: Store, owners: Owners, settings: StorageSettings) -> Storag
         tokens=tokens,
         audit_log=audit_log,
         sessions=sessions,
+        directory=directory,
     )
     _checks(health, store, publisher, settings)
     application = Application(

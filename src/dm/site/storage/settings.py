@@ -7,6 +7,7 @@ import socket
 from pydantic import Field
 
 from dm.common.settings import WebSettings
+from dm.site.identity.ldap.settings import LdapSettings
 from dm.site.storage.outside_settings import DownloadSettings
 
 
@@ -68,3 +69,4 @@ class StorageSettings(WebSettings):
     download: DownloadSettings = Field(
         default_factory=DownloadSettings, description="From where files may be downloaded over HTTPS."
     )
+    ldap: LdapSettings | None = Field(default=None, description="The site's LDAP directory; unset: none.")
