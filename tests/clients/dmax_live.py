@@ -83,5 +83,16 @@ call("submit_processing_job", workflow_name, filePath="/dev/null", run_uid="seco
 jobs = call("processing_jobs", limit=1, offset=1)
 seen["page"] = [item.id for item in jobs]
 seen["jobs"] = [item.id for item in call("processing_jobs")]
+
+proposals = call("proposals", beamline="25-ID-C")
+seen["proposals"] = {item.proposal_id: json.loads(item.model_dump_json()) for item in proposals}
+seen["allProposals"] = [item.proposal_id for item in call("proposals")]
+proposal = call("proposal", "0158394")
+seen["proposal"] = proposal.title
+esafs = call("esafs", beamline="25-ID-C", year=str(proposal.start.year))
+seen["esafs"] = {item.id: json.loads(item.model_dump_json()) for item in esafs}
+seen["esaf"] = call("esaf", "200001").title
+seen["noProposal"] = refusal("proposal", "1")
+seen["foreignEsaf"] = refusal("esaf", "200003")
 loop.close()
 print(json.dumps(seen))

@@ -4,7 +4,7 @@ import pytest
 
 
 @pytest.fixture(scope="module", params=["sync", "async"])
-def seen(request, suite, drive, run_directory):
+def seen(request, suite, drive, run_directory, facility):
     flavour = request.param
     experiment = f"dmax-{flavour}-exp"
     suite.dm("dm-add-experiment", "--experiment", experiment, "--type", "TEST")
@@ -61,3 +61,21 @@ def test_processing_jobs(seen):
     assert [list(stage["child_processes"]) for stage in stages.values()] == [["0"], ["1"], ["2"]]
     assert seen["jobs"][-2] == job["id"]  # oldest first
     assert seen["page"] == seen["jobs"][-2:-1]  # skip and limit count from the newest
+
+
+def test_proposals(seen, facility):
+    assert set(seen["proposals"]) == set(seen["allProposals"]) == {"0158394", "0100001"}
+    proposal = seen["proposals"]["0158394"]
+    assert proposal["title"] == seen["proposal"] == facility.title
+    assert [(user["badge"], user["is_pi"]) for user in proposal["users"]] == [("111111", True), ("222222", False)]
+    assert proposal["duration"] == "P2D"
+    assert "Proposal 1 of station '25IDC' does not exist" in seen["noProposal"]
+
+
+def test_safety_forms(seen, facility):
+    assert set(seen["esafs"]) == {"200001", "200002"}
+    form = seen["esafs"]["200001"]
+    assert form["title"] == seen["esaf"] == facility.title
+    assert (form["sector"], form["status"], form["description"]) == ("25", "Approved", "about silver")
+    assert [(user["badge"], user["is_pi"]) for user in form["users"]] == [("111111", True), ("222222", False)]
+    assert "ESAF 200003 of station '25IDC' does not exist" in seen["foreignEsaf"]

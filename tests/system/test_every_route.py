@@ -1,4 +1,4 @@
-"""Every route of the four services has answered well at least once, as their own metrics say.
+"""Every route of the services has answered well at least once, as their own metrics say.
 
 Runs after ``test_every_api_method.py`` of the same run, whose calls count; what no API method calls is called here.
 """
@@ -27,7 +27,7 @@ from dm.common.web import common, openapi
 from dm.common.web.table import compile_route
 from tests.live import STATION, Suite
 
-SERVICES = ("storage", "acquisition", "catalog", "processing")
+SERVICES = ("storage", "facility", "acquisition", "catalog", "processing")
 EXPERIMENT = "every-route"
 SECONDS = 60.0
 
