@@ -26,7 +26,10 @@ from dm.site.facility.adapters.base import Person
 from dm.site.identity.sync_settings import UserSyncSettings
 from dm.site.identity.synchronisation import UserSynchronisation
 
-CSV_COLUMNS = ("key", "badge", "username", "first_name", "middle_name", "last_name", "email", "institution")
+COLUMNS = {
+    "key": "key", "badge": "badge", "username": "username", "firstName": "first_name", "middleName": "middle_name",
+    "lastName": "last_name", "email": "email", "institution": "institution", "passwordHash": "password_hash",
+}  # fmt: skip
 
 
 def people(count: int) -> list[Person]:
@@ -51,6 +54,7 @@ class Memory:
 
     def __init__(self) -> None:
         self.people: list[Person] = []
+        self.on_rejected: Callable[[str, str, str], None] = print
 
     def users(self) -> Iterable[Person]:
         """Give everybody."""
@@ -65,7 +69,7 @@ def csv_source(directory: Path, memory: Memory) -> Callable[[], Any]:
     from dm.site.facility.adapters import loading
 
     class Facility:
-        adapters = {"hr": {"adapter": "csv", "users": str(directory / "users.csv")}}  # noqa: RUF012
+        adapters = {"hr": {"adapter": "csv", "directory": str(directory)}}  # noqa: RUF012
 
     def make() -> Any:
         return loading.load(Facility(), directory / "dm.toml")["hr"]
@@ -77,8 +81,8 @@ def write(path: Path, found: list[Person]) -> None:
     """Write people as a CSV file."""
     with path.open("w", newline="") as stream:
         writer = csv.writer(stream)
-        writer.writerow(CSV_COLUMNS)
-        writer.writerows([getattr(one, column) for column in CSV_COLUMNS] for one in found)
+        writer.writerow(COLUMNS)
+        writer.writerows([getattr(one, column) for column in COLUMNS.values()] for one in found)
 
 
 def measure(url: str, count: int, adapter: str, directory: Path) -> dict[str, float]:

@@ -35,6 +35,7 @@ class Directory:
         self.outage = ""
         self.gate: threading.Event | None = None
         self.asked = threading.Event()
+        self.on_rejected: Callable[[str, str, str], None] = print
 
     def __call__(self) -> Directory:
         return self

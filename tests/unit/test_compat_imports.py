@@ -92,7 +92,7 @@ def test_unknown_names_are_errors_of_the_import_system():
         exec("from dm import NoSuchThing")
     with pytest.raises(AttributeError, match="noSuch"):
         _ = dm.common.constants.noSuch
-    assert not hasattr(dm, "ApsUserDbApi"), "belongs to the facility integration, is not faked"
+    assert not hasattr(dm, "ApsUserDb"), "only what the table names"
 
 
 def test_nothing_is_found_outside_the_table():

@@ -127,6 +127,12 @@ def test_a_known_person_whose_record_is_malformed_has_not_vanished() -> None:
     assert not found.deactivated and len(found.skipped) == 1
 
 
+def test_whom_the_adapter_left_out_has_not_vanished() -> None:
+    rejected = [("user 'K1'", "its badge is no number: 'x'")]
+    found = make_plan("hr", [person(2)], [ADMINISTRATOR, user(1), user(2)], SETTINGS, NOW, rejected=rejected)
+    assert not found.deactivated and "no number" in reasons(found)
+
+
 def test_duplicates() -> None:
     same = plan([person(1), person(1)], [])
     assert len(same.added) == 1 and "twice" in notes(same)

@@ -52,6 +52,7 @@ CLASSES: Mapping[str, str] = {
     "ServiceMonitorDsApi": _STORAGE,
     "BssApsDbApi": _FACILITY,
     "EsafApsDbApi": _FACILITY,
+    "ApsUserDbApi": _FACILITY,
     "ExperimentDaqApi": _ACQUISITION,
     "ServiceMonitorDaqApi": _ACQUISITION,
     "FileCatApi": _CATALOG,
@@ -100,6 +101,7 @@ MODULES: Mapping[str, Mapping[str, str]] = {
     "dm.ds_web_service.api.esafDsApi": {"EsafDsApi": f"{_FACILITY}:EsafApsDbApi"},
     **_classes_of("dm.cat_web_service.api", "FileCatApi DatasetCatApi RunCatApi CatApiFactory ServiceMonitorCatApi"),
     **_classes_of("dm.aps_db_web_service.api", "EsafApsDbApi BssApsDbApi ApsDbApiFactory"),
+    **_classes_of("dm.aps_user_db.api", "ApsUserDbApi"),
     **_classes_of("dm.common.api", "DmApiFactory"),
     **_classes_of("dm.common.exceptions", " ".join(EXCEPTIONS)),
     "dm.common.exceptions.configurationError": {

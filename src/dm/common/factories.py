@@ -60,6 +60,7 @@ class ApsDbApiFactory:
 
     getBssApsDbApi = staticmethod(_maker("dm.site.facility.api:BssApsDbApi"))
     getEsafApsDbApi = staticmethod(_maker("dm.site.facility.api:EsafApsDbApi"))
+    getApsUserDbApi = staticmethod(_maker("dm.site.facility.api:ApsUserDbApi"))
     getServiceMonitorApsDbApi = staticmethod(_maker("dm.site.facility.api:ServiceMonitorApsDbApi"))
 
 

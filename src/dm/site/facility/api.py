@@ -9,6 +9,7 @@ from dm.common.client import ApiClient, ServiceMonitorApi, segment
 from dm.common.environment import URL_VARIABLES, station_name
 from dm.common.records import DmObject
 
+_LONG = 120.0  # seconds; tens of thousands of people
 _RUN_NAME = re.compile(r"\d{4}-\d+")
 
 
@@ -174,6 +175,66 @@ class ServiceMonitorApsDbApi(ServiceMonitorApi):
         """
         body = {"adapter": adapter, "kind": kind, "force": force}
         return self._records(Reading, self.client.post("/facility/readings", body))
+
+
+class FacilityUser(DmObject):
+    """A person of the facility: username, badge, firstName, lastName, email, institution, active ..."""
+
+    DEFAULT_KEY_LIST: ClassVar[list[str]] = ["username", "badge", "firstName", "lastName", "email", "institution"]
+
+
+class UserSync(DmObject):
+    """A run that brought users up to date: id, adapter, status, message, counts, lists of what changed."""
+
+    DEFAULT_KEY_LIST: ClassVar[list[str]] = [
+        "id", "adapter", "status", "startTimestamp", "added", "updated", "reactivated", "deactivated", "absent",
+        "unchanged", "skipped", "message",
+    ]  # fmt: skip
+
+
+class ApsUserDbApi(_FacilityApi):
+    """The facility's people, as the last synchronisation with its user directories found them, and those runs."""
+
+    def listUsers(self) -> list[FacilityUser]:
+        """Return everybody (managers)."""
+        found: list[FacilityUser] = []
+        after: int | None = 0
+        while after is not None:
+            page = self.client.get("/facilityUsers", after=after, timeout=_LONG)
+            found += self._records(FacilityUser, page["users"])
+            after = page["nextAfter"]
+        return found
+
+    def getUserByBadge(self, badge: int | str) -> FacilityUser:
+        """Return the person with a badge (managers). :raises ObjectNotFound: nobody has it."""
+        return self._record(FacilityUser, self.client.get(f"/facilityUsersByBadge/{segment(badge)}"))
+
+    def getUserByUsername(self, username: str) -> FacilityUser:
+        """Return a person by user name (managers). :raises ObjectNotFound: nobody has it."""
+        return self._record(FacilityUser, self.client.get(f"/facilityUsersByUsername/{segment(username)}"))
+
+    def syncUsers(
+        self, adapterName: str | None = None, dryRun: bool = False, force: bool = False, waitTime: float = 0.0
+    ) -> UserSync:
+        """Begin to bring users up to date with a user directory and return the run (administrators).
+
+        :param adapterName: may be left out where there is only one. :param dryRun: only say what would be done.
+        :param force: also where more would change than the settings allow.
+        :param waitTime: wait up to so many seconds (30 at most) for the end; see :meth:`getUserSync`.
+        :raises InvalidObjectState: a run is going on.
+        """
+        body = {"adapter": adapterName, "dryRun": dryRun, "force": force, "waitTime": waitTime}
+        given = {key: value for key, value in body.items() if value is not None}
+        return self._record(UserSync, self.client.post("/userSyncs", given, timeout=waitTime + _LONG))
+
+    def getUserSync(self, id: str, waitTime: float = 0.0) -> UserSync:
+        """Return a run with all it changed or left out, after waiting up to ``waitTime`` seconds (30) for its end."""
+        reply = self.client.get(f"/userSyncs/{segment(id)}", waitTime=waitTime or None, timeout=waitTime + _LONG)
+        return self._record(UserSync, reply)
+
+    def listUserSyncs(self, adapterName: str | None = None, limit: int = 100) -> list[UserSync]:
+        """Return the last runs without their lists, newest last (administrators)."""
+        return self._records(UserSync, self.client.get("/userSyncs", adapter=adapterName, limit=limit))
 
 
 def _optional(value: Any) -> str:

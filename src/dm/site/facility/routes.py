@@ -9,12 +9,15 @@ from dm.common.health import Health
 from dm.common.web.common import reset_alarms
 from dm.common.web.routes import ADMIN, MANAGER, USER, NoArguments, Request, Route
 from dm.site.facility import arguments as a
+from dm.site.facility import user_routes
 from dm.site.facility.access import CONCERNED
 from dm.site.facility.esafs import Esafs
+from dm.site.facility.people import People
 from dm.site.facility.plans import Plans
 from dm.site.facility.proposals import Proposals
 from dm.site.facility.reading import Readings
 from dm.site.facility.runs import Runs
+from dm.site.identity.synchronisation import UserSynchronisation
 
 _STATION = frozenset({"stationName"})
 _STATION_AND_BEAMLINE = frozenset({"stationName", "beamlineName"})
@@ -29,12 +32,19 @@ class UseCases:
     esafs: Esafs
     plans: Plans
     readings: Readings
+    people: People
+    user_syncs: UserSynchronisation
     health: Health
 
 
 def routes(use: UseCases) -> list[Route]:
     """Return the table, bound to the use cases."""
-    return [*_proposals(use), *_esafs(use), *_service(use)]
+    return [
+        *_proposals(use),
+        *_esafs(use),
+        *user_routes.routes(use.people, use.user_syncs),
+        *_service(use),
+    ]
 
 
 def _proposals(use: UseCases) -> list[Route]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from dm.site.facility.access import FacilityAuthorizer
 from dm.site.facility.adapters.base import FacilityAdapter
 from dm.site.facility.adapters.loading import load
 from dm.site.facility.esafs import Esafs
+from dm.site.facility.people import People
 from dm.site.facility.plans import Plans
 from dm.site.facility.proposals import Proposals
 from dm.site.facility.reading import Readings
@@ -27,6 +28,7 @@ from dm.site.facility.settings import FacilitySettings
 from dm.site.facility.viewer import Viewer
 from dm.site.identity.lockout import SqlTally
 from dm.site.identity.sessions import SqlSessionStore
+from dm.site.identity.synchronisation import Push, Source, UserSynchronisation
 from dm.site.identity.users import Users
 
 NAME = "facility"
@@ -40,27 +42,50 @@ class FacilityService:
     store: Store
     readings: Readings
     refresher: Refresher
+    user_syncs: UserSynchronisation
 
     def start(self) -> None:
         """Bring the schema up to date and begin reading. :raises ServiceUnavailable: no database."""
         self.store.migrate()
         self.refresher.start()
+        self.user_syncs.start()
 
     def stop(self) -> None:
         """End the background work and close the connections."""
+        self.user_syncs.stop()
         self.refresher.stop()
         self.readings.close()
         self.store.close()
 
 
-def build_app(store: Store, adapters: Mapping[str, FacilityAdapter], settings: FacilitySettings) -> FacilityService:
-    """Put the service together from its database, its adapters and its settings; nothing is started."""
+def build_app(
+    store: Store,
+    adapters: Mapping[str, FacilityAdapter],
+    settings: FacilitySettings,
+    directories: Mapping[str, Callable[[], Source]] | None = None,
+    push: Push | None = None,
+) -> FacilityService:
+    """Put the service together from its database, its adapters and its settings; nothing is started.
+
+    :param directories: user directory -> makes a new adapter that reads it. :param push: tells LDAP of people.
+    """
     health = Health(NAME)
     readings = Readings(store, adapters, settings)
     viewer = Viewer(store, readings, Selection(settings.stations))
     runs = Runs(viewer)
     proposals, esafs = Proposals(viewer, runs), Esafs(viewer)
-    use_cases = UseCases(runs, proposals, esafs, Plans(settings.templates, esafs, proposals, runs), readings, health)
+    user_syncs = UserSynchronisation(store, directories or {}, settings.user_sync, push)
+    use_cases = UseCases(
+        runs,
+        proposals,
+        esafs,
+        Plans(settings.templates, esafs, proposals, runs),
+        readings,
+        People(store),
+        user_syncs,
+        health,
+    )
+    user_syncs.watch(health)
     _checks(health, store, readings, settings)
     application = Application(
         NAME,
@@ -71,7 +96,7 @@ def build_app(store: Store, adapters: Mapping[str, FacilityAdapter], settings: F
         health,
         throttle=LoginThrottle(SqlTally(store)),
     )
-    return FacilityService(application, store, readings, Refresher(readings))
+    return FacilityService(application, store, readings, Refresher(readings), user_syncs)
 
 
 def build_server(service: FacilityService, settings: FacilitySettings) -> Server:
@@ -92,7 +117,13 @@ def build_from_settings(settings: FacilitySettings, file: Path | str = "settings
     :param file: the settings file. :raises ConfigurationError: an adapter that cannot be made.
     """
     store = Store(settings.database_url, settings.database_connections)
-    return build_app(store, load(settings, file), settings)
+    adapters = load(settings, file)
+
+    def maker(name: str) -> Callable[[], Source]:
+        return lambda: load(settings, file)[name]  # one of its own: an adapter serves one thread at a time
+
+    directories = {name: maker(name) for name, adapter in adapters.items() if "users" in adapter.provides}
+    return build_app(store, adapters, settings, directories)
 
 
 def _checks(health: Health, store: Store, readings: Readings, settings: FacilitySettings) -> None:

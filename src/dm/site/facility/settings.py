@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import Field
 
 from dm.common.settings import ServiceSettings, WebSettings
+from dm.site.identity.sync_settings import UserSyncSettings
 
 
 class StationSelection(ServiceSettings):
@@ -55,6 +56,9 @@ class FacilitySettings(WebSettings):
     )
     templates: TemplateSettings = Field(
         default_factory=TemplateSettings, description="Names of experiments made from proposals and safety forms."
+    )
+    user_sync: UserSyncSettings = Field(
+        default_factory=UserSyncSettings, description="How users follow the facility's user directories."
     )
     refresh_minutes: float = Field(default=15, gt=0, description="Proposals, ESAFs and the rest are read so often.")
     past_runs: int = Field(

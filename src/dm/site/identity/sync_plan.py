@@ -145,12 +145,19 @@ def differences(change: Change) -> list[str]:
 
 
 def make_plan(
-    source: str, people: Iterable[Person], users: Sequence[Known], settings: UserSyncSettings, now: datetime
+    source: str,
+    people: Iterable[Person],
+    users: Sequence[Known],
+    settings: UserSyncSettings,
+    now: datetime,
+    *,
+    rejected: Sequence[tuple[str, str]] = (),
 ) -> Plan:
     """Compare.
 
     :param source: name of the directory. :param users: all users, of any source.
     :param now: the database's time, against which days of absence are counted.
+    :param rejected: rows the adapter could make no person of: which, and why. Whom they name has not vanished.
     """
     plan = Plan(source)
     mine = {user.source_key: user for user in users if user.source == source}
@@ -163,9 +170,11 @@ def make_plan(
             _add(plan, person, taken)
         else:
             _compare(plan, person, user, taken)
+    left_out = {which for which, _ in rejected}
+    plan.skipped += [{"key": _shown(which), "username": None, "reason": _shown(why)} for which, why in rejected]
     present = keys | {user.source_key for _, user in matches if user is not None}
     for key, user in mine.items():
-        if key not in present and user.active:
+        if key not in present and user.active and f"user {str(key)[:40]!a}" not in left_out:
             _vanished(plan, user, settings, now)
     _keep_an_administrator(plan, users)
     return plan

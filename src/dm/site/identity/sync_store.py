@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, RowMapping, func, insert, select, text, update
 
-from dm.site.database.tables import user_syncs
+from dm.site.database.tables import user_syncs, users
 from dm.site.identity.sync_plan import COMPARED, Change, Known
 
 if TYPE_CHECKING:
@@ -199,3 +199,17 @@ def ages(connection: Connection, source: str) -> tuple[float | None, float | Non
         {"source": source},
     ).one()
     return (None if row.done is None else float(row.done), None if row.tried is None else float(row.tried))
+
+
+def people(connection: Connection, after: int, limit: int) -> Sequence[RowMapping]:
+    """Return users of all directories with an id above ``after``, oldest first."""
+    statement = select(users).where(users.c.source.is_not(None), users.c.id > after).order_by(users.c.id).limit(limit)
+    return connection.execute(statement).mappings().all()
+
+
+def person(connection: Connection, **wanted: Any) -> RowMapping | None:
+    """Return the user of a directory with these column values; an active one rather than another."""
+    statement = select(users).where(users.c.source.is_not(None)).order_by(users.c.active.desc(), users.c.id).limit(1)
+    for column, value in wanted.items():
+        statement = statement.where(users.c[column] == value)
+    return connection.execute(statement).mappings().first()

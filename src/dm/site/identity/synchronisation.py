@@ -41,6 +41,8 @@ _STOP_SECONDS = 10.0
 class Source(Protocol):
     """What is needed of a facility adapter."""
 
+    on_rejected: Callable[[str, str, str], None]
+
     def users(self) -> Iterable[Person]:
         """Yield everybody. :raises CommunicationError: the directory does not answer."""
         ...
@@ -240,11 +242,13 @@ class UserSynchronisation:
             again = try_lock(connection, USER_SYNC_LOCK, _number(source)) and sync_store.run(connection, run_id)
             if not again or again["status"] != "running":  # another process was quicker
                 raise InvalidObjectState(f"Users of {source} are being synchronised already.")
-            people = self._read(source)
+            people, rejected = self._read(source)
             if not dry_run:
                 sync_store.lock_users(connection)
             now = sync_store.clock(connection)
-            plan = sync_plan.make_plan(source, people, sync_store.known(connection), self._settings, now)
+            plan = sync_plan.make_plan(
+                source, people, sync_store.known(connection), self._settings, now, rejected=rejected
+            )
             refusal = plan.refusal(self._settings)
             if refusal and not force:
                 sync_store.end(connection, run_id, "refused", refusal, plan.summary())
@@ -260,10 +264,13 @@ class UserSynchronisation:
         if not dry_run:
             self._tell(run_id, plan)
 
-    def _read(self, source: str) -> list[Person]:
+    def _read(self, source: str) -> tuple[list[Person], list[tuple[str, str]]]:
+        """Return everybody, and the rows the adapter could make nobody of."""
         reader = self._sources[source]()
+        rejected: list[tuple[str, str]] = []
+        reader.on_rejected = lambda kind, which, why: rejected.append((which, why))
         try:
-            return list(reader.users())
+            return list(reader.users()), rejected
         finally:
             reader.close()
 
