@@ -11,8 +11,9 @@ from sqlalchemy import func as sql
 from dm.site.database.tables import api_tokens
 
 _COLUMNS = (
-    "SELECT t.id, t.name, t.scopes, t.created, t.created_by, t.expires, t.used, t.revoked, u.username, u.badge,"
-    " s.name AS station, t.expires <= now() AS expired FROM api_tokens t JOIN users u ON u.id = t.user_id"
+    "SELECT CAST(t.id AS text) AS id, t.name, t.scopes, t.created, t.created_by, t.expires, t.used, t.revoked,"
+    " u.username, u.badge, s.name AS station, t.expires <= now() AS expired"
+    " FROM api_tokens t JOIN users u ON u.id = t.user_id"
     " LEFT JOIN stations s ON s.id = t.station_id"
 )
 _LIVE = text(

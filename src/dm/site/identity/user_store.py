@@ -188,7 +188,7 @@ def live_session(
 
 _LIVE_SESSION = text(
     f"SELECT u.username, {_ROLES}, now() - s.used > make_interval(secs => :touch) AS stale,"  # noqa: S608 - a constant
-    " s.token_id, t.scopes, ts.name AS token_station"
+    " CAST(s.token_id AS text) AS token_id, t.scopes, ts.name AS token_station"
     " FROM sessions s JOIN users u ON u.id = s.user_id AND u.active"
     " LEFT JOIN api_tokens t ON t.id = s.token_id LEFT JOIN stations ts ON ts.id = t.station_id"
     " WHERE s.id_hash = :hash AND (s.token_id IS NULL OR (t.revoked IS NULL AND t.expires > now()))"
@@ -222,7 +222,8 @@ def sessions_of(
 ) -> Sequence[RowMapping]:
     """Return ``id_hash``, ``created``, ``used`` and ``token_id`` of a user's sessions, last used first."""
     statement = text(
-        "SELECT s.id_hash, s.created, s.used, s.token_id FROM sessions s JOIN users u ON u.id = s.user_id"
+        "SELECT s.id_hash, s.created, s.used, CAST(s.token_id AS text) AS token_id"
+        " FROM sessions s JOIN users u ON u.id = s.user_id"
         " LEFT JOIN api_tokens t ON t.id = s.token_id"
         " WHERE u.username = :username AND (s.token_id IS NULL OR (t.revoked IS NULL AND t.expires > now()))"
         " AND now() - s.used < make_interval(secs => :idle) AND now() - s.created < make_interval(secs => :absolute)"
