@@ -6,7 +6,8 @@ import json
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
@@ -100,7 +101,11 @@ def _sample_fields(section: str, model: type[BaseModel]) -> list[str]:
         else:
             lines.append(f"#{name} = {_toml(default)}")
     for name, inner in tables:
-        lines += ["", f"[{section}.{name}]", *_comment(_summary(inner)), *_sample_fields(f"{section}.{name}", inner)]
+        table = [f"[{section}.{name}]", *_comment(_summary(inner)), *_sample_fields(f"{section}.{name}", inner)]
+        if _is_optional(model.model_fields[name]):
+            # The sample is a site that does without.
+            table = [line if not line or line.startswith("#") else f"#{line}" for line in table]
+        lines += ["", *table]
     return lines
 
 
@@ -134,8 +139,13 @@ def _reference_table(section: str, model: type[BaseModel]) -> list[str]:
 
 
 def _inner_model(info: FieldInfo) -> type[BaseModel] | None:
-    annotation = info.annotation
-    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+    """Return the model of a field that is a sub-table, also of one that may be left out."""
+    kinds = get_args(info.annotation) if _is_optional(info) else (info.annotation,)
+    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
+
+
+def _is_optional(info: FieldInfo) -> bool:
+    return get_origin(info.annotation) in (Union, UnionType) and type(None) in get_args(info.annotation)
 
 
 def _default(info: FieldInfo) -> Any:
