@@ -70,6 +70,11 @@ class Gsi:
         command = [program("globus-url-copy"), f"{self.server.url}{quote(str(path))}", f"file://{quote(str(target))}"]
         return self._run(command, proxy=proxy)
 
+    def store(self, proxy: Path, source: Path, path: str | Path) -> subprocess.CompletedProcess[str]:
+        """Send a file to the server."""
+        command = [program("globus-url-copy"), f"file://{quote(str(source))}", f"{self.server.url}{quote(str(path))}"]
+        return self._run(command, proxy=proxy)
+
     def list(self, proxy: Path, path: str | Path) -> subprocess.CompletedProcess[str]:
         """List a directory of the server."""
         command = [program("globus-url-copy"), "-list", f"{self.server.url}{quote(str(path))}/"]
