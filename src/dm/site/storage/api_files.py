@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import fnmatch
+import json
 import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from dm.common import paths
 from dm.common.client import ApiClient
 from dm.common.downloads import Downloads, Wanted, sentence
 from dm.common.errors import InvalidArgument
 from dm.common.records import DmObject
-from dm.common.wire import literal
+from dm.common.wire import literal, segment
 from dm.site.storage.api_base import DsApi, FileMetadata, given, station_of
 
 ROUTE = "/files/download"
+_MANIFEST_SECONDS = 600.0  # without a line: each file is looked at on a disk that may be busy
 PARALLEL = 4  # downloads at the same time; a service lends a third of its threads to all downloads together
 COMPRESSIONS = ("", "gz", "bz2", "xz", "zst", "lz4")
 Progress = Callable[[int, int], None]
@@ -24,6 +27,18 @@ Progress = Callable[[int, int], None]
 
 class FileDsApi(DsApi):
     """Files in storage."""
+
+    def iterateManifest(self, experimentId: int) -> Iterator[dict[str, Any]]:
+        """Yield the record of every file that was published into an experiment, oldest first (managers).
+
+        Each has root, path, size, mtimeNs, digests, version, source, time and present (whether it is on disk as it was
+        published); the last is ``{"event": "end", "countFiles": n}``.
+        """
+        rest = b""
+        path = f"/experimentsById/{segment(experimentId)}/manifest"
+        for piece in self.client.stream(path, timeout=_MANIFEST_SECONDS):
+            *lines, rest = (rest + piece).split(b"\n")
+            yield from map(json.loads, lines)
 
     def statFile(
         self,
