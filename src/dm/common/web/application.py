@@ -357,7 +357,8 @@ class Application(Shell):
         try:
             with self.throttle.attempt(username, remote):
                 if not username or not password or "\0" in username or len(username) > 256 or len(password) > 1024:
-                    raise AuthenticationError("Incorrect username or password.")
+                    # Nobody's name: what cannot be right takes as long as what is wrong.
+                    username = password = "-"
                 principal = self.authenticator.login(username, password)
         except (AuthenticationError, ServiceLimit) as error:
             _audit_log.warning("login refused user=%s remote=%s: %s", shown, remote, type(error).__name__)
