@@ -11,7 +11,6 @@ from dm.common.environment import STATION_NAME
 from dm.common.errors import InvalidArgument
 from dm.common.records import DmObject
 from dm.site.storage.api_base import (
-    DsApi,
     Experiment,
     ExperimentType,
     FileMetadata,
@@ -23,10 +22,11 @@ from dm.site.storage.api_base import (
     station_of,
 )
 from dm.site.storage.api_files import Progress, download
+from dm.site.storage.api_life import LifeMethods
 from dm.site.storage.api_plans import PlannedExperiment, carry_out
 
 
-class ExperimentDsApi(DsApi):
+class ExperimentDsApi(LifeMethods):
     """Experiments."""
 
     def addExperiment(  # noqa: PLR0917 - the published order
@@ -93,9 +93,9 @@ class ExperimentDsApi(DsApi):
         stationName: str | None = None,
         **others: Any,
     ) -> Experiment:
-        """Change an experiment; ``None`` leaves a value.
+        """Change an experiment; ``None`` leaves a value. Another name or root path moves its directory along.
 
-        :param experimentId: which one; then ``experimentName`` may be a new name (only while it has no files).
+        :param experimentId: which one; then ``experimentName`` may be a new name.
         :param experimentName: which one, when there is no number.
         :param others: ``globusGroupId``, ``beamlineUserAccount``, ``beamlineAdminAccount``,
             ``managedDirectoryStructure``, ``dataDirectoryFrozen``, ``analysisDirectoryFrozen``.
@@ -135,7 +135,9 @@ class ExperimentDsApi(DsApi):
     ) -> Operation:
         """Begin to delete an experiment with all its files; follow it with :meth:`getOperation`.
 
-        :param force: also while DAQs, uploads or jobs run. :raises InvalidObjectState: they do.
+        It can be restored for as long as the site keeps deleted experiments; see :meth:`getDeletedExperiments`.
+
+        :param force: also while DAQs, uploads or jobs run, or if it is pinned. :raises InvalidObjectState: so it is.
         """
         return Operation(self.client.delete(by_name(experimentName, stationName), force=force))
 

@@ -6,10 +6,12 @@ import logging
 import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 
 from dm.common.health import LEVELS, Health, Latch, Level
 from dm.site.database import registry_store
 from dm.site.database.store import Store
+from dm.site.storage import deleted_store
 
 LOG = logging.getLogger(__name__)
 _GIGABYTE = 1 << 30
@@ -85,3 +87,22 @@ def watch(health: Health, store: Store, minimum: float) -> None:
         return max(found, key=lambda item: LEVELS.index(item[0]))
 
     health.check("storage", check)
+
+
+def watch_deleted(health: Health, store: Store) -> None:
+    """Add the check ``deleted``, and gauges, of what deleted experiments still take until they are purged."""
+    waiting = health.gauge("experiments_deleted", "Deleted experiments that can still be restored.")
+    taken = health.gauge("experiments_deleted_bytes", "Bytes of files of deleted experiments not purged yet.")
+
+    def check() -> tuple[Level, str]:
+        with store.transaction() as connection:
+            count, size, following = deleted_store.waiting(connection)
+        waiting.set(count)
+        taken.set(size)
+        if not count:
+            return "ok", "no deleted experiment waits to be purged"
+        when = f"{datetime.fromtimestamp(following).astimezone():%Y-%m-%d %H:%M}"
+        taken_text = f"{size / _GIGABYTE:.1f} GiB"
+        return "ok", f"{count} deleted experiments wait to be purged ({taken_text}), the next one at {when}"
+
+    health.check("deleted", check)

@@ -20,28 +20,32 @@ class DeleteMetadata(ByName):
     key: str = Field(description="The key to remove.")
 
 
-class Rename(Arguments):
-    """A station, storage or experiment type to change."""
-
-    name: str = Field(description="Its name.")
-    new_name: str | None = Field(default=None, description="Another name.")
-    description: str | None = None
-
-
-class UpdateStation(Rename):
+class UpdateStation(Arguments):
     """Changes to a station."""
 
+    name: str = Field(description="The station's name.")
+    description: str | None = None
     path_template: str | None = Field(
         default=None, description="Directories of new experiments, like {station}/{year}-{month}/{name}; empty: none."
     )
     storage_name: str | None = Field(default=None, description="Storage of new experiments; empty: no particular one.")
 
 
-class UpdateStorage(Rename):
+class UpdateStorage(Arguments):
     """Changes to a storage."""
 
+    name: str = Field(description="The storage's name.")
+    description: str | None = None
     storage_host: str | None = Field(default=None, description="Host on which stations reach it.")
     retired: bool | None = Field(default=None, description="Whether it takes no new experiments.")
+
+
+class UpdateExperimentType(Arguments):
+    """Changes to an experiment type."""
+
+    name: str = Field(description="The type's name.")
+    new_name: str | None = Field(default=None, description="Another name.")
+    description: str | None = None
 
 
 class OneName(Arguments):

@@ -31,7 +31,15 @@ from dm.site.identity.sessions import SqlSessionStore
 from dm.site.identity.tokens import Tokens
 from dm.site.identity.users import Users
 from dm.site.storage import arguments as a
-from dm.site.storage import directory_routes, life_routes, lock_routes, registry_routes, token_routes
+from dm.site.storage import (
+    directory_routes,
+    life_routes,
+    lock_routes,
+    manifest_routes,
+    permission_routes,
+    registry_routes,
+    token_routes,
+)
 from dm.site.storage.access import reference
 from dm.site.storage.archive import Archives
 from dm.site.storage.batches import Batches
@@ -42,6 +50,7 @@ from dm.site.storage.grants import HEADER, Grants
 from dm.site.storage.members import Members
 from dm.site.storage.operations import Operations
 from dm.site.storage.permissions import Permissions
+from dm.site.storage.recorded import Recorded
 from dm.site.storage.registry import Registry
 
 _EXPERIMENT = frozenset({"experimentName"})
@@ -72,6 +81,8 @@ class UseCases:
     operations: Operations
     life: life_routes.Life
     permissions: Permissions
+    permitting: permission_routes.Permitting
+    recorded: Recorded
     health: Health
     throttle: LoginThrottle
     lockouts: Lockouts
@@ -93,6 +104,8 @@ def routes(use: UseCases) -> list[Route]:
         *registry_routes.routes(use.registry),
         *_publishing(use),
         *_files(use),
+        *manifest_routes.routes(use.recorded),
+        *permission_routes.routes(use.permitting),
         *_service(use),
     ]
 

@@ -28,14 +28,18 @@ from dm.site.storage.deletion import Deletion
 from dm.site.storage.directories import Owners
 from dm.site.storage.download_policy import DownloadPolicy
 from dm.site.storage.experiments import Experiments
+from dm.site.storage.explain import Explanations
 from dm.site.storage.files import Files
 from dm.site.storage.grants import Grants
 from dm.site.storage.housekeeping import Housekeeper
+from dm.site.storage.inspection import Inspections, Inspector, watch
 from dm.site.storage.life_routes import Life
 from dm.site.storage.members import Members
 from dm.site.storage.operations import Operations
+from dm.site.storage.permission_routes import Permitting
 from dm.site.storage.permissions import Permissions
 from dm.site.storage.publisher import Publisher
+from dm.site.storage.recorded import Recorded
 from dm.site.storage.registry import Registry
 from dm.site.storage.routes import UseCases, routes
 from dm.site.storage.settings import StorageSettings
@@ -61,11 +65,13 @@ class StorageService:
         self.publisher.start()
         self.housekeeper.start()
         self.use_cases.directory.start()
+        self.use_cases.permitting.inspector.start()
         self.use_cases.operations.start()
 
     def stop(self) -> None:
         """End the background work (after the batches being published now) and close the database."""
         self.use_cases.operations.stop()
+        self.use_cases.permitting.inspector.stop()
         self.use_cases.directory.stop()
         self.housekeeper.stop()
         self.publisher.stop()
@@ -119,7 +125,9 @@ def build_app(store: Store, owners: Owners, settings: StorageSettings) -> Storag
         archives=Archives(store),
         download_policy=DownloadPolicy(store, settings.download),
         operations=operations,
+        recorded=Recorded(store),
         permissions=Permissions(store, owners),
+        permitting=_permitting(store, owners, settings, health),
         health=health,
         throttle=LoginThrottle(SqlTally(store)),
         lockouts=Lockouts(store),
@@ -140,6 +148,13 @@ def build_app(store: Store, owners: Owners, settings: StorageSettings) -> Storag
         throttle=use_cases.throttle,
     )
     return StorageService(application, store, publisher, housekeeper, use_cases)
+
+
+def _permitting(store: Store, owners: Owners, settings: StorageSettings, health: Health) -> Permitting:
+    wanted = Signal()
+    inspector = Inspector(store, owners, settings.inspection, wanted)
+    watch(health, store, owners, inspector, settings.inspection)
+    return Permitting(Inspections(store, owners, wanted), Explanations(store, owners), inspector)
 
 
 def build_server(service: StorageService, settings: StorageSettings) -> Server:
@@ -167,6 +182,7 @@ def _checks(health: Health, store: Store, publisher: Publisher, settings: Storag
 
     health.check("database", database)
     capacity.watch(health, store, settings.minimum_free_gigabytes)
+    capacity.watch_deleted(health, store)
     health.check("publisher", backlog)
     published: Any = health.gauge("files_published", "Files published since the start.")
     published.set_function(lambda: publisher.published_files)

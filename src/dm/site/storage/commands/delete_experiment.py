@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import time
-
 import click
 
 from dm.common.command import command, confirm, option
-from dm.common.errors import ProcessingError
 from dm.site.storage.api import Experiment, ExperimentDsApi, FileDsApi, Operation
-from dm.site.storage.commands.options import chosen_experiment, experiment_choice
+from dm.site.storage.commands.options import chosen_experiment, experiment_choice, finished
 
-POLL_SECONDS = 0.5
 APIS = ["dm.site.storage.api:ExperimentDsApi", "dm.site.storage.api:FileDsApi"]
 
 
 @command("dm-delete-experiment", api=APIS)
 @experiment_choice
 @option("-y", "--yes", is_flag=True, help="Do not ask.")
-@option("--force", is_flag=True, help="Do not ask, and delete also while DAQs, uploads or jobs run.")
+@option(
+    "--force", is_flag=True, help="Do not ask; delete also while DAQs, uploads or jobs run, or if pinned."
+)
 @option("--wait", is_flag=True, help="Wait until everything is deleted.")
 def main(
     api: ExperimentDsApi,
@@ -31,18 +29,16 @@ def main(
     force: bool,
     wait: bool,
 ) -> Operation:
-    """Delete an experiment with all its files; prints the operation, see dm-get-operation."""
+    """Delete an experiment with all its files; prints the operation, see dm-get-operation.
+
+    It can be restored for as long as the site keeps deleted experiments; see dm-list-deleted-experiments.
+    """
     record = chosen_experiment(api, experiment, experiment_id, station)
     if not (yes or force) and not confirm(question(file_api, record)):
         click.echo("Nothing was deleted.", err=True)
         raise click.exceptions.Exit(1)
     operation = api.deleteExperimentById(record["id"], force)
-    while wait and operation["status"] in ("pending", "running"):
-        time.sleep(POLL_SECONDS)
-        operation = api.getOperation(operation["id"])
-    if operation["status"] == "failed":
-        raise ProcessingError(f"Experiment {record['name']} is not deleted: {operation['errorMessage']}")
-    return operation
+    return finished(api, operation, f"Experiment {record['name']} is not deleted") if wait else operation
 
 
 def question(api: FileDsApi, record: Experiment) -> str:

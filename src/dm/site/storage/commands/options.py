@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import click
 
 from dm.common.command import option
-from dm.site.storage.api import Experiment, ExperimentDsApi
+from dm.common.errors import ProcessingError
+from dm.site.storage.api import Experiment, ExperimentDsApi, Operation
 
+POLL_SECONDS = 0.5
 F = TypeVar("F", bound=Callable[..., Any])
 
 experiment_option: Callable[[F], F] = option("--experiment", required=True, help="Experiment name.")
@@ -38,6 +41,16 @@ def chosen_experiment(
     if experiment is None:
         return api.getExperimentById(experiment_id or 0)
     return api.getExperimentByName(experiment, station)
+
+
+def finished(api: ExperimentDsApi, operation: Operation, failure: str) -> Operation:
+    """Wait for the end of an operation and return it. :raises ProcessingError: it failed; begins with ``failure``."""
+    while operation["status"] in ("pending", "running"):
+        time.sleep(POLL_SECONDS)
+        operation = api.getOperation(operation["id"])
+    if operation["status"] == "failed":
+        raise ProcessingError(f"{failure}: {operation['errorMessage']}")
+    return operation
 
 
 _EXPERIMENT_FIELDS: tuple[tuple[str, ...], ...] = (

@@ -18,7 +18,8 @@ APIS = ["dm.site.storage.api:ExperimentDsApi", "dm.site.storage.api:UserDsApi"]
 @command("dm-update-experiment", api=APIS, keyvalue_arguments=True)
 @experiment_choice
 @option("--users", type=Names(), metavar="NAME,NAME...", help="Make exactly these the members; '' for none.")
-@option("--new-name", help="Another name; only as long as it has no files.")
+@option("--new-name", help="Another name; its directory moves along.")
+@option("--remove-key", "remove_keys", multiple=True, metavar="KEY", help="Remove this key of its own metadata.")
 @experiment_fields
 @option("--data-frozen/--data-not-frozen", "data_directory_frozen", default=None, help="Refuse new files in data/.")
 @option(
@@ -36,6 +37,7 @@ def main(
     station: str | None,
     users: list[str] | None,
     new_name: str | None,
+    remove_keys: tuple[str, ...],
     words: dict[str, str],
     **fields: Any,
 ) -> Experiment:
@@ -45,7 +47,7 @@ def main(
     experiment's own metadata.
     """
     changes = {key: value for key, value in fields.items() if value is not None}
-    if not (changes or new_name or words) and users is None:
+    if not (changes or new_name or words or remove_keys) and users is None:
         raise click.UsageError("Nothing to change is given; see --help.")
     record = chosen_experiment(api, experiment, experiment_id, station)
     if changes or new_name:
@@ -53,6 +55,8 @@ def main(
         record = api.updateExperiment(record["id"], new_name, **published)
     for key, value in words.items():
         record = api.upsertExperimentMetadata(key, value, record["name"], record["stationName"])
+    for key in remove_keys:
+        record = api.deleteExperimentMetadata(key, record["name"], record["stationName"])
     if users is not None:
         set_members(user_api, record, users)
         record = api.getExperimentById(record["id"])
