@@ -48,6 +48,7 @@ CLASSES: Mapping[str, str] = {
     "UserDsApi": _STORAGE,
     "FileDsApi": _STORAGE,
     "AuthDsApi": _STORAGE,
+    "InspectionDsApi": _STORAGE,
     "TokenDsApi": _STORAGE,
     "ServiceMonitorDsApi": _STORAGE,
     "BssApsDbApi": _FACILITY,

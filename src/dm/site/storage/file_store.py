@@ -24,7 +24,7 @@ _UPSERT = text(
     "  AS t(key, path, size, mtime, digest, md5, version)"
     " ON CONFLICT (experiment_id, root, path_key) DO UPDATE SET size = excluded.size,"
     "  mtime_ns = excluded.mtime_ns, digest = excluded.digest, md5 = excluded.md5, version = excluded.version,"
-    "  source = excluded.source, batch_id = excluded.batch_id, published = excluded.published"
+    "  source = excluded.source, batch_id = excluded.batch_id, published = excluded.published, damaged = NULL"
 )
 _BY_PATHS = select(published_files).where(
     published_files.c.experiment_id == bindparam("experiment"),

@@ -55,9 +55,10 @@ class Found:
     @property
     def verified(self) -> bool:
         """Whether the file on disk is still what was published and verified."""
-        return self.row is not None and (self.status.st_size, self.status.st_mtime_ns) == (
-            self.row["size"],
-            self.row["mtime_ns"],
+        return (
+            self.row is not None
+            and self.row["damaged"] is None
+            and (self.status.st_size, self.status.st_mtime_ns) == (self.row["size"], self.row["mtime_ns"])
         )
 
 
@@ -215,6 +216,8 @@ def _checked(directory: str, path: bytes, row: RowMapping | None, read_again: bo
             status = os.fstat(descriptor)
             if (status.st_size, status.st_mtime_ns) != (row["size"], row["mtime_ns"]):
                 return told | {"reason": "The file in storage is no longer the one that was verified."}
+            if row["damaged"] is not None and not read_again:
+                return told | {"reason": "An inspection found the file in storage damaged; send it again."}
             if read_again:
                 size, found = digest(descriptor, {digests.VERIFICATION})
                 if (size, found[digests.VERIFICATION]) != (row["size"], known):

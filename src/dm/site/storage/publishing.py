@@ -261,13 +261,15 @@ class _Commit:
             return
         same_source = row is not None and row["source"] == batch.source
         if self._equal(tree, item, there, row):
-            recorded = row is None or bytes(row["digest"]).hex() == item.digests[digests.VERIFICATION]
+            recorded = row is None or self._as_recorded(item, row)
             # Else put in place by an attempt that a crash of the database took back: it gets its record now.
             if recorded or not same_source:
                 item.status = "unchanged"
                 item.version = row["version"] if row else 1
                 return
-        if not same_source and batch.on_conflict == "fail":
+        # What an inspection found damaged may be healed by anybody who has what was verified.
+        healing = row is not None and row["damaged"] is not None and self._as_recorded(item, row)
+        if not same_source and not healing and batch.on_conflict == "fail":
             item.fail(
                 ObjectAlreadyExists(
                     f"File {item.shown} already exists with other contents from another source; "
@@ -278,7 +280,7 @@ class _Commit:
             return
         if row is None:
             item.version = 2  # what is there without our knowledge counts as the first
-        if batch.on_conflict == "version":
+        if batch.on_conflict == "version" and not healing:
             self._kept[item.path] = self._kept_name(item)
         item.status = "stored"
 
@@ -306,6 +308,10 @@ class _Commit:
         return line.get("size", 0), line.get("digests", {})
 
     @staticmethod
+    def _as_recorded(item: Staged, row: RowMapping) -> bool:
+        return bytes(row["digest"]).hex() == item.digests[digests.VERIFICATION]
+
+    @staticmethod
     def _kept_name(item: Staged) -> bytes:
         return digests_name(item.path) + f".v{item.version - 1}".encode()
 
@@ -315,7 +321,8 @@ class _Commit:
         if there.st_size != item.size:
             return False
         value = item.digests[digests.VERIFICATION]
-        if row is not None and (there.st_size, there.st_mtime_ns) == (row["size"], row["mtime_ns"]):
+        known = row is not None and row["damaged"] is None
+        if row is not None and known and (there.st_size, there.st_mtime_ns) == (row["size"], row["mtime_ns"]):
             return bool(bytes(row["digest"]).hex() == value)
         return tree.digest(item.path) == value
 

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from dm.common.settings import WebSettings
 from dm.site.identity.ldap.settings import LdapSettings
+from dm.site.storage.inspection_settings import InspectionSettings
 from dm.site.storage.outside_settings import DownloadSettings
 
 
@@ -68,5 +69,9 @@ class StorageSettings(WebSettings):
     )
     download: DownloadSettings = Field(
         default_factory=DownloadSettings, description="From where files may be downloaded over HTTPS."
+    )
+    inspection: InspectionSettings = Field(
+        default_factory=InspectionSettings,
+        description="How often and how fast files in storage are compared with what is recorded of them.",
     )
     ldap: LdapSettings | None = Field(default=None, description="The site's LDAP directory; unset: none.")
