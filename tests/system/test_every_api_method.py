@@ -52,6 +52,7 @@ from dm import (
     ServiceMonitorDaqApi,
     ServiceMonitorDsApi,
     TaskTimeout,
+    TokenDsApi,
     UserDsApi,
     WorkflowProcApi,
 )
@@ -67,7 +68,7 @@ from tests.live import STATION, Suite
 from tests.service import storage_fixtures
 
 CLASSES = (
-    ExperimentDsApi, UserDsApi, FileDsApi, AuthDsApi, ServiceMonitorDsApi, StorageServiceApi,
+    ExperimentDsApi, UserDsApi, FileDsApi, AuthDsApi, TokenDsApi, ServiceMonitorDsApi, StorageServiceApi,
     ExperimentDaqApi, ServiceMonitorDaqApi,
     FileCatApi, DatasetCatApi, RunCatApi, ServiceMonitorCatApi, CatalogServiceApi,
     WorkflowProcApi, ServiceMonitorProcApi, ProcZmqApi,
@@ -468,6 +469,15 @@ def test_people(opened: Callable[[Any], Any], suite: Suite) -> None:
     assert users.getUserByUsername(name)["systemRoles"] == []
     assert name not in [lock["username"] for lock in administrator.getLoginLocks()]
     assert administrator.unlockUser(name)["username"] == name
+
+    own = opened(TokenDsApi(name, "other-word-2"))
+    token = own.addToken("of a test", ["read"], days=1)
+    assert [record["id"] for record in own.getTokens()] == [token["id"]]
+    assert next(session["current"] for session in own.getSessions())
+    assert own.endOtherSessions() >= 1 and len(own.getSessions()) == 1
+    assert own.revokeToken(token["id"])["status"] == "revoked" and own.getTokens() == []
+    events = opened(TokenDsApi(*suite.administrator)).getAuditEvents("token", name)
+    assert [event["event"] for event in events] == ["token.added", "token.revoked"]
 
 
 def test_experiments(opened: Callable[[Any], Any], suite: Suite) -> None:

@@ -11,6 +11,7 @@ from dm.common import environment
 from dm.common.errors import AuthenticationError, ConfigurationError
 from dm.common.records import DmObject
 from dm.common.rest import DEFAULT_TIMEOUT, Credentials, RestClient, SessionStore
+from dm.common.tokens import is_token
 from dm.common.wire import base_url, segment
 
 __all__ = ["ApiClient", "RestClient", "ServiceMonitorApi", "SessionStore", "segment"]
@@ -82,8 +83,8 @@ class ApiClient:
                         f"The address of the service is not known; set {self.URL_VARIABLE} (source dm.setup.sh) "
                         "or give url."
                     )
-                sessions = None
-                if self._keep_session:
+                sessions, token = None, self._token()
+                if self._keep_session and token is None:  # else a kept session would give more than the token does
                     from dm.common.sessionfile import SessionFile
 
                     sessions = SessionFile(base_url(self.url), self.username)
@@ -93,6 +94,7 @@ class ApiClient:
                     self._password,
                     credentials=self._credentials or self._login_file,
                     sessions=sessions,
+                    token=token,
                     **self._options,
                 )
             return self._client
@@ -101,6 +103,17 @@ class ApiClient:
         """Close the connections."""
         if self._client is not None:
             self._client.close()
+
+    def _token(self) -> str | None:
+        """Return the API token that stands in the password's place, given or in the login file."""
+        if self._password is not None or (self._credentials is not None and not self._keep_session):
+            return self._password if is_token(self._password) else None
+        path = environment.login_file_path()
+        try:
+            username, password = environment.read_login_file(path) if path else ("", "")
+        except ConfigurationError:
+            return None  # told at the login
+        return password if is_token(password) and self._username in (None, "", username) else None
 
     def _login_file(self) -> tuple[str, str]:
         """Read the login file at each login, so that a changed password is picked up by running programs."""

@@ -276,7 +276,8 @@ class RestClient:
 
     def _with_session(self, call: Callable[[], Any]) -> Any:
         """Call with a large body: a service that knows no session breaks off instead of reading it."""
-        if self.cookie is None and self._token is None and (self._password is not None or self._credentials is not None):
+        unknown = self.cookie is None and self._token is None
+        if unknown and (self._password is not None or self._credentials is not None):
             self.get("/session")
         used = self.cookie
         try:
@@ -314,6 +315,7 @@ class RestClient:
         if content is not None:
             sent.setdefault("Content-Type", "application/json")
         if self._token is not None:
+            self._refuse_plain()
             sent["Authorization"] = f"Bearer {self._token}"
         elif self.cookie:
             sent["Cookie"] = f"{SESSION_COOKIE}={self.cookie}"
@@ -348,6 +350,12 @@ class RestClient:
             response.close()
             raise
         return response
+
+    def _refuse_plain(self) -> None:
+        """Refuse to send a secret where others can read it. :raises CommunicationError: the address is not https."""
+        parts = urlsplit(self.url)
+        if parts.scheme != "https" and parts.hostname not in _LOOPBACK:
+            raise CommunicationError(f"A password is not sent to {self.url}: the address is not https.")
 
     def _connection(self) -> httpx.Client:
         """Return the connections of this process; a forked child must not speak on its parent's."""
@@ -400,9 +408,7 @@ class RestClient:
             raise refusal or AuthenticationError(
                 f"No user name and password for {self.url}; give them or a login file."
             )
-        parts = urlsplit(self.url)
-        if parts.scheme != "https" and parts.hostname not in _LOOPBACK:
-            raise CommunicationError(f"A password is not sent to {self.url}: the address is not https.")
+        self._refuse_plain()
         self._token = password if is_token(password) else None
         if self._token is not None:
             self._cookie = None
