@@ -31,7 +31,7 @@ class Rebuilt(DmObject):
 
 @command("dm-rebuild-catalog", api=APIS)
 @option("--experiment", metavar="NAME", help="This experiment.")
-@option("--all", "everything", is_flag=True, help="All experiments of the station.")
+@option("--all-experiments", "everything", is_flag=True, help="All experiments of the station.")
 @option("--station", metavar="NAME", help="Station name; default: the station of the setup file.")
 @option("--dry-run", is_flag=True, help="Only say what is missing.")
 @option("--list", "listed", is_flag=True, help="List each file that is written on standard error.")
@@ -53,7 +53,7 @@ def main(
     stay as they are. Exit status 11 when records were refused.
     """
     if everything == (experiment is not None):
-        raise click.UsageError("Give --experiment or --all.")
+        raise click.UsageError("Give --experiment or --all-experiments.")
     chosen: list[Experiment]
     if experiment is not None:
         chosen = [experiments.getExperimentByName(experiment, station)]
