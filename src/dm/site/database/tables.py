@@ -415,6 +415,29 @@ operations = Table(
     CheckConstraint("status IN ('pending', 'running', 'done', 'failed')", name="status"),
 )
 
+# A Globus group per experiment that has one; what Globus was told last.
+globus_groups = Table(
+    "globus_groups",
+    METADATA,
+    Column("experiment_id", Integer, ForeignKey("experiments.id"), primary_key=True, autoincrement=False),
+    Column("group_id", Text, nullable=False),
+    Column("group_name", Text, nullable=False),
+    # The access rule of the guest collection, and the path it is for.
+    Column("rule_id", Text),
+    Column("rule_path", Text),
+    # Identities beyond the experiment's members -> their role in the group.
+    Column("extras", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
+    Column("members_hash", Text, nullable=False, server_default=""),
+    Column("members_count", Integer, nullable=False, server_default="0"),
+    # Members whose identities Globus does not know.
+    Column("unknown", JSONB, nullable=False, server_default=text("'[]'::jsonb")),
+    Column("created", Moment, nullable=False, server_default=text("clock_timestamp()")),
+    Column("compared", Moment),
+    Column("failures", Integer, nullable=False, server_default="0"),
+    Column("not_before", Moment),
+    Column("last_error", Text, nullable=False, server_default=""),
+)
+
 # Tries of logins that are left before further ones are refused: an account's from each address, and from anywhere.
 login_tallies = Table(
     "login_tallies",
