@@ -84,7 +84,7 @@ class Accounts:
 
         :param rows: of table ``users``, with uid numbers. :param hashes: password hashes by user name, as the
             directory keeps them (``{SSHA512}...``); written to our own entries, compared with nothing.
-        :raises DirectoryUnavailable: part of it may be done; again is fine.
+        :raises ServiceUnavailable: part of it may be done; again is fine.
         """
         report = AccountReport()
         mine = [row for row in rows if self.manages(row)]

@@ -41,12 +41,6 @@ _BAD_SECONDS = 30.0
 _PLAIN = frozenset(string.ascii_letters + string.digits + "_-.")
 
 
-class DirectoryUnavailable(ServiceUnavailable):
-    """No server of the directory gives a sensible answer."""
-
-    code = ServiceUnavailable.code
-
-
 class _Tls(ldap3.Tls):
     """ldap3's TLS with our own context, which verifies certificate and host name in the handshake."""
 
@@ -75,10 +69,10 @@ class Attempt:
 
     @property
     def left(self) -> float:
-        """Seconds left of its time. :raises DirectoryUnavailable: none."""
+        """Seconds left of its time. :raises ServiceUnavailable: none."""
         left = math.inf if self.seconds is None else self.began + self.seconds - time.monotonic()
         if self.aborted or left <= 0:
-            raise DirectoryUnavailable("The user directory does not answer; try again in a moment.")
+            raise ServiceUnavailable("The user directory does not answer; try again in a moment.")
         return left
 
     def abort(self) -> None:
@@ -110,14 +104,14 @@ class Directory:
 
         :param attempt: limits the time of everything; without one each operation has ``timeout_seconds``.
         :param bind: as the service's account; else nobody is bound yet.
-        :raises DirectoryUnavailable: no server answers, or none takes the account.
+        :raises ServiceUnavailable: no server answers, or none takes the account.
         """
         connection = self._open(attempt, bind)
         try:
             yield connection
         except (LDAPExceptionError, OSError) as error:
             self._note_bad(connection.dm_url)
-            raise DirectoryUnavailable(f"The user directory broke off: {reason(error)}.") from error
+            raise ServiceUnavailable(f"The user directory broke off: {reason(error)}.") from error
         finally:
             close(connection)
 
@@ -143,7 +137,7 @@ class Directory:
             with self._lock:
                 self._bad.pop(url, None)
             return connection
-        raise DirectoryUnavailable("The user directory does not answer; try again in a moment.") from _Reasons(errors)
+        raise ServiceUnavailable("The user directory does not answer; try again in a moment.") from _Reasons(errors)
 
     def _connection(self, url: str, limit: float) -> Any:
         parts = urlsplit(url)
@@ -171,17 +165,17 @@ class Directory:
         if not connection.server.ssl and not self.settings.plain(url):
             connection.start_tls(read_server_info=False)
             if not isinstance(connection.socket, ssl.SSLSocket):
-                raise DirectoryUnavailable(f"{url} does not begin TLS")
+                raise ServiceUnavailable(f"{url} does not begin TLS")
         if bind:
             self.bind_service(connection)
 
     def bind_service(self, connection: Any) -> None:
-        """Bind as the service's account. :raises DirectoryUnavailable: the server does not take it."""
+        """Bind as the service's account. :raises ServiceUnavailable: the server does not take it."""
         code = bind(connection, self.settings.bind_dn, self._password)
         if code in REFUSED:
-            raise DirectoryUnavailable(f"it refuses {self.settings.bind_dn}; check bind_dn and bind_password_file")
+            raise ServiceUnavailable(f"it refuses {self.settings.bind_dn}; check bind_dn and bind_password_file")
         if code != SUCCESS:
-            raise DirectoryUnavailable(f"it answered {connection.result.get('description')} to a bind")
+            raise ServiceUnavailable(f"it answered {connection.result.get('description')} to a bind")
 
     def _in_order(self) -> list[str]:
         """Return the servers as in the settings, those that failed a moment ago last."""
@@ -194,7 +188,7 @@ class Directory:
             self._bad[url] = time.monotonic()
 
     def check(self) -> None:
-        """Open a connection and bind. :raises DirectoryUnavailable: see :meth:`opened`."""
+        """Open a connection and bind. :raises ServiceUnavailable: see :meth:`opened`."""
         with self.opened():
             return
 
@@ -245,12 +239,12 @@ def reason(error: BaseException) -> str:
 
 
 def done(connection: Any, *harmless: int) -> int:
-    """Return the result code of the last operation. :raises DirectoryUnavailable: neither success nor ``harmless``."""
+    """Return the result code of the last operation. :raises ServiceUnavailable: neither success nor ``harmless``."""
     result = connection.result
     code = int(result["result"])
     if code != SUCCESS and code not in harmless:
         words = reason(Exception(f"{result.get('description')} {result.get('message') or ''}"))
-        raise DirectoryUnavailable(f"The user directory refused a change: {words}.")
+        raise ServiceUnavailable(f"The user directory refused a change: {words}.")
     return code
 
 
@@ -259,7 +253,7 @@ def search(
 ) -> Iterator[dict[str, Any]]:
     """Yield the entries beneath ``base`` as ``{"dn": ..., attribute: [text, ...]}``; referrals are left alone.
 
-    :raises DirectoryUnavailable: the search failed. A base that is not there has no entries.
+    :raises ServiceUnavailable: the search failed. A base that is not there has no entries.
     """
     cookie: bytes | None = None
     while True:

@@ -116,7 +116,7 @@ class Groups:
         """Make the directory agree about some experiments and return what was different.
 
         :param groups: what there should be. :param ids: all experiments meant; those without a group have none.
-        :raises DirectoryUnavailable: part of it may be done; again is fine.
+        :raises ServiceUnavailable: part of it may be done; again is fine.
         """
         everything = Differences()
         by_id = {group.experiment_id: group for group in groups}

@@ -57,7 +57,7 @@ class DirectoryKeeper:
         """Tell the directory what changed, and compare everything when that is due.
 
         :returns: whether there is more to do at once.
-        :raises DirectoryUnavailable: the marks stay. :raises ServiceUnavailable: no database.
+        :raises ServiceUnavailable: the marks stay. :raises ServiceUnavailable: no database.
         """
         with self._only_one(wait=False) as alone:
             if not alone:
@@ -82,7 +82,7 @@ class DirectoryKeeper:
             lists ``missingGroups``, ``extraGroups``, ``wrongGid``, ``wrongName``, ``missingMembers``,
             ``extraMembers``, ``inTheWay``, ``doubled`` (each cut at 200, with ``<name>Count``), ``heldBack``,
             ``withoutNumber``, ``people``, ``startTime``, ``runTime`` (seconds).
-        :raises DirectoryUnavailable: it does not answer, or refuses.
+        :raises ServiceUnavailable: it does not answer, or refuses.
         """
         with self._only_one(wait=not dry_run), self._directory.opened(Attempt()) as ldap:
             with self._store.transaction() as connection:
@@ -99,7 +99,7 @@ class DirectoryKeeper:
 
         :param ids: of the users. :param hashes: password hashes by user name, as the directory keeps them; they are
             written to it and neither kept nor logged.
-        :returns: what was done, by user names. :raises DirectoryUnavailable: part of it may be done; again is fine.
+        :returns: what was done, by user names. :raises ServiceUnavailable: part of it may be done; again is fine.
         """
         report = AccountReport()
         numbers = sorted(set(ids))

@@ -18,9 +18,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
 from typing import TypeVar
 
-from dm.common.errors import DmException
+from dm.common.errors import DmException, ServiceUnavailable
 from dm.site.identity.ldap import connection as ldap
-from dm.site.identity.ldap.connection import Attempt, Directory, DirectoryUnavailable
+from dm.site.identity.ldap.connection import Attempt, Directory
 
 LOG = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -48,13 +48,13 @@ class Breaker:
             return self._count >= self._failures
 
     def admit(self) -> None:
-        """Return when the errand may be tried. :raises DirectoryUnavailable: not now."""
+        """Return when the errand may be tried. :raises ServiceUnavailable: not now."""
         with self._lock:
             if self._count < self._failures:
                 return
             now = time.monotonic()
             if now < self._next:
-                raise DirectoryUnavailable(_AWAY)
+                raise ServiceUnavailable(_AWAY)
             self._next = now + self._pause
 
     def note(self, good: bool) -> None:
@@ -93,11 +93,11 @@ class DirectoryLogin:
         """Whether the directory takes this password for the user's.
 
         :param known: ``False`` goes through the same motions and always answers no.
-        :raises DirectoryUnavailable: it does not answer in time, or too many wait for it already.
+        :raises ServiceUnavailable: it does not answer in time, or too many wait for it already.
         """
         self.breaker.admit()
         if not self._places.acquire(blocking=False):
-            raise DirectoryUnavailable("Too many logins wait for the user directory; try again in a moment.")
+            raise ServiceUnavailable("Too many logins wait for the user directory; try again in a moment.")
         attempt = Attempt(self._settings.login_timeout_seconds)
         try:
             future = self._pool.submit(self._check, attempt, username, password, known)
@@ -113,14 +113,14 @@ class DirectoryLogin:
         except FutureTimeout:
             attempt.abort()
             self.breaker.note(good=False)
-            raise DirectoryUnavailable(_AWAY) from None
+            raise ServiceUnavailable(_AWAY) from None
         except DmException:
             self.breaker.note(good=False)
             raise
         except Exception as error:  # ldap3 on an answer that is none
             LOG.warning("login at the directory: %s: %s", type(error).__name__, ldap.reason(error))
             self.breaker.note(good=False)
-            raise DirectoryUnavailable(_AWAY) from error
+            raise ServiceUnavailable(_AWAY) from error
         self.breaker.note(good=True)
         return good
 
@@ -138,7 +138,7 @@ class DirectoryLogin:
         if code == ldap.SUCCESS:
             return real
         if code not in ldap.REFUSED:
-            raise DirectoryUnavailable(_AWAY)
+            raise ServiceUnavailable(_AWAY)
         if real:
             # How long the directory takes to find a password wrong: hashing, mostly.
             self._typical_refusal += (spent - self._typical_refusal) * 0.3
@@ -148,7 +148,7 @@ class DirectoryLogin:
 
     def _dn(self, connection: object, username: str) -> str | None:
         """Return the DN of the one entry of a user, or ``None``."""
-        text = self._settings.user_filter.replace("{username}", ldap.escaped_filter(username))
+        text = self._settings.user_filter.replace("{username}", ldap.escaped_filter(username or secrets.token_hex(8)))
         found = [entry["dn"] for entry in ldap.search(connection, self._settings.people_base, text, ["uid"])]
         if len(found) > 1:
             LOG.warning("%d entries fit user %s; nobody can log in so", len(found), ascii(username[:80]))

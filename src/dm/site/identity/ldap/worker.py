@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import threading
 
-from dm.common.errors import DmException
+from dm.common.errors import DmException, ServiceUnavailable
 from dm.common.health import Health, Level
 from dm.site.identity import audit
-from dm.site.identity.ldap.connection import Attempt, DirectoryUnavailable
+from dm.site.identity.ldap.connection import Attempt
 from dm.site.identity.ldap.keeper import ACTOR, DirectoryKeeper
 from dm.site.identity.ldap.login import DirectoryLogin
 
@@ -55,7 +55,7 @@ class DirectoryWorker:
         self._attempt = Attempt()
         try:
             more = self._keeper.catch_up(self._attempt)
-        except DirectoryUnavailable as error:
+        except ServiceUnavailable as error:
             if not self._away:
                 LOG.warning("the directory will be told later: %s", error)
             self._away = True
