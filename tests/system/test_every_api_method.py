@@ -294,7 +294,7 @@ def taken(opened: Callable[[Any], Any], experiment: str, service: StorageService
 
 @pytest.fixture
 def plain_registry(suite: Suite) -> Iterator[None]:
-    """Take stations and storages away again: nothing removes them, and with two storages others must name one."""
+    """Take stations and storages away again, also after a failure: others count on a single storage."""
     engine = sqlalchemy.create_engine(
         settings.load(StorageSettings, "storage", suite.installed.layout.settings).database_url
     )
@@ -530,6 +530,14 @@ def test_experiments(opened: Callable[[Any], Any], suite: Suite) -> None:
         ended = until(lambda id=begun["id"]: experiments.getOperation(id)["status"] not in ("pending", "running"))
         assert ended and experiments.getOperation(begun["id"])["status"] == "done"
     assert not {"api-gui-2", "api-dmagic"} & {record["name"] for record in experiments.getExperimentsByStation()}
+    waiting = {record["name"]: record["id"] for record in experiments.getDeletedExperiments(STATION)}
+    back = experiments.restoreDeletedExperiment(waiting["api-gui-2"], newName="api-gui-3")
+    assert back["name"] == "restoreDeletedExperiment"
+    until(lambda: experiments.getOperation(back["id"])["status"] == "done")
+    assert "emailedUsers" not in experiments.deleteExperimentMetadata("emailedUsers", "api-gui-3")
+    purged = opened(ExperimentDsApi(*suite.administrator)).purgeDeletedExperiment(waiting["api-dmagic"])
+    until(lambda: experiments.getOperation(purged["id"])["status"] == "done")
+    assert waiting.keys() & {record["name"] for record in experiments.getDeletedExperiments()} == set()
 
 
 def test_members(opened: Callable[[Any], Any], suite: Suite, experiment: str) -> None:
@@ -569,6 +577,15 @@ def test_registry(opened: Callable[[Any], Any], suite: Suite, open_directory: Pa
             refused(STATION)
     with pytest.raises(AuthorizationError):
         experiments.addStation("SWEPT-10")
+    assert registry.updateStation("SWEPT-9", pathTemplate="{station}/{name}")["pathTemplate"] == "{station}/{name}"
+    assert registry.updateStorage("SWEPT", retired=True)["retired"] is True
+    assert registry.updateExperimentType("SWEPT", "SWEPT-2")["name"] == "SWEPT-2"
+    for removed in (
+        registry.deleteStation("SWEPT-9"),
+        registry.deleteStorage("SWEPT"),
+        registry.deleteExperimentType("SWEPT-2"),
+    ):
+        assert removed["name"].startswith("SWEPT")
 
 
 # --- acquisition -----------------------------------------------------------------------------------------------
