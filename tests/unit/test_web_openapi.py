@@ -59,9 +59,13 @@ def test_document():
     assert places == {
         "experimentName": "path", "dataDirectory": "path", "taskInfo": "query", "skip": "query", "files": "query",
     }  # fmt: skip
-    assert start["security"] == [{"session": []}]
+    assert start["security"] == [{"session": []}, {"token": []}]
+    assert set(found["components"]["securitySchemes"]) == {"session", "token"}
     assert found["paths"]["/dm/status"]["get"]["security"] == []
-    assert "application/json" in start["requestBody"]["content"]
+    body = start["requestBody"]["content"]["application/json"]["schema"]
+    assert set(body["properties"]) == {"taskInfo", "skip", "files"}, "what is in the path is not in the body"
+    assert "required" not in body, "it may be in the query"
+    assert body["additionalProperties"] is False
     ids = [operation["operationId"] for path in found["paths"].values() for operation in path.values()]
     assert len(set(ids)) == len(ids) == 4
     assert "AuthorizationError" in found["components"]["schemas"]["Error"]["properties"]["errorClass"]["enum"]

@@ -46,12 +46,13 @@ def document(name: str, routes: Iterable[Route]) -> dict[str, Any]:
             "requestId": {"type": "string"},
         },
     }
-    session = {"type": "apiKey", "in": "cookie", "name": "SESSIONID"}
+    session = {"type": "apiKey", "in": "cookie", "name": "SESSIONID", "description": "The session of POST /dm/login."}
+    token = {"type": "http", "scheme": "bearer", "description": "An API token; its scopes say what it is good for."}
     return {
         "openapi": "3.1.0",
         "info": {"title": f"DM {name} service", "version": release()},
         "paths": paths,
-        "components": {"schemas": schemas, "securitySchemes": {"session": session}},
+        "components": {"schemas": schemas, "securitySchemes": {"session": session, "token": token}},
     }
 
 
@@ -88,16 +89,25 @@ def _operation(entry: Entry, schema: dict[str, Any], segments: tuple[str, ...], 
         "description": f"Who may call: {route.access.who.value}.",
         "parameters": parameters,
         "responses": {"200": {"description": "Done."}, "default": error},
-        "security": [] if route.access.who is Who.PUBLIC else [{"session": []}],
+        "security": [] if route.access.who is Who.PUBLIC else [{"session": []}, {"token": []}],
     }
-    if route.method in _BODY_METHODS and schema.get("properties"):
-        content = {"schema": {"$ref": reference}}
+    in_body = {alias: field for alias, field in schema.get("properties", {}).items() if alias not in in_path}
+    if route.method in _BODY_METHODS and in_body:
+        content = {"schema": _body_schema(entry, schema, in_body, reference)}
         operation["requestBody"] = {
             "required": entry.template == "/dm/login",
             "description": "The same arguments, as an alternative to the query.",
             "content": {"application/json": content, "application/x-www-form-urlencoded": content},
         }
     return operation
+
+
+def _body_schema(entry: Entry, schema: dict[str, Any], fields: dict[str, Any], reference: str) -> dict[str, Any]:
+    """Return what a body may hold: all arguments but those of the path; any of them may be in the query instead."""
+    if entry.template == "/dm/login":
+        return {"$ref": reference}
+    kept = {key: value for key, value in schema.items() if key not in ("properties", "required", "title")}
+    return kept | {"properties": fields}
 
 
 def _is_structure(field: dict[str, Any]) -> bool:

@@ -1,0 +1,144 @@
+"""Every operation of a service's OpenAPI document, tried with what the document allows and with what it does not.
+
+schemathesis makes the requests and judges the replies; examples are the same in every run.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import requests
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis.errors import Unsatisfiable
+from schemathesis import GenerationMode
+from schemathesis.checks import CHECKS, load_all_checks
+from schemathesis.core.failures import Failure, FailureGroup
+
+from dm.common.client import RestClient
+
+load_all_checks()
+ANSWERS = [
+    CHECKS.get_one(name)
+    for name in (
+        "not_a_server_error",
+        "status_code_conformance",
+        "content_type_conformance",
+        "response_headers_conformance",
+        "response_schema_conformance",
+    )
+]
+REFUSES = CHECKS.get_one("negative_data_rejection")
+STRANGERS: tuple[dict[str, str], ...] = (
+    {},
+    {"Cookie": f"SESSIONID={'A' * 43}"},
+    {"Authorization": f"Bearer dmt_{'0' * 32}_{'A' * 43}"},
+)
+
+
+@dataclass
+class Walk:
+    """A walk over one service.
+
+    :param client: of somebody who may do most. :param examples: requests of each kind for each operation.
+    :param leave_out: operations (``POST /dm/logout``) that would end the walk.
+    """
+
+    client: RestClient
+    ca_file: Path
+    examples: int
+    leave_out: Iterable[str] = ()
+    found: list[str] = field(default_factory=list)
+    asked: int = 0
+    seen: dict[int, int] = field(default_factory=dict)
+
+    def run(self) -> list[str]:
+        """Try every operation and return what was wrong, in words."""
+        self.client.login()
+        document = self.client.get("/openapi")
+        secured = {
+            (method, path)
+            for path, operations in document["paths"].items()
+            for method, operation in operations.items()
+            if operation.pop("security")  # strangers are tried here, not by leaving a cookie out that we send
+        }
+        schema = schemathesis.openapi.from_dict(document)
+        schema.validate()
+        base = self.client.url.removesuffix("/dm")
+        with requests.Session() as session:
+            session.trust_env = False
+            for result in schema.get_all_operations():
+                operation = result.ok()
+                name = f"{operation.method.upper()} {operation.path}"
+                if name in self.leave_out:
+                    continue
+                needs = (operation.method.lower(), operation.path) in secured
+                for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE):
+                    if problem := self._try(operation, mode, base, session, needs):
+                        self.found.append(f"{name} ({mode.value}): {problem}")
+        return self.found
+
+    def _try(self, operation: Any, mode: GenerationMode, base: str, session: requests.Session, needs: bool) -> str:
+        positive = mode is GenerationMode.POSITIVE
+        known = {"Cookie": f"SESSIONID={self.client.cookie}"}
+        tried: list[Any] = []
+
+        @seed(5)
+        @settings(
+            max_examples=self.examples,
+            database=None,
+            deadline=None,
+            phases=[Phase.generate],
+            suppress_health_check=list(HealthCheck),
+        )
+        @given(case=operation.as_strategy(generation_mode=mode))
+        def run(case: Any) -> None:
+            if positive and not tried:
+                tried.append(case)
+                self._undeclared(case, base, session, known)
+                if needs:
+                    self._strangers(case, base, session)
+            response = self._call(case, base, session, known)
+            assert not (needs and response.status_code == 401), f"the session has ended: {response.text[:200]}"
+            case.validate_response(response, checks=ANSWERS if positive else [*ANSWERS, REFUSES], headers=known)
+
+        try:
+            run()
+        except FailureGroup as group:
+            return "; ".join(_said(one) for one in group.exceptions)
+        except (Failure, AssertionError) as error:
+            return _said(error)
+        except Unsatisfiable:
+            return ""  # an operation without arguments: there is nothing that could be wrong
+        return ""
+
+    def _call(self, case: Any, base: str, session: requests.Session, headers: dict[str, str], **more: Any) -> Any:
+        response = case.call(
+            base_url=base, session=session, headers=headers, timeout=30, verify=str(self.ca_file), **more
+        )
+        self.asked += 1
+        self.seen[response.status_code] = self.seen.get(response.status_code, 0) + 1
+        return response
+
+    def _strangers(self, case: Any, base: str, session: requests.Session) -> None:
+        for headers in STRANGERS:
+            status = self._call(case, base, session, headers).status_code
+            assert status == 401, f"a stranger with {sorted(headers)} is answered {status}"
+
+    def _undeclared(self, case: Any, base: str, session: requests.Session, known: dict[str, str]) -> None:
+        response = self._call(case, base, session, known, params={"undeclaredArgument": "1"})
+        assert 400 <= response.status_code < 500, f"an undeclared argument is accepted: {response.status_code}"
+        if case.method.upper() == "GET":
+            word = self.client.address(case.formatted_path.removeprefix("/dm"))
+            headers = known | {"Content-Type": "application/json"}
+            answer = session.request("GET", word, data=b'{"undeclaredArgument": 1}', headers=headers, timeout=30,
+                                     verify=str(self.ca_file))  # fmt: skip
+            assert 400 <= answer.status_code < 500, f"an undeclared body is accepted: {answer.status_code}"
+
+
+def _said(failure: BaseException) -> str:
+    return re.sub(r"\s+", " ", str(failure))[:600]
