@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -45,30 +45,41 @@ def assert_refuses_strangers(
                 continue
             walked += 1
             what = f"{route.method} {route.path}"
-            reply = _call(client, base, route, arguments or {}, None)
-            assert (reply.status_code, _code(reply)) == (401, 6), f"{what} without a session: {reply.text[:300]}"
-            reply = _call(client, base, route, arguments or {}, "no-such-session-" + "x" * 27)
-            assert (reply.status_code, _code(reply)) == (401, 12), f"{what} with a dead session: {reply.text[:300]}"
+            reply = call(client, base, route, arguments or {}, None)
+            assert (reply.status_code, code(reply)) == (401, 6), f"{what} without a session: {reply.text[:300]}"
+            reply = call(client, base, route, arguments or {}, "no-such-session-" + "x" * 27)
+            assert (reply.status_code, code(reply)) == (401, 12), f"{what} with a dead session: {reply.text[:300]}"
             if stranger_session is None or route.access.who is Who.USER:
                 continue
-            reply = _call(client, base, route, arguments or {}, stranger_session)
-            assert (reply.status_code, _code(reply)) in {
+            reply = call(client, base, route, arguments or {}, stranger_session)
+            assert (reply.status_code, code(reply)) in {
                 (403, AuthorizationError.code),
                 (404, ObjectNotFound.code),
             }, f"{what} as a stranger: {reply.status_code} {reply.text[:300]}"
     return walked
 
 
-def _code(reply: httpx.Response) -> int:
+def code(reply: httpx.Response) -> int:
     code = int(reply.headers["Dm-Status-Code"])
     assert code == 0 or reply.json()["errorCode"] == code
     return code
 
 
-def _call(
-    client: httpx.Client, base: str, route: Route, overrides: Mapping[str, Any], session: str | None
+def call(
+    client: httpx.Client,
+    base: str,
+    route: Route,
+    overrides: Mapping[str, Any],
+    session: str | None,
+    optional: Collection[str] = (),
 ) -> httpx.Response:
+    """Call a route with made-up arguments, and those given; as nobody without a session.
+
+    :param optional: arguments that are given too where the route could do without.
+    """
     values = made_up_arguments(route, overrides)
+    known = route.arguments.model_json_schema(by_alias=True).get("properties", {})
+    values |= {name: overrides[name] for name in optional if name in known and name in overrides}
     entry = compile_route(route)
     path = base
     for segment in entry.segments:

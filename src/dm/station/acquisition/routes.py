@@ -103,12 +103,13 @@ class Desk:
 
     # --- who sees what ----------------------------------------------------------------------------------------------
     def _sees(self, request: Request, record: dict[str, Any], known: dict[str, int | None]) -> bool:
-        """Whether a record may be shown: to managers, to who started it, and to members of the experiment.
+        """Whether a record may be shown: to managers and to members of the experiment.
 
-        Names of experiments are used again: what counts is the number of the one that the caller sees by that name.
+        Who started it and is neither any more sees it no longer: what counts is what somebody is now. And names of
+        experiments are used again: what counts is the number of the one that the caller sees by that name.
         """
         principal = request.principal
-        if principal.manages(self.office.parts.station) or record["owner"] == principal.username:
+        if principal.manages(self.office.parts.station):
             return True
         name = str(record["experimentName"])
         if name not in known:
@@ -122,7 +123,6 @@ class Desk:
         """Whether the caller may see a DAQ or upload."""
         experiment = json.loads(document["experiment"])
         record = {
-            "owner": document["owner"],
             "experimentId": int(experiment["id"]),
             "experimentName": experiment["name"],
         }
