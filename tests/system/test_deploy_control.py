@@ -55,7 +55,7 @@ def test_start_status_kill_stop(config, database):
 def test_services_come_up_answer_are_found_again_and_stop(config):
     started = control("all", "start", config)
     assert started.returncode == 0, started.stderr
-    assert len(started.stdout.splitlines()) == 6
+    assert len(started.stdout.splitlines()) == 7
     again = control("all", "start", config)
     assert (again.returncode, again.stdout) == (0, started.stdout)
     status = control("station", "status", config, "dm-station")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
@@ -21,6 +21,7 @@ MAX_TEXT = 20_000
 MAX_RECORD_BYTES = 1 << 20
 MAX_DEPTH = 20
 MAX_PEOPLE = 1000
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 _DIGITS = re.compile(r"\d+")
 _PERSON_KEYS = ("badge", "firstName", "lastName", "email", "institution")
 Runs = Mapping[str, Mapping[str, Any]]
@@ -248,43 +249,31 @@ def _clean_record(raw: Any) -> dict[str, Any]:
     return record
 
 
-def clean(value: Any, depth: int = 0) -> Any:
+def clean(value: Any, depth: int = 0) -> Any:  # noqa: PLR0911 - one for each kind of value
     """Return a value as JSON that PostgreSQL stores: dates as text, no NUL, no half characters, no NaN.
 
     :raises BadRecord: nested too deep.
     """
+    if isinstance(value, str):
+        return _UNSTORABLE.sub("\ufffd", value)
+    if value is None or isinstance(value, int):  # bool is one
+        return value
     if depth > MAX_DEPTH:
         raise BadRecord(f"it is nested deeper than {MAX_DEPTH}")
-    convert = next((how for kinds, how in _CONVERSIONS if isinstance(value, kinds)), str)
-    if convert is None:
-        return value
     if isinstance(value, Mapping):
-        return {str(clean(str(key))): clean(item, depth + 1) for key, item in value.items()}
+        return {clean(str(key)): clean(item, depth + 1) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [clean(item, depth + 1) for item in value]
-    return convert(value)
-
-
-def _storable(text: str) -> str:
-    return "".join("\ufffd" if one == "\0" or "\ud800" <= one <= "\udfff" else one for one in text)
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Decimal):
+        return _decimal(value)
+    if isinstance(value, datetime | date):
+        return value.isoformat()
+    return clean(value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value))
 
 
 def _decimal(value: Decimal) -> int | float | None:
-    if not value.is_finite():
+    if not value.is_finite() or abs(value) >= 10**18:  # no number of a record has so many digits
         return None
     return int(value) if value == value.to_integral_value() else float(value)
-
-
-_CONVERSIONS: Iterable[tuple[Any, Callable[[Any], Any] | None]] = (
-    ((bool, int, type(None)), None),
-    (str, _storable),
-    (float, _finite),
-    (Decimal, _decimal),
-    ((datetime, date), lambda value: value.isoformat()),
-    (bytes, lambda value: _storable(value.decode("utf-8", "replace"))),
-    (object, lambda value: _storable(str(value))),
-)

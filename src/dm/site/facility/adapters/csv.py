@@ -110,16 +110,15 @@ class Csv(FacilityAdapter):
             if len(set(reader.fieldnames)) != len(reader.fieldnames):
                 raise CommunicationError(f"File {path} has a column twice: {', '.join(reader.fieldnames)[:200]}.")
             while True:
-                line = reader.line_num + 1
                 try:
                     row = next(reader)
                 except StopIteration:
                     return
                 except csv.Error as error:
-                    self.rejected(kind, f"line {line}", str(error))
+                    self.rejected(kind, f"line {reader.reader.line_num}", str(error))
                     continue
                 if None in row or None in row.values():
-                    self.rejected(kind, f"line {line}", f"it has not {len(reader.fieldnames)} cells")
+                    self.rejected(kind, f"line {reader.reader.line_num}", f"it has not {len(reader.fieldnames)} cells")
                     continue
                 yield {key: _listed(key, value) for key, value in row.items()}
 

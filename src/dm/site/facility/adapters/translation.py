@@ -14,6 +14,7 @@ from dm.common.settings import ServiceSettings
 from dm.site.facility import records
 from dm.site.facility.adapters.base import FacilityAdapter, Person
 
+_JOIN = "recordId"  # leads from a person to the record; no key of either
 _PLACE = ("run", "beamline", "station", "sector")
 KNOWN: dict[str, frozenset[str]] = {
     "users": frozenset(
@@ -79,7 +80,7 @@ class Translation:
     def record(self, kind: str, raw: Mapping[str, Any]) -> dict[str, Any]:
         """Return one row under published keys; its people, where it holds them as a list, as well."""
         record = {key: raw[key] for key in KNOWN[kind] if key in raw}
-        record |= {key: at(raw, name) for key, name in self._fields.get(kind, {}).items()}
+        record |= {key: at(raw, name) for key, name in self._fields.get(kind, {}).items() if key != _JOIN}
         people = record.get(PEOPLE_KEY.get(kind, ""))
         if isinstance(people, list):
             record[PEOPLE_KEY[kind]] = [
@@ -97,7 +98,7 @@ class Translation:
 
     def joined(self, kind: str, rows: Iterable[Any], people: Iterable[Any]) -> Iterator[dict[str, Any]]:
         """Yield rows with their people from a list of its own, joined by the record's number (``recordId``)."""
-        name = self._fields.get("people", {}).get("recordId", "recordId")
+        name = self._fields.get("people", {}).get(_JOIN, _JOIN)
         by_record: dict[str, list[dict[str, Any]]] = {}
         for row in people:
             if isinstance(row, Mapping) and at(row, name) not in (None, ""):
