@@ -13,13 +13,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import RowMapping
-
 from dm.common import timestamps
 from dm.site.database.store import Store, lock, try_lock
 from dm.site.identity import audit
 from dm.site.identity.ldap import ldap_store
-from dm.site.identity.ldap.accounts import AccountReport, Accounts
+from dm.site.identity.ldap.accounts import AccountReport, Accounts, Row
 from dm.site.identity.ldap.connection import Attempt, Directory
 from dm.site.identity.ldap.groups import Differences, Groups
 
@@ -154,15 +152,18 @@ class DirectoryKeeper:
             groups = ldap_store.groups(connection, ids)
         return self._groups.push(ldap, groups, ids)
 
-    def _people(self, ids: Iterable[int] | None, dry_run: bool = False) -> Sequence[RowMapping]:
+    def _people(self, ids: Iterable[int] | None, dry_run: bool = False) -> Sequence[Row]:
         """Return the rows of those whose entries are ours to write, with uid numbers."""
         only = self._settings.manage_users == "synchronised"
+        first, last = self._settings.uid_first, self._settings.uid_last
         with self._store.transaction() as connection:
             rows = ldap_store.people(connection, only, ids)
-            unnumbered = [row["id"] for row in rows if row["uid_number"] is None and row["active"]]
-            if not unnumbered or dry_run:
+            unnumbered = {row["id"] for row in rows if row["uid_number"] is None and first + row["id"] <= last}
+            if dry_run:
+                return [dict(row) | {"uid_number": row["uid_number"] or first + row["id"]} for row in rows]
+            if not unnumbered:
                 return rows
-            ldap_store.give_uid_numbers(connection, unnumbered, self._settings.uid_first, self._settings.uid_last)
+            ldap_store.give_uid_numbers(connection, unnumbered, first, last)
             return ldap_store.people(connection, only, ids)
 
     def _reconcile(self, ldap: Any, dry_run: bool, force: bool, first: bool) -> dict[str, Any]:
@@ -233,6 +234,9 @@ class DirectoryKeeper:
             return report, 0
         rows = self._people(None, dry_run)
         differing, extra = self._accounts.compared(ldap, rows)
+        with self._store.transaction() as connection:
+            told_soon = ldap_store.marks(connection).users
+        differing = [row for row in differing if row["id"] not in told_soon]
         for start in range(0, len(differing), _PEOPLE_AT_ONCE):
             chunk = [row["id"] for row in differing[start : start + _PEOPLE_AT_ONCE]]
             report.add(self._accounts.push(ldap, self._people(chunk, dry_run), dry_run=dry_run))
