@@ -1,6 +1,7 @@
-"""``dm-control``: start, stop, restart and status, with the exit statuses init scripts have (LSB).
+"""``dm-control``: start, stop, restart, status, backup and restore, with the exit statuses init scripts have (LSB).
 
 * start, stop, restart: 0 done (also: was so already), 1 failed, 2 wrong arguments, 6 not configured.
+* backup, restore: 0 done, 1 failed, 2 wrong arguments, 3 refused as it runs or is not empty, 6 not configured.
 * status: 0 running, 1 dead but its pid file is there, 3 not running, 4 unknown (settings unusable).
 """
 
@@ -21,13 +22,35 @@ FAILED, NOT_CONFIGURED = 1, 6
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("component")
-@click.argument("action", type=click.Choice(["start", "stop", "restart", "status"]))
+@click.argument("action", type=click.Choice(["start", "stop", "restart", "status", "backup", "restore"]))
+@click.argument("target", required=False, type=click.Path(path_type=Path))
 @click.option("--config", type=click.Path(path_type=Path), help="Settings file (default: as dm.setup.sh says).")
 @click.option("--quiet", is_flag=True, help="Say nothing but errors.")
-def main(component: str, action: str, config: Path | None, quiet: bool) -> None:
+@click.option("--keep", type=click.IntRange(1), help="backup into a directory: keep so many, the newest ones.")
+@click.option("--force", is_flag=True, help="restore: stop what runs, replace what is there.")
+@click.option("--settings", is_flag=True, help="restore: also replace settings and certificates.")
+def main(  # noqa: PLR0917
+    component: str,
+    action: str,
+    target: Path | None,
+    config: Path | None,
+    quiet: bool,
+    keep: int | None,
+    force: bool,
+    settings: bool,
+) -> None:
     """Control COMPONENT: a service (storage, facility, catalog, acquisition, processing), an embedded database
     (site-database, station-database), one side (site, station) or all.
+
+    backup TARGET (a directory or a new file) and restore TARGET (the file) are for site, station or all.
     """
+    if (target is not None) != (action in ("backup", "restore")):
+        raise click.UsageError("backup and restore take a TARGET, the other actions none.")
+    if target is not None:
+        from dm.deploy import backup_command
+
+        where = (config or _default()).absolute()
+        sys.exit(backup_command.run(component, action, where, target.absolute(), quiet, keep, force, settings))
     try:
         parts = components.chosen(component, (config or default_path()).absolute())
     except ConfigurationError as error:
@@ -46,6 +69,14 @@ def main(component: str, action: str, config: Path | None, quiet: bool) -> None:
     except (DmException, OSError) as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(FAILED)
+
+
+def _default() -> Path:
+    try:
+        return default_path()
+    except ConfigurationError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(NOT_CONFIGURED)
 
 
 def status(parts: list[components.Component], quiet: bool = False) -> int:
