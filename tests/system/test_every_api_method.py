@@ -40,6 +40,7 @@ from dm import (
     ExperimentDsApi,
     FileCatApi,
     FileDsApi,
+    InspectionDsApi,
     InvalidArgument,
     InvalidObjectState,
     InvalidSession,
@@ -69,7 +70,7 @@ from tests.service import storage_fixtures
 
 CLASSES = (
     ExperimentDsApi, UserDsApi, FileDsApi, AuthDsApi, TokenDsApi, ServiceMonitorDsApi, StorageServiceApi,
-    ExperimentDaqApi, ServiceMonitorDaqApi,
+    InspectionDsApi, ExperimentDaqApi, ServiceMonitorDaqApi,
     FileCatApi, DatasetCatApi, RunCatApi, ServiceMonitorCatApi, CatalogServiceApi,
     WorkflowProcApi, ServiceMonitorProcApi, ProcZmqApi,
     BssApsDbApi, EsafApsDbApi, ServiceMonitorApsDbApi,
@@ -802,6 +803,18 @@ def test_files_and_downloads(
     restored = experiments.restorePermissions(experiment, "data/run1")
     assert stored.stat().st_mode == mode and restored["countFiles"] == 2
     assert experiments.restorePermissions(experiment)["countFiles"] >= 5
+
+    inspections = opened(InspectionDsApi())
+    stored.chmod(0o666)
+    record = inspections.waitForInspection(inspections.inspectExperiment(experiment, repair=True), timeout=SECONDS)
+    assert record["countRepaired"] == 1 and stored.stat().st_mode == mode
+    assert record["rounds"] == inspections.getInspection(experiment)["rounds"]
+    assert [(one["kind"], one["path"]) for one in inspections.getFindings(experiment)] == [
+        ("permissions", "data/run1/b.dat")
+    ]
+    assert experiment in [one["experimentName"] for one in inspections.getInspections()]
+    told = inspections.explainAccess(inspections.username, experiment, "data/run1/b.dat")
+    assert told["httpsAllowed"] and told["httpsRule"].endswith(f"is manager of station {STATION}")
 
 
 # --- catalog ---------------------------------------------------------------------------------------------------

@@ -207,6 +207,8 @@ def test_refusals_of_experiments(suite: Suite, experiment: str) -> None:
         ["dm-download"],
         ["dm-download", "--file=a"],
         ["dm-restore-permissions"],
+        ["dm-inspect-experiment"],
+        ["dm-explain-access"],
         ["dm-add-user-experiment-role", "--username=d1"],
         ["dm-delete-user-experiment-role", "--username=d1"],
     ],
@@ -481,6 +483,47 @@ def test_restore_permissions(suite: Suite, uploaded: str) -> None:
     assert {path: path.stat().st_mode for path in directory.rglob("*")} == good
     assert "does not exist" in suite.dm(*words, "--relative-path=data/none", status=ObjectNotFound.code)
     suite.dm(*words, "--relative-path=../x", status=InvalidArgument.code)
+    (directory / "a.dat").chmod(0o666)
+    lines = suite.dm("dm-restore-permissions", "--all-experiments", "--station", STATION).splitlines()
+    assert f"experimentName={uploaded} " in " ".join(lines)
+    assert (directory / "a.dat").stat().st_mode == good[directory / "a.dat"]
+    suite.dm("dm-restore-permissions", status=USAGE)
+    suite.dm(*words, "--all-experiments", status=USAGE)
+
+
+def test_inspections(suite: Suite, uploaded: str) -> None:
+    record = one(suite.dm("dm-get-experiment", "--experiment", uploaded, "-a", "--display-format=dict"))
+    directory = Path(record["dataDirectory"])
+    words = ["dm-inspect-experiment", "--experiment", uploaded]
+    assert len(suite.dm(*words, "--read-again").splitlines()) == 1
+    (directory / "a.dat").chmod(0o666)
+    (directory / "by hand.txt").write_bytes(b"")
+    (directory / "by hand.txt").chmod(0o640)
+    first, *found = suite.dm(*words).splitlines()
+    assert " status=done " in first and " countExtra=1 " in first and " countPermissions=1 " in first
+    assert any(line.startswith("kind=extra path=data/by hand.txt ") for line in found)
+    assert any(line.startswith("kind=permissions path=data/a.dat ") for line in found) and len(found) == 2
+    (directory / "by hand.txt").unlink()
+    first, *found = suite.dm(*words, "--repair").splitlines()
+    assert " countRepaired=1 " in first and all(" repaired=True " in line for line in found)
+    assert suite.dm(*words, "--last").splitlines() == [first, *found]
+    assert suite.dm(*words, "--no-wait").startswith(f"experimentName={uploaded} ")
+    assert f"experimentName={uploaded} " in suite.dm("dm-list-inspections", "--station", STATION)
+    suite.dm(*words, "--last", "--repair", status=USAGE)
+
+
+def test_explained_access(suite: Suite, uploaded: str, user: str) -> None:
+    words = ["dm-explain-access", "--experiment", uploaded]
+    line = suite.dm(*words, "--user", user, "--path=data/a.dat")
+    assert " httpsAllowed=False " in line and f"httpsRule={user} has no role in experiment {uploaded}" in line
+    assert " diskAllowed=False diskRule=the storage host knows no account " in line
+    suite.dm(*words, user=user, status=ObjectNotFound.code)
+    suite.dm("dm-add-user-experiment-role", "--experiment", uploaded, "--username", user, "--role=PI")
+    first, *ways = suite.dm(*words, "--components", user=user).splitlines()
+    assert f" httpsAllowed=True httpsRule={user} has role PI in experiment {uploaded} " in first
+    assert ways[0].startswith("path=/ ") and "mode=drwxr-s---" in ways[-1]
+    suite.dm(*words, "--user", suite.manager[0], user=user, status=ObjectNotFound.code)
+    suite.dm(*words, "--path=data/none", status=ObjectNotFound.code)
 
 
 # --- users -----------------------------------------------------------------------------------------------------
