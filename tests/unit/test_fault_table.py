@@ -7,6 +7,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "reference" / "faults.md"
 NUMBERS = [*range(1, 26), 27, 29, 30, 51, 31, 32, 33, 47, 48]
+NUMBERS += [36, 37, 38, 43]
 ROW = re.compile(r"^\| (F-\d\d) \|.*\| (?P<tests>[^|]+) \|$", re.MULTILINE)
 TEST = re.compile(r"`(?P<file>tests/[\w/]+\.py)::(?P<name>\w+)`(?P<long> \(long\))?")
 
@@ -29,7 +30,7 @@ def functions(file):
 
 def test_every_fault_has_a_test():
     table = rows()
-    assert list(table) == [f"F-{number:02d}" for number in NUMBERS]
+    assert sorted(table) == sorted(f"F-{number:02d}" for number in NUMBERS)
     for number, tests in table.items():
         assert [test for test in tests if not test["long"]], f"{number} has no test in make test"
 
