@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from dm.common import program
+from dm.common.errors import ServiceUnavailable
 from dm.common.health import Health, Level
 from dm.common.web.application import Application
 from dm.common.web.server import Server, serve
@@ -26,9 +28,13 @@ from dm.site.facility.runs import Runs
 from dm.site.facility.selection import Selection
 from dm.site.facility.settings import FacilitySettings
 from dm.site.facility.viewer import Viewer
+from dm.site.identity.ldap import parts as ldap_parts
+from dm.site.identity.ldap import settings as ldap_settings
+from dm.site.identity.ldap.parts import SiteDirectory
+from dm.site.identity.ldap.settings import LdapSettings
 from dm.site.identity.lockout import SqlTally
 from dm.site.identity.sessions import SqlSessionStore
-from dm.site.identity.synchronisation import Push, Source, UserSynchronisation
+from dm.site.identity.synchronisation import Source, UserSynchronisation
 from dm.site.identity.users import Users
 
 NAME = "facility"
@@ -43,6 +49,8 @@ class FacilityService:
     readings: Readings
     refresher: Refresher
     user_syncs: UserSynchronisation
+    directory: SiteDirectory
+    users: Users
 
     def start(self) -> None:
         """Bring the schema up to date and begin reading. :raises ServiceUnavailable: no database."""
@@ -55,6 +63,9 @@ class FacilityService:
         self.user_syncs.stop()
         self.refresher.stop()
         self.readings.close()
+        self.directory.stop()
+        with contextlib.suppress(ServiceUnavailable):  # then what was only counted is lost
+            self.users.refusals.flush()
         self.store.close()
 
 
@@ -63,18 +74,20 @@ def build_app(
     adapters: Mapping[str, FacilityAdapter],
     settings: FacilitySettings,
     directories: Mapping[str, Callable[[], Source]] | None = None,
-    push: Push | None = None,
+    ldap: LdapSettings | None = None,
 ) -> FacilityService:
     """Put the service together from its database, its adapters and its settings; nothing is started.
 
-    :param directories: user directory -> makes a new adapter that reads it. :param push: tells LDAP of people.
+    :param directories: user directory -> makes a new adapter that reads it. :param ldap: of the site.
     """
     health = Health(NAME)
     readings = Readings(store, adapters, settings)
     viewer = Viewer(store, readings, Selection(settings.stations))
     runs = Runs(viewer)
     proposals, esafs = Proposals(viewer, runs), Esafs(viewer)
-    user_syncs = UserSynchronisation(store, directories or {}, settings.user_sync, push)
+    directory = ldap_parts.of_other_service(ldap, store)
+    users = Users(store, directory.checks_passwords)
+    user_syncs = UserSynchronisation(store, directories or {}, settings.user_sync, directory.push)
     use_cases = UseCases(
         runs,
         proposals,
@@ -90,25 +103,18 @@ def build_app(
     application = Application(
         NAME,
         routes(use_cases),
-        Users(store),
+        users,
         FacilityAuthorizer(),
         SqlSessionStore(store, *settings.session_limits),
         health,
         throttle=LoginThrottle(SqlTally(store)),
     )
-    return FacilityService(application, store, readings, Refresher(readings), user_syncs)
+    return FacilityService(application, store, readings, Refresher(readings), user_syncs, directory, users)
 
 
 def build_server(service: FacilityService, settings: FacilitySettings) -> Server:
     """Return the HTTPS server of a service, not started."""
-    return Server(
-        service.application,
-        settings.host,
-        settings.port,
-        settings.certificate,
-        settings.key,
-        threads=settings.threads,
-    )
+    return Server.of(service.application, settings)
 
 
 def build_from_settings(settings: FacilitySettings, file: Path | str = "settings") -> FacilityService:
@@ -123,7 +129,8 @@ def build_from_settings(settings: FacilitySettings, file: Path | str = "settings
         return lambda: load(settings, file)[name]  # one of its own: an adapter serves one thread at a time
 
     directories = {name: maker(name) for name, adapter in adapters.items() if "users" in adapter.provides}
-    return build_app(store, adapters, settings, directories)
+    ldap = ldap_settings.of_file(file) if Path(file).is_file() else None
+    return build_app(store, adapters, settings, directories, ldap)
 
 
 def _checks(health: Health, store: Store, readings: Readings, settings: FacilitySettings) -> None:

@@ -44,6 +44,11 @@ class DirectoryKeeper:
         self._groups = Groups(self._settings)
         self._accounts = Accounts(self._settings)
 
+    @property
+    def writes_people(self) -> bool:
+        """Whether people's entries are DM's to write."""
+        return self._settings.manage_users != "none"
+
     def prepare(self) -> None:
         """Give experiments their group numbers. :raises ConfigurationError: ``gid_first`` was changed."""
         with self._store.transaction() as connection:
@@ -141,9 +146,11 @@ class DirectoryKeeper:
         if not marks.ids:
             return False
         self._push_groups(ldap, marks.experiments)
+        made: list[str] = []
         if marks.users and self._settings.manage_users != "none":
-            self._accounts.push(ldap, self._people(marks.users))
+            made = self._accounts.push(ldap, self._people(marks.users)).added
         with self._store.transaction() as connection:
+            ldap_store.forget_told(connection, made)
             ldap_store.forget_marks(connection, marks.ids)
         return marks.more
 
@@ -242,6 +249,9 @@ class DirectoryKeeper:
             report.add(self._accounts.push(ldap, self._people(chunk, dry_run), dry_run=dry_run))
             if not dry_run:
                 self._drain(ldap)
+        if not dry_run:
+            with self._store.transaction() as connection:
+                ldap_store.forget_told(connection, report.added)
         if len(extra) > self._settings.most_removals and not force:
             return report, len(extra)
         for entry in extra:

@@ -193,6 +193,13 @@ def people(connection: Connection, synchronised_only: bool, ids: Iterable[int] |
     return connection.execute(statement).mappings().all()
 
 
+def forget_told(connection: Connection, usernames: Iterable[str]) -> None:
+    """Let the next synchronisation hand over these users' password hashes again: their entries are new."""
+    names = list(usernames)
+    if names:
+        connection.execute(update(users).where(users.c.username.in_(names)).values(directory_digest=None))
+
+
 def add_run(connection: Connection, report: dict[str, Any]) -> None:
     """Keep the report of a comparison of everything, and drop the oldest ones."""
     number = connection.execute(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from dm.common.errors import InvalidObjectState
 from dm.common.health import Health
@@ -13,6 +15,9 @@ from dm.site.identity.ldap.keeper import DirectoryKeeper
 from dm.site.identity.ldap.login import DirectoryLogin
 from dm.site.identity.ldap.settings import LdapSettings
 from dm.site.identity.ldap.worker import DirectoryWorker, watch
+
+if TYPE_CHECKING:
+    from dm.site.identity.synchronisation import Told
 
 
 @dataclass
@@ -44,6 +49,21 @@ class SiteDirectory:
         if self.login is not None:
             self.login.close()
 
+    def push_people(self, told: Sequence[Told]) -> None:
+        """Tell the directory of people that a synchronisation found, password hashes included.
+
+        :raises ServiceUnavailable: it does not answer; part of it may be done, again is fine.
+        """
+        hashes = {one.username: one.person.password_hash for one in told}
+        self.required().push_users(
+            [one.user_id for one in told], {name: text for name, text in hashes.items() if text is not None}
+        )
+
+    @property
+    def push(self) -> Callable[[Sequence[Told]], None] | None:
+        """The way to tell it of people, where their entries are DM's to write."""
+        return self.push_people if self.keeper is not None and self.keeper.writes_people else None
+
     def required(self) -> DirectoryKeeper:
         """Return who keeps it. :raises InvalidObjectState: the site has none."""
         if self.keeper is None:
@@ -64,3 +84,11 @@ def build(settings: LdapSettings | None, store: Store, health: Health) -> SiteDi
     login, keeper = DirectoryLogin(directory), DirectoryKeeper(store, directory)
     watch(health, keeper, login)
     return SiteDirectory(store, login, keeper, DirectoryWorker(keeper))
+
+
+def of_other_service(settings: LdapSettings | None, store: Store) -> SiteDirectory:
+    """Put together what a service needs that checks passwords and tells of people, but does not keep the groups."""
+    if settings is None:
+        return SiteDirectory(store)
+    directory = Directory(settings)
+    return SiteDirectory(store, DirectoryLogin(directory), DirectoryKeeper(store, directory))

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from dm.common.settings import ServiceSettings
+from dm.common.errors import ConfigurationError
+from dm.common.settings import ServiceSettings, build, read
 
 _PLACE = "{username}"
 _RDN = r"[A-Za-z][A-Za-z0-9-]*=(?:[^,\\]|\\.)+"
@@ -163,8 +165,6 @@ class LdapSettings(ServiceSettings):
 
     def password(self) -> str:
         """Return the password of the account. :raises ConfigurationError: the file is unreadable or empty."""
-        from dm.common.errors import ConfigurationError
-
         try:
             lines = self.bind_password_file.read_text().splitlines()
         except (OSError, UnicodeDecodeError) as error:
@@ -177,6 +177,19 @@ class LdapSettings(ServiceSettings):
                 f"storage.ldap.bind_password_file {self.bind_password_file} is empty; write the password into it."
             )
         return lines[0]
+
+
+class _StorageSection(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True)
+    ldap: LdapSettings | None = None
+
+
+def of_file(file: str | os.PathLike[str]) -> LdapSettings | None:
+    """Return ``[storage.ldap]`` of a settings file, for other services of the site, or ``None``.
+
+    :raises ConfigurationError: unreadable, or a value that cannot be.
+    """
+    return build(_StorageSection, read(file).get("storage", {}), "storage", file).ldap
 
 
 def _is_loopback(url: str) -> bool:
