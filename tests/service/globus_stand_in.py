@@ -23,6 +23,8 @@ import responses
 from globus_sdk.testing import get_response_set
 from requests import ConnectionError, PreparedRequest
 
+from tests.service.globus_groups_stand_in import GroupsStandIn
+
 SOURCE = str(uuid.UUID(int=1))
 DESTINATION = str(uuid.UUID(int=2))
 CLIENT = str(uuid.UUID(int=3))
@@ -65,6 +67,7 @@ class GlobusStandIn:
         self.hold = False  # leave new tasks active until finish() is called
         self.refused: dict[str, str] = {}  # source path -> code, for the next tasks
         self.replies: list[tuple[str, Answer]] = []  # (regular expression on "METHOD path", answer), each used once
+        self.groups = GroupsStandIn(CLIENT)
         self.lost: list[str] = []  # regular expressions like those: done, but the reply never arrives
         self._lock = threading.RLock()
 
@@ -128,7 +131,9 @@ class GlobusStandIn:
             if authorization != f"Bearer {self.token}":
                 return error(401, "AuthenticationFailed", "Token is not valid")
             text = body.decode() if isinstance(body, bytes) else body
-            return self._transfer(line, parse_qs(parts.query), json.loads(text) if text else {})
+            query, document = parse_qs(parts.query), json.loads(text) if text else {}
+            answered = self.groups.answer(line, query, document)
+            return answered if answered is not None else self._transfer(line, query, document)
 
     def _transfer(self, line: str, query: dict[str, list[str]], body: dict[str, Any]) -> Answer:
         if line == "GET /v0.10/submission_id":
@@ -199,8 +204,8 @@ def inside(stand_in: GlobusStandIn) -> Iterator[responses.RequestsMock]:
         return status, headers, json.dumps(body)
 
     with responses.RequestsMock(assert_all_requests_are_fired=False) as mock:
-        for service in ("transfer.api.globus.org", "auth.globus.org"):
-            for method in ("GET", "POST"):
+        for service in ("transfer.api.globus.org", "auth.globus.org", "groups.api.globus.org"):
+            for method in ("GET", "POST", "DELETE"):
                 where = re.compile(rf"https://{re.escape(service)}/.*")
                 mock.add_callback(method, where, callback, content_type="application/json")
         yield mock
@@ -223,7 +228,7 @@ def over_http(stand_in: GlobusStandIn) -> Iterator[dict[str, str]]:
             self.end_headers()
             self.wfile.write(data)
 
-        do_POST = do_GET
+        do_POST = do_DELETE = do_GET
 
         def log_message(self, format: str, *arguments: object) -> None:
             """Say nothing on standard error."""
@@ -233,7 +238,11 @@ def over_http(stand_in: GlobusStandIn) -> Iterator[dict[str, str]]:
     thread.start()
     try:
         url = f"http://127.0.0.1:{server.server_address[1]}/"
-        yield {"GLOBUS_SDK_SERVICE_URL_TRANSFER": url, "GLOBUS_SDK_SERVICE_URL_AUTH": url}
+        yield {
+            "GLOBUS_SDK_SERVICE_URL_TRANSFER": url,
+            "GLOBUS_SDK_SERVICE_URL_AUTH": url,
+            "GLOBUS_SDK_SERVICE_URL_GROUPS": url,
+        }
     finally:
         server.shutdown()
         server.server_close()

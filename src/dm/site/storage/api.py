@@ -30,6 +30,7 @@ from dm.site.storage.api_base import (
 )
 from dm.site.storage.api_experiments import ExperimentDsApi
 from dm.site.storage.api_files import FileDsApi
+from dm.site.storage.api_globus import GlobusDsApi, GlobusGroup
 from dm.site.storage.api_permissions import InspectionDsApi
 from dm.site.storage.api_tokens import AuditEvent, Session, Token, TokenDsApi
 from dm.site.storage.api_users import UserDsApi
@@ -42,6 +43,8 @@ __all__ = [
     "ExperimentType",
     "FileDsApi",
     "FileMetadata",
+    "GlobusDsApi",
+    "GlobusGroup",
     "GroupSync",
     "InspectionDsApi",
     "LoginLock",

@@ -33,6 +33,7 @@ from dm.site.identity.users import Users
 from dm.site.storage import arguments as a
 from dm.site.storage import (
     directory_routes,
+    globus_routes,
     life_routes,
     lock_routes,
     manifest_routes,
@@ -46,6 +47,7 @@ from dm.site.storage.batches import Batches
 from dm.site.storage.download_policy import DownloadPolicy
 from dm.site.storage.experiments import Experiments
 from dm.site.storage.files import Files
+from dm.site.storage.globus_worker import GlobusWorker
 from dm.site.storage.grants import HEADER, Grants
 from dm.site.storage.members import Members
 from dm.site.storage.operations import Operations
@@ -90,6 +92,7 @@ class UseCases:
     audit_log: AuditLog
     sessions: SqlSessionStore
     directory: SiteDirectory
+    globus: GlobusWorker
 
 
 def routes(use: UseCases) -> list[Route]:
@@ -98,6 +101,7 @@ def routes(use: UseCases) -> list[Route]:
     people += token_routes.routes(use.tokens, use.audit_log, use.sessions)
     people += directory_routes.routes(use.directory)
     people += life_routes.routes(use.life)
+    people += globus_routes.routes(use.globus.groups)
     return [
         *_experiments(use),
         *people,

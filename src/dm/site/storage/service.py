@@ -30,6 +30,8 @@ from dm.site.storage.download_policy import DownloadPolicy
 from dm.site.storage.experiments import Experiments
 from dm.site.storage.explain import Explanations
 from dm.site.storage.files import Files
+from dm.site.storage.globus_groups import GlobusGroups
+from dm.site.storage.globus_worker import GlobusWorker
 from dm.site.storage.grants import Grants
 from dm.site.storage.housekeeping import Housekeeper
 from dm.site.storage.inspection import Inspections, Inspector, watch
@@ -65,6 +67,7 @@ class StorageService:
         self.publisher.start()
         self.housekeeper.start()
         self.use_cases.directory.start()
+        self.use_cases.globus.start()
         self.use_cases.permitting.inspector.start()
         self.use_cases.operations.start()
 
@@ -72,6 +75,7 @@ class StorageService:
         """End the background work (after the batches being published now) and close the database."""
         self.use_cases.operations.stop()
         self.use_cases.permitting.inspector.stop()
+        self.use_cases.globus.stop()
         self.use_cases.directory.stop()
         self.housekeeper.stop()
         self.publisher.stop()
@@ -135,6 +139,7 @@ def build_app(store: Store, owners: Owners, settings: StorageSettings) -> Storag
         audit_log=audit_log,
         sessions=sessions,
         directory=directory,
+        globus=GlobusWorker(GlobusGroups(store, settings.globus), health),
     )
     _checks(health, store, publisher, settings)
     application = Application(

@@ -9,7 +9,7 @@ from pydantic import Field
 from dm.common.settings import WebSettings
 from dm.site.identity.ldap.settings import LdapSettings
 from dm.site.storage.inspection_settings import InspectionSettings
-from dm.site.storage.outside_settings import DownloadSettings
+from dm.site.storage.outside_settings import DownloadSettings, GlobusSettings
 
 
 class StorageSettings(WebSettings):
@@ -75,3 +75,6 @@ class StorageSettings(WebSettings):
         description="How often and how fast files in storage are compared with what is recorded of them.",
     )
     ldap: LdapSettings | None = Field(default=None, description="The site's LDAP directory; unset: none.")
+    globus: GlobusSettings | None = Field(
+        default=None, description="Globus groups of experiments and their guest collection; unset: none."
+    )
