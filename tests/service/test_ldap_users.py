@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import pytest
 
 from dm.common.errors import ServiceUnavailable
+from dm.site.facility.service import build_from_settings
+from dm.site.facility.settings import FacilitySettings
 from dm.site.identity.ldap.keeper import DirectoryKeeper
 from tests.service import storage_fixtures as fx
 from tests.service.ldap_fixtures import site_with_ldap
@@ -169,6 +172,42 @@ def test_drift_of_people_is_repaired(site: fx.Site, slapd: Slapd) -> None:
     assert entry(slapd, lost)["uid"] == [lost]
     assert entry(slapd, changed)["uidNumber"] != ["0"]
     assert slapd.entry(leftover) is None
+
+
+def test_people_of_the_facility_s_directory_log_in_with_its_passwords(
+    site: fx.Site, slapd: Slapd, certificates: Path, tmp_path: Path
+) -> None:
+    """A synchronisation hands the hashes over; the entry made anew after a loss gets its password back."""
+    assert site.settings.ldap is not None
+    name = name_for(site, 9)
+    (tmp_path / "people").mkdir()
+    table = tmp_path / "people" / "users.csv"
+    head = "key,badge,firstName,lastName,email,passwordHash\n"
+    table.write_text(f"{head}K{name},{name[1:]},Ann,Lee,{name}@example.org,{HASHED}\n")
+    values = json.loads(site.settings.ldap.model_dump_json(exclude_none=True))
+    (tmp_path / "dm.toml").write_text(
+        "[storage.ldap]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items())
+    )
+    settings = FacilitySettings(
+        host="127.0.0.1", port=0, certificate=certificates / "server.pem", key=certificates / "server.key",
+        database_url=site.settings.database_url, database_connections=2,
+        adapters={"hr": {"adapter": "csv", "directory": tmp_path / "people"}},
+        user_sync={"every_hours": 0},
+    )  # fmt: skip
+    facility = build_from_settings(settings, tmp_path / "dm.toml")
+    try:
+        assert facility.user_syncs.run("dmadmin", "hr")["status"] == "done"
+        dn = f"uid={name},{slapd.people}"
+        assert slapd.password_is(dn, SECRET)
+        assert facility.application.authenticator.login(name, SECRET).username == name
+        until(lambda: site.users(fx.ADMIN).getGroupSync()["waiting"] == 0, what="an up-to-date directory")
+        slapd.delete(dn)
+        site.users(fx.ADMIN).syncGroups()
+        assert not slapd.password_is(dn, SECRET)
+        assert facility.user_syncs.run("dmadmin", "hr")["status"] == "done"
+        assert slapd.password_is(dn, SECRET)
+    finally:
+        facility.stop()
 
 
 def test_pushing_into_a_directory_that_is_down_says_so(site: fx.Site, slapd: Slapd) -> None:
