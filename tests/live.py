@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +12,12 @@ from dm.common.environment import read_login_file
 from dm.common.setupfile import read_setup
 from dm.deploy import components
 from dm.deploy.install import ADMINISTRATOR, Installed, Plan, install
+from dm.site.facility import sample
 
 STATION = "25IDC"
+PEOPLE = "key,badge,firstName,lastName,email,institution\n" + "".join(
+    f"P{badge},{badge},First{badge},Last{badge},d{badge}@example.org,Example\n" for badge in range(700001, 700006)
+)
 PROGRAMS = Path(os.sys.executable).parent
 
 
@@ -64,10 +69,21 @@ class Suite:
         return done.stdout if status == 0 else done.stderr
 
 
+def sample_facility(suite: Suite) -> None:
+    """Give the facility service the sample of an installation again, whatever other tests have put there."""
+    shutil.rmtree(suite.installed.layout.facility, ignore_errors=True)
+    sample.write(suite.installed.layout.facility, STATION)
+    suite.dm("dm-refresh-facility", "--force", user=ADMINISTRATOR)
+
+
 def start(root: Path) -> Suite:
     """Install a suite below a directory that other accounts may pass, on free ports, and start all of it."""
-    plan = Plan(root, STATION, host="localhost", listen="127.0.0.1", free_ports=True)
+    facility = {"user_sync": {"every_hours": 0}}  # when a test says so
+    plan = Plan(
+        root, STATION, host="localhost", listen="127.0.0.1", free_ports=True, settings={"facility": facility}
+    )  # fmt: skip
     suite = Suite(install(plan))
+    (suite.installed.layout.facility / "users.csv").write_text(PEOPLE)
     components.start(components.chosen("all", suite.installed.layout.settings))
     return suite
 

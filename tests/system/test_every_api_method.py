@@ -25,6 +25,7 @@ import sqlalchemy
 
 from dm import (
     ApsDbApiFactory,
+    ApsUserDbApi,
     AuthDsApi,
     AuthenticationError,
     AuthorizationError,
@@ -65,6 +66,7 @@ from dm.site.storage.api import StorageServiceApi
 from dm.site.storage.settings import StorageSettings
 from dm.station.catalog.api import CatalogServiceApi
 from dm.station.processing.api import ServiceMonitorProcApi
+from tests import live
 from tests.live import STATION, Suite
 from tests.service import storage_fixtures
 
@@ -73,7 +75,7 @@ CLASSES = (
     InspectionDsApi, ExperimentDaqApi, ServiceMonitorDaqApi,
     FileCatApi, DatasetCatApi, RunCatApi, ServiceMonitorCatApi, CatalogServiceApi,
     WorkflowProcApi, ServiceMonitorProcApi, ProcZmqApi,
-    BssApsDbApi, EsafApsDbApi, ServiceMonitorApsDbApi,
+    BssApsDbApi, EsafApsDbApi, ApsUserDbApi, ServiceMonitorApsDbApi,
 )  # fmt: skip
 SECONDS = 60.0
 CONTENTS = {"a.dat": b"alpha" * 1000, "run1/b.dat": b"beta", "run1/deep er/c.h5": b"", "result.txt.gz": b"gz" * 9}
@@ -797,6 +799,9 @@ def test_files_and_downloads(
     expected = {f"data/{path}": content for path, content in CONTENTS.items()} | {"analysis/fit.txt": b"r" * 10}
     assert {name.removeprefix(f"{experiment}/"): content for name, content in bytes_of.items()} == expected
 
+    number = experiments.getExperimentByName(experiment)["id"]
+    *entries, end = files.iterateManifest(number)
+    assert end == {"event": "end", "countFiles": len(entries)} and {entry["present"] for entry in entries} == {True}
     stored = Path(experiments.getExperimentByName(experiment)["dataDirectory"], "run1/b.dat")
     mode = stored.stat().st_mode
     stored.chmod(0o666)
@@ -1104,6 +1109,7 @@ def test_service_monitors(opened: Callable[[Any], Any], suite: Suite) -> None:
 
 def test_facility(opened: Callable[[Any], Any], suite: Suite) -> None:
     """On the sample directory that an installation begins with."""
+    live.sample_facility(suite)
     proposals, forms = opened(ApsDbApiFactory.getBssApsDbApi()), opened(DsApiFactory.getEsafDsApi())
     monitor = opened(ServiceMonitorApsDbApi(*suite.administrator))
     assert [reading["status"] for reading in monitor.refresh()] == ["done"] * 4
@@ -1139,6 +1145,24 @@ def test_facility(opened: Callable[[Any], Any], suite: Suite) -> None:
         plan["experimentName"] = f"api-{key}"
         made = experiments.addExperimentByPlan(plan, typeName="TEST")
         assert made["experiment"][key] == plan["metadata"][key]
+
+
+def test_people_of_the_facility(opened: Callable[[Any], Any], suite: Suite) -> None:
+    """On the user directory that the suite of the tests begins with."""
+    people = opened(ApsUserDbApi(*suite.administrator))
+    run = people.syncUsers(waitTime=SECONDS / 2)
+    assert (run["status"], run["seen"]) == ("done", 5), run
+    assert people.getUserSync(run["id"])["skippedPersons"] == []
+    again = people.syncUsers("sample", dryRun=True, force=False, waitTime=SECONDS / 2)
+    assert (again["status"], again["unchanged"]) == ("done", 5)
+    assert [one["id"] for one in people.listUserSyncs("sample", 2)] == [run["id"], again["id"]]
+    seen = opened(DmApiFactory().getApsUserDbApi())  # the station's manager
+    assert [one["username"] for one in seen.listUsers()] == [f"d{badge}" for badge in range(700001, 700006)]
+    assert seen.getUserByBadge(700002) == seen.getUserByUsername("d700002")
+    with pytest.raises(AuthorizationError):
+        seen.syncUsers()
+    with pytest.raises(ObjectNotFound, match="badge 5"):
+        seen.getUserByBadge(5)
 
 
 def test_facility_that_is_down(opened: Callable[[Any], Any]) -> None:
