@@ -6,17 +6,17 @@ import fnmatch
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from dm.common import paths
 from dm.common.client import ApiClient
 from dm.common.downloads import Downloads, Wanted, sentence
-from dm.common.errors import InvalidArgument
+from dm.common.errors import InvalidArgument, ObjectNotFound
 from dm.common.records import DmObject
 from dm.common.wire import literal, segment
-from dm.site.storage.api_base import DsApi, FileMetadata, given, station_of
+from dm.site.storage.api_base import DsApi, FileMetadata, Operation, given, station_of
 
 ROUTE = "/files/download"
 _MANIFEST_SECONDS = 600.0  # without a line: each file is looked at on a disk that may be busy
@@ -90,6 +90,83 @@ class FileDsApi(DsApi):
         query = given(stationName=station_of(stationName))
         page = self.client.get("/files", experimentName=experimentName, limit=1, **query)
         return DmObject({key: page[key] for key in ("countFiles", "countBytes")})
+
+    def compressFile(
+        self,
+        experimentFilePath: str,
+        experimentName: str,
+        stationName: str | None = None,
+        compression: str | None = None,
+        root: str | None = None,
+    ) -> Operation:
+        """Begin to compress a published file, whose path then ends in ``.`` and the name of the compression.
+
+        :param stationName: or, when it is the name of a compression, that.
+        :param compression: ``gz`` (default), ``bz2`` or ``xz``.
+        :returns: the operation. Follow it, or ask for :meth:`statFile` of the new path until it is there.
+        """
+        return self._repack("compress", experimentFilePath, experimentName, stationName, compression, root)
+
+    def decompressFile(
+        self,
+        experimentFilePath: str,
+        experimentName: str,
+        stationName: str | None = None,
+        compression: str | None = None,
+        root: str | None = None,
+    ) -> Operation:
+        """Begin to decompress a published file; see :meth:`compressFile`.
+
+        :param experimentFilePath: with the suffix of the compression, or, if that is given, without.
+        """
+        return self._repack("decompress", experimentFilePath, experimentName, stationName, compression, root)
+
+    def _repack(  # noqa: PLR0917
+        self, how: str, path: str, experiment: str, station: str | None, compression: str | None, root: str | None
+    ) -> Operation:
+        if station in COMPRESSIONS and compression is None:
+            station, compression = None, station
+        body = {"path": literal(path), "experimentName": experiment, "compression": compression or ""}
+        return Operation(self.client.post(f"/files/{how}", body | given(stationName=station_of(station), root=root)))
+
+    def deleteFile(
+        self,
+        experimentFilePath: str,
+        experimentName: str,
+        stationName: str | None = None,
+        compression: str | None = None,
+        root: str | None = None,
+    ) -> Operation:
+        """Delete a file from storage; its catalog record is the catalog's.
+
+        :param stationName: or, when it is the name of a compression, that.
+        :param compression: delete the file compressed so, whose path has that suffix.
+        :raises ObjectNotFound: no such file.
+        """
+        path, station = experimentFilePath, stationName
+        if station in COMPRESSIONS and compression is None:
+            station, compression = None, station
+        if compression and not path.endswith(f".{compression}"):
+            path = f"{path}.{compression}"
+        chosen = root or self.statFile(path, experimentName, stationName=station)["root"]
+        operation = self.deleteFiles([path], experimentName, station, chosen)
+        if operation.get("countMissing"):
+            raise ObjectNotFound(f"File {path[:300]!a} does not exist in experiment {experimentName!a}.")
+        return operation
+
+    def deleteFiles(
+        self,
+        experimentFilePaths: Sequence[str],
+        experimentName: str,
+        stationName: str | None = None,
+        root: str = "data",
+    ) -> Operation:
+        """Delete up to 1,000 files from storage, published or not.
+
+        :returns: the operation; when it is done, with ``countFiles`` and ``countMissing``.
+        """
+        body = {"paths": list(experimentFilePaths), "experimentName": experimentName, "root": root}
+        return Operation(self.client.post("/files/delete", body | given(stationName=station_of(stationName))))
 
     def downloadFile(  # noqa: PLR0917
         self,

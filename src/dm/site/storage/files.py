@@ -264,7 +264,7 @@ def file_record(found: Found, md5: str | None, compression: str = "") -> dict[st
             "id": found.row["id"],
             "version": found.row["version"],
             "digests": {digests.VERIFICATION: bytes(found.row["digest"]).hex()},
-        }
+        } | _contents(found.row)
     return record
 
 
@@ -272,10 +272,25 @@ def row_record(row: RowMapping, experiment: str) -> dict[str, Any]:
     """Return the record of a file as it was published."""
     record = {"id": row["id"]} | _base(bytes(row["path"]), experiment, row["root"], row["size"])
     record |= _times(row["mtime_ns"])
-    return record | {
-        "md5Sum": bytes(row["md5"]).hex() if row["md5"] is not None else None,
-        "digests": {digests.VERIFICATION: bytes(row["digest"]).hex()},
-        "version": row["version"],
+    return (
+        record
+        | {
+            "md5Sum": bytes(row["md5"]).hex() if row["md5"] is not None else None,
+            "digests": {digests.VERIFICATION: bytes(row["digest"]).hex()},
+            "version": row["version"],
+        }
+        | _contents(row)
+    )
+
+
+def _contents(row: RowMapping) -> dict[str, Any]:
+    """Return what is known of the contents of a file that was compressed here."""
+    if not row["compression"]:
+        return {}
+    return {
+        "compression": row["compression"],
+        "contentSize": row["content_size"],
+        "contentDigests": {digests.VERIFICATION: bytes(row["content_digest"]).hex()},
     }
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from dm.common.web.routes import Arguments
-from dm.site.storage.arguments import ById, ByName
+from dm.site.storage.arguments import ById, ByName, FilePath
 
 
 class RestoreDeleted(ById):
@@ -52,3 +54,16 @@ class OneName(Arguments):
     """A station, storage or experiment type."""
 
     name: str = Field(description="Its name.")
+
+
+class CompressFile(FilePath):
+    """A published file to compress or decompress."""
+
+    compression: str = Field(default="", description="gz (default), bz2 or xz.")
+
+
+class DeleteFiles(ByName):
+    """Files to delete."""
+
+    paths: list[str] = Field(description="Paths below the root, at most 1,000.")
+    root: Literal["data", "analysis"] = Field(default="data", description="Root the paths are below.")

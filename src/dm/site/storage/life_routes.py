@@ -10,10 +10,13 @@ from dm.site.storage import arguments as a
 from dm.site.storage import life_arguments as la
 from dm.site.storage.access import reference
 from dm.site.storage.deletion import Deletion
+from dm.site.storage.file_changes import FileChanges
 from dm.site.storage.members import Members
 from dm.site.storage.updates import Updates
 
 _EXPERIMENT = frozenset({"experimentName"})
+_FILE = _EXPERIMENT | {"path"}
+_FILE_LIST_LIMIT = 8 << 20
 MANAGER_BY_NAME = Access(Who.MANAGER, "experiment_name")
 MANAGER_OF_STATION = Access(Who.MANAGER, "station_name")
 
@@ -25,6 +28,7 @@ class Life:
     updates: Updates
     deletion: Deletion
     members: Members
+    files: FileChanges
 
 
 def routes(use: Life) -> list[Route]:
@@ -42,6 +46,19 @@ def routes(use: Life) -> list[Route]:
     def forget_key(request: Request, arguments: la.DeleteMetadata) -> dict[str, Any]:
         return use.members.delete_metadata(arguments.key, reference(arguments))
 
+    def compress(request: Request, arguments: la.CompressFile) -> dict[str, Any]:
+        return use.files.compress(
+            request.principal, reference(arguments), arguments.path, arguments.root, arguments.compression
+        )
+
+    def decompress(request: Request, arguments: la.CompressFile) -> dict[str, Any]:
+        return use.files.decompress(
+            request.principal, reference(arguments), arguments.path, arguments.root, arguments.compression
+        )
+
+    def delete(request: Request, arguments: la.DeleteFiles) -> dict[str, Any]:
+        return use.files.delete(request.principal, reference(arguments), arguments.paths, arguments.root)
+
     one = "/deletedExperimentsById/{experimentId}"
     return [
         Route("GET", "/deletedExperimentsByStation/{stationName}", deleted, MANAGER_OF_STATION,
@@ -51,4 +68,11 @@ def routes(use: Life) -> list[Route]:
         Route("DELETE", one, purge, ADMIN, "Remove a deleted experiment for good; gives the operation.", a.ById),
         Route("DELETE", "/experimentMetadata", forget_key, MANAGER_BY_NAME,
               "Remove one key of an experiment's own metadata.", la.DeleteMetadata, _EXPERIMENT),
+        Route("POST", "/files/compress", compress, MANAGER_BY_NAME,
+              "Begin to compress a published file; gives the operation.", la.CompressFile, _FILE),
+        Route("POST", "/files/decompress", decompress, MANAGER_BY_NAME,
+              "Begin to decompress a published file; gives the operation.", la.CompressFile, _FILE),
+        Route("POST", "/files/delete", delete, MANAGER_BY_NAME,
+              "Delete files of an experiment from storage; gives the operation.", la.DeleteFiles, _EXPERIMENT,
+              body_limit=_FILE_LIST_LIMIT),
     ]  # fmt: skip

@@ -3,7 +3,8 @@
 ``system/manifest/<year>-<month>.jsonl`` holds one JSON object per line. A batch writes a ``file`` line for each file it
 is about to put in place, and, when all is in place and on disk, a ``committed`` line. Without its ``committed`` line a
 batch does not count; a batch that was replayed has its lines twice, the last ones hold. A line that a crash cut short
-is not JSON and does not count either.
+is not JSON and does not count either. A ``deleted`` line says that the file of that root and path was deleted on
+purpose, or replaced by a compressed or decompressed one of another name, whose ``file`` line has the same batch.
 """
 
 from __future__ import annotations

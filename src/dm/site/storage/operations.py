@@ -242,6 +242,9 @@ class Operations:
         operation_id, attempt = row["id"], row["attempts"] + 1
         try:
             finish = kind.carry_out(row, Progress(self._store, operation_id, self._stop))
+            with self._store.transaction() as connection:
+                finish(connection)
+                operation_store.end(connection, operation_id)
         except (StoppedError, NotYetError) as error:
             with contextlib.suppress(DmException), self._store.transaction() as connection:
                 operation_store.postpone(connection, operation_id, _SOON * isinstance(error, NotYetError), False)
@@ -253,17 +256,11 @@ class Operations:
                     operation_store.postpone(connection, operation_id, min(2.0**attempt, _LONGEST_DELAY), True)
                 return
             self._fail(row, kind, error if isinstance(error, DmException) else ServiceUnavailable(f"{error}"))
-            return
         except DmException as error:
             self._fail(row, kind, error)
-            return
         except Exception as error:
             LOG.exception("%s of experiment %d", row["name"], row["experiment_id"])
             self._fail(row, kind, InternalError(f"{type(error).__name__}; the storage log has more."))
-            return
-        with self._store.transaction() as connection:
-            finish(connection)
-            operation_store.end(connection, operation_id)
 
     def _fail(self, row: RowMapping, kind: Kind, error: DmException) -> None:
         with self._store.transaction() as connection:

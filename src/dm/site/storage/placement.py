@@ -30,7 +30,7 @@ class Tree:
 
     def __init__(self, root: str, owner: Owner) -> None:
         self.root = root
-        self._owner = owner
+        self.owner = owner
         self._open: OrderedDict[bytes, int] = OrderedDict()
         self._changed: set[bytes] = set()
         self._stack = contextlib.ExitStack()
@@ -58,7 +58,7 @@ class Tree:
             self._open.move_to_end(path)
             return self._open[path]
         above, _, name = path.rpartition(b"/")
-        descriptor, _made = enter(self.directory(above), name, self._owner, DIRECTORY_MODE)
+        descriptor, _made = enter(self.directory(above), name, self.owner, DIRECTORY_MODE)
         self._open[path] = descriptor
         if len(self._open) > _OPEN_AT_ONCE:
             oldest, old = self._open.popitem(last=False)
@@ -98,7 +98,7 @@ class Tree:
             finally:
                 os.close(descriptor)
             descriptor = inner
-            mend(descriptor, self._owner, DIRECTORY_MODE)
+            mend(descriptor, self.owner, DIRECTORY_MODE)
         return descriptor
 
     def digest(self, path: bytes) -> str:
@@ -141,10 +141,14 @@ class Tree:
         hidden = b".dm-" + digests_name(item.path)
         descriptor = os.open(source_name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=source)
         try:
-            copy_to(descriptor, target, hidden, item, owner=self._owner)
+            copy_to(descriptor, target, hidden, item, owner=self.owner)
         finally:
             os.close(descriptor)
         os.rename(hidden, name, src_dir_fd=target, dst_dir_fd=target)
+
+    def changed(self, directory: bytes) -> None:
+        """Note that something was renamed or removed in a directory beneath the root."""
+        self._changed.add(directory)
 
     def sync(self) -> None:
         """Return when all renames are on disk. :raises OSError: they are not."""

@@ -29,6 +29,7 @@ from dm.site.storage.directories import Owners
 from dm.site.storage.download_policy import DownloadPolicy
 from dm.site.storage.experiments import Experiments
 from dm.site.storage.explain import Explanations
+from dm.site.storage.file_changes import FileChanges
 from dm.site.storage.files import Files
 from dm.site.storage.globus_groups import GlobusGroups
 from dm.site.storage.globus_worker import GlobusWorker
@@ -113,7 +114,7 @@ def build_app(store: Store, owners: Owners, settings: StorageSettings) -> Storag
     use_cases = UseCases(
         experiments=Experiments(store, owners),
         members=members,
-        life=Life(Updates(store, owners, operations), deletion, members),
+        life=Life(Updates(store, owners, operations), deletion, members, FileChanges(store, owners, operations)),
         users=users,
         registry=Registry(store),
         grants=Grants(store),
