@@ -262,6 +262,13 @@ def test_tokens_in_use_that_end_soon_are_noted_once(site: fx.Site) -> None:
     assert [event["details"]["user"] for event in found] == [fx.ALICE]
 
 
+def test_by_default_a_pi_adds_nobody(site: fx.Site) -> None:
+    site.users(fx.MANAGER).addUserExperimentRole(fx.BOB, "PI", "exp1", fx.STATION)
+    with pytest.raises(AuthorizationError):
+        site.users(fx.BOB).addUserExperimentRole(fx.STRANGER, "User", "exp1", fx.STATION)
+    site.users(fx.MANAGER).deleteUserExperimentRole(fx.BOB, "PI", "exp1", fx.STATION)
+
+
 # --- at a station ------------------------------------------------------------------------------------------------
 
 

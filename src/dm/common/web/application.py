@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, cast, runtime_checkable
 
 from dm.common import interface
-from dm.common.caller import CALLER, Caller
+from dm.common.caller import CALLER, Caller, typed_name
 from dm.common.errors import (
     AuthenticationError,
     AuthorizationError,
@@ -353,7 +353,6 @@ class Application(Shell):
         :returns: the session's id and whose it is.
         :raises AuthenticationError: wrong. :raises ServiceLimit: too many wrong ones before.
         """
-        shown = shorten(username)
         try:
             with self.throttle.attempt(username, remote):
                 if not username or not password or "\0" in username or len(username) > 256 or len(password) > 1024:
@@ -361,10 +360,11 @@ class Application(Shell):
                     username = password = "-"
                 principal = self.authenticator.login(username, password)
         except (AuthenticationError, ServiceLimit) as error:
+            shown = typed_name(username) or "(not shown)"
             _audit_log.warning("login refused user=%s remote=%s: %s", shown, remote, type(error).__name__)
             raise
         session_id = self.sessions.create(principal)
-        _audit_log.info("login user=%s remote=%s", shown, remote)
+        _audit_log.info("login user=%s remote=%s", shorten(username), remote)
         return session_id, principal
 
     def logout(self, request: Request) -> Reply:

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import re
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from dm.common.caller import CALLER, Caller, calling
+from dm.common.caller import CALLER, Caller, calling, typed_name
 from dm.site.database.store import Store
 from dm.site.identity import audit
 
 WINDOW_SECONDS = 600.0
 MOST_ROWS = 100
-_BADGE = re.compile(r"d[0-9]{1,9}")
 
 
 @dataclass
@@ -47,7 +45,7 @@ class Refusals:
     def note(self, username: str, known: bool, token: bool = False) -> None:
         """Note one. :param known: whether there is such a user; :param token: it was tried with an API token."""
         caller = CALLER.get()
-        shown = username if known or _BADGE.fullmatch(username) else ""
+        shown = username if known else typed_name(username)
         key = hashlib.sha256(f"{username}\0{caller.remote}".encode("utf-8", "surrogateescape")).digest()[:16]
         self.flush(only_due=True)
         with self._lock:
