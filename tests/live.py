@@ -8,6 +8,9 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from prometheus_client.parser import text_string_to_metric_families
+
+from dm.common.client import RestClient
 from dm.common.environment import read_login_file
 from dm.common.setupfile import read_setup
 from dm.deploy import components
@@ -19,6 +22,11 @@ PEOPLE = "key,badge,firstName,lastName,email,institution\n" + "".join(
     f"P{badge},{badge},First{badge},Last{badge},d{badge}@example.org,Example\n" for badge in range(700001, 700006)
 )
 PROGRAMS = Path(os.sys.executable).parent
+
+
+# Routes that need what the suite of the tests does not have (Globus, LDAP): answered by services of single tests, which
+# note them here as service -> (method, template).
+ANSWERED_ELSEWHERE: dict[str, set[tuple[str, str]]] = {}
 
 
 @dataclass
@@ -74,6 +82,17 @@ def sample_facility(suite: Suite) -> None:
     shutil.rmtree(suite.installed.layout.facility, ignore_errors=True)
     sample.write(suite.installed.layout.facility, STATION)
     suite.dm("dm-refresh-facility", "--force", user=ADMINISTRATOR)
+
+
+def answered_well(client: RestClient) -> set[tuple[str, str]]:
+    """Return method and template of the routes that a service has answered with a 2xx status, as its metrics say."""
+    text = client.send("GET", "/metrics").text
+    return {
+        (sample.labels["method"], sample.labels["route"])
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name == "dm_requests_total" and sample.labels["status"].startswith("2") and sample.value >= 1
+    }
 
 
 def start(root: Path) -> Suite:

@@ -34,16 +34,9 @@ from dm.site.storage.globus_client import Change, GlobusClient
 from dm.site.storage.outside_settings import GlobusSettings
 from tests.live import PROGRAMS
 from tests.service import storage_fixtures as fx
+from tests.service.globus_fixtures import COLLECTION, HEAD, STAFF, identity, running_globus_site
 from tests.service.globus_groups_stand_in import GroupsStandIn
-from tests.service.globus_stand_in import CLIENT, GlobusStandIn, error, over_http
-
-COLLECTION = str(uuid.UUID(int=9))
-HEAD = "head@lab.example.org"
-
-
-def identity(username: str) -> str:
-    return f"{username}@example.org"
-
+from tests.service.globus_stand_in import CLIENT, GlobusStandIn, error
 
 @dataclass
 class Place:
@@ -78,28 +71,8 @@ def place(
     new_postgres_database: Callable[[], str], certificates: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Place]:
     directory = tmp_path_factory.mktemp("site")
-    secret = directory / "secret"
-    secret.write_text("a secret\n")
-    secret.chmod(0o600)
-    settings = {
-        "client_id": CLIENT,
-        "client_secret_file": secret,
-        "identity": "{username}@example.org",
-        "managers": [HEAD],
-        "collection": COLLECTION,
-        "collection_paths": {str(directory / "storage"): "/dm"},
-        "sync_seconds": 0.1,
-    }
-    globus = GlobusStandIn({})
-    globus.groups.know(identity(fx.ALICE), identity(fx.BOB), HEAD, identity(fx.MANAGER))
-    with pytest.MonkeyPatch.context() as patch, over_http(globus) as variables:
-        for name, value in variables.items():
-            patch.setenv(name, value)
-        with fx.running_site(new_postgres_database(), certificates, directory, globus=settings) as site:
-            yield Place(site, globus, directory)
-
-
-STAFF = {HEAD: "manager", identity(fx.MANAGER): "manager"}
+    with running_globus_site(new_postgres_database(), certificates, directory) as (site, globus):
+        yield Place(site, globus, directory)
 
 
 def eventually(condition: Callable[[], bool]) -> None:

@@ -62,16 +62,16 @@ from dm.common import settings
 from dm.common.client import RestClient
 from dm.common.hosting import free_port
 from dm.site.facility.api import ServiceMonitorApsDbApi
-from dm.site.storage.api import StorageServiceApi
+from dm.site.storage.api import GlobusDsApi, StorageServiceApi
 from dm.site.storage.settings import StorageSettings
 from dm.station.catalog.api import CatalogServiceApi
 from dm.station.processing.api import ServiceMonitorProcApi
 from tests import live
 from tests.live import STATION, Suite
-from tests.service import storage_fixtures
+from tests.service import globus_fixtures, storage_fixtures
 
 CLASSES = (
-    ExperimentDsApi, UserDsApi, FileDsApi, AuthDsApi, TokenDsApi, ServiceMonitorDsApi, StorageServiceApi,
+    GlobusDsApi, ExperimentDsApi, UserDsApi, FileDsApi, AuthDsApi, TokenDsApi, ServiceMonitorDsApi, StorageServiceApi,
     InspectionDsApi, ExperimentDaqApi, ServiceMonitorDaqApi,
     FileCatApi, DatasetCatApi, RunCatApi, ServiceMonitorCatApi, CatalogServiceApi,
     WorkflowProcApi, ServiceMonitorProcApi, ProcZmqApi,
@@ -293,6 +293,25 @@ def taken(opened: Callable[[Any], Any], experiment: str, service: StorageService
     grant = opened(StorageServiceApi()).addGrant(experiment, "daq")
     storage_fixtures.publish(service, grant, {"a.dat": b"other bytes"})
     return experiment
+
+
+def test_globus_groups(
+    opened: Callable[[Any], Any], new_postgres_database: Callable[[], str], certificates: Path, tmp_path: Path
+) -> None:
+    """On a site of its own, with a stand-in for Globus."""
+    with globus_fixtures.running_globus_site(new_postgres_database(), certificates, tmp_path) as (site, globus):
+        site.experiments(storage_fixtures.MANAGER).addExperiment("globus", STATION)
+        login = storage_fixtures.MANAGER, storage_fixtures.password_of(storage_fixtures.MANAGER)
+        groups = opened(GlobusDsApi(*login, site.url, ca_file=site.ca_file))
+        group = groups.createGlobusGroup("globus")
+        assert groups.getGlobusGroup("globus") == group and groups.getGlobusGroups() == [group]
+        groups.addGlobusGroupMembers("globus", admins=[storage_fixtures.ALICE])
+        alice = globus_fixtures.identity(storage_fixtures.ALICE)
+        assert globus.groups.members(group["id"])[alice] == "admin"
+        groups.deleteGlobusGroupMembers("globus", [storage_fixtures.ALICE])
+        assert groups.syncGlobusGroup("globus", dryRun=True)["removed"] == []
+        assert groups.deleteGlobusGroup("globus")["id"] == group["id"] and globus.groups.groups == {}
+        live.ANSWERED_ELSEWHERE.setdefault("storage", set()).update(live.answered_well(site.rest()))
 
 
 @pytest.fixture
