@@ -76,15 +76,23 @@ class Look:
         if self.passers and not acl.put(descriptor, acl.ACCESS, acl.of_mode(self.mode, self.passers)):
             self.owner.apply(descriptor, self.mode | 0o001)
 
+    def _shown_mode(self, lists: bool) -> int:
+        """Return the mode as ``stat`` has it: with a list, its group's bits are the list's mask."""
+        if not self.passers:
+            return self.mode
+        if not lists:
+            return self.mode | 0o001
+        mask = next(entry.permissions for entry in acl.of_mode(self.mode, self.passers) if entry.tag == acl.MASK)
+        return self.mode & ~0o070 | mask << 3
+
     def faults(self, descriptor: int, status: os.stat_result) -> list[str]:
         """Return what is wrong with an open directory, one text for each thing."""
         found = owner_faults(self.owner, status)
         access, default = acl.get(descriptor, acl.ACCESS), acl.get(descriptor, acl.DEFAULT)
         wanted = acl.of_mode(self.mode, self.passers) if self.passers else None
         lists = acl.supported(descriptor)
-        modes = {self.mode} if lists or not self.passers else {self.mode | 0o001}
-        if (mode := stat.S_IMODE(status.st_mode)) not in modes:
-            found.append(f"mode {mode:04o} instead of {min(modes):04o}")
+        if (mode := stat.S_IMODE(status.st_mode)) != (right := self._shown_mode(lists)):
+            found.append(f"mode {mode:04o} instead of {right:04o}")
         if lists and access != wanted:
             found.append(f"access list {_shown(access)} instead of {_shown(wanted)}")
         if lists and self.mode & _SET_GROUP_ID and default != acl.PRIVATE:

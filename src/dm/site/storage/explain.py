@@ -57,7 +57,8 @@ class Component:
             return True, "root may do everything"
         if who.uid == self.uid:
             return self._told(self.mode >> 6 & 7, f"its owner {account_name(self.uid)}")
-        entries = self.access or acl.of_mode(self.mode)
+        # Linux looks at the list only if its mask, which the mode shows as the group's bits, leaves anything.
+        entries = self.access if self.access and self.mode & 0o070 else acl.of_mode(self.mode)
         mask = next((entry.permissions for entry in entries if entry.tag == acl.MASK), 7)
         for entry in entries:
             if entry.tag == acl.USER and entry.id == who.uid:
