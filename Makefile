@@ -52,7 +52,7 @@ serve: install
 
 # Programs the tests talk to. Only installing them needs root; without root it says what is missing.
 TEST_PROGRAMS := rsync sshd curl strace gcc globus-url-copy globus-gridftp-server grid-proxy-init myproxy-logon myproxy-server \
-	sge_qmaster sge_execd qacct slurmctld slurmd slurmdbd sbatch munged mariadbd slapd ldapadd nslcd nginx
+	sge_qmaster sge_execd qacct slurmctld slurmd slurmdbd sbatch munged mariadbd slapd ldapadd nslcd nginx setfacl
 test-deps:
 	@PATH="$$PATH:/usr/sbin:/sbin"; missing=""; \
 	for program in $(TEST_PROGRAMS); do command -v $$program >/dev/null 2>&1 || missing="$$missing $$program"; done; \
@@ -61,7 +61,7 @@ test-deps:
 		-e "s/globus-gridftp-server/globus-gridftp-server-progs/" -e "s/grid-proxy-init/globus-proxy-utils/" -e "s/myproxy-logon/myproxy/" \
 		-e "s/sge_qmaster/gridengine-master/" -e "s/sge_execd/gridengine-exec/" -e "s/qacct/gridengine-client/" \
 		-e "s/sbatch/slurm-client/" -e "s/munged/munge/" -e "s/mariadbd/mariadb-server-core/" \
-		-e "s/ldapadd/ldap-utils/" -e "s/nginx/nginx-light/" -e "s/nslcd/nslcd libnss-ldapd/"); \
+		-e "s/ldapadd/ldap-utils/" -e "s/nginx/nginx-light/" -e "s/nslcd/nslcd libnss-ldapd/" -e "s/setfacl/acl/"); \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then \
 		policy=/usr/sbin/policy-rc.d; `# no daemon of theirs starts, no name service changes` \
 		test -e $$policy || { trap "rm -f $$policy" EXIT; printf '#!/bin/sh\nexit 101\n' >$$policy; chmod 755 $$policy; }; \
