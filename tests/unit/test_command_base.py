@@ -202,3 +202,13 @@ def test_click_exit_statuses_pass():
         context.exit(7)
 
     assert run(program=leave).exit_code == 7
+
+
+def test_f46_names_cannot_steer_a_terminal():
+    name = "a\x1b]0;title\x07b\x9b31mc\u202egnp.exe\u2066d\u2028e\r\nf\tg"
+    shown = base._one_line(name)
+    assert shown == r"a\x1b]0;title\x07b\x9b31mc\u202egnp.exe\u2066d\u2028e\r\nf" + "\tg"
+    assert base._one_line(name, controls=False).count("\n") == 0, "into a pipe a record stays one line, byte for byte"
+    assert (
+        base._one_line("<script>alert(1)</script> =cmd|' /C calc'!A0") == "<script>alert(1)</script> =cmd|' /C calc'!A0"
+    )

@@ -44,6 +44,10 @@ DEBUG = "DM_DEBUG"
 FORMATS = ("text", "dict", "pprint", "json")
 EXIT_DEFECT, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_PIPE = 1, 2, 130, 141
 _CONTROL = {code: f"\\x{code:02x}" for code in [*range(32), 127, *range(128, 160)] if code != 9}
+# what turns the direction of writing around, so that a name would be read as another one
+_CONTROL |= {
+    code: f"\\u{code:04x}" for code in [0x061C, *range(0x200E, 0x2010), *range(0x2028, 0x202F), *range(0x2066, 0x206A)]
+}
 
 F = TypeVar("F", bound=Callable[..., Any])
 argument = click.argument
