@@ -38,6 +38,7 @@ from tests.service.globus_fixtures import COLLECTION, HEAD, STAFF, identity, run
 from tests.service.globus_groups_stand_in import GroupsStandIn
 from tests.service.globus_stand_in import CLIENT, GlobusStandIn, error
 
+
 @dataclass
 class Place:
     """A site and its Globus."""
