@@ -15,7 +15,15 @@ from dm.common.web.routes import Principal
 from dm.site import rules
 from dm.site.database.store import CREATE_LOCK, Store, lock
 from dm.site.identity import audit
-from dm.site.storage import deleted_store, experiment_records, file_store, grant_store, operation_store, relocation
+from dm.site.storage import (
+    deleted_store,
+    experiment_records,
+    file_store,
+    grant_store,
+    inspection_store,
+    operation_store,
+    relocation,
+)
 from dm.site.storage.directories import Owners
 from dm.site.storage.experiments import Reference, find, name_taken, refuse_nesting
 from dm.site.storage.operations import Finish, Kind, NotYetError, Operations, Progress, record, refuse_busy
@@ -103,6 +111,7 @@ class Deletion:
     @staticmethod
     def _forget(connection: Connection, experiment_id: int) -> None:
         file_store.forget(connection, experiment_id)
+        inspection_store.forget(connection, experiment_id)
         operation_store.forget_members(connection, experiment_id)
         deleted_store.purged(connection, experiment_id)
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, BinaryIO, cast
@@ -37,7 +38,9 @@ from dm.site.storage.inspection_store import Finding
 from dm.site.storage.pace import Pace, PacedFile
 
 DAMAGE = ("missing", "changed", "digest", "unreadable")
+OURS = ".dm-"
 _PAGE = 200
+_MAKING_SECONDS = 24 * 3600.0
 _ROOTS = (b"analysis", b"data", b"system")
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _ANY = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -286,7 +289,7 @@ class Round:
                     if stat.S_ISREG(status.st_mode):
                         if root == b"system":
                             self._ours(descriptor, os.fsencode(name), entry, found)
-                        else:
+                        elif not _in_the_making(name, status):
                             plain.append(Finding(entry, "extra", f"{status.st_size} bytes that were never published"))
                     elif stat.S_ISLNK(status.st_mode):
                         found.append(self._counted(Finding(entry, "link", "a symbolic link")))
@@ -410,6 +413,11 @@ def _change(row: RowMapping, status: os.stat_result) -> str:
     if status.st_size != row["size"]:
         return f"{status.st_size} bytes instead of {row['size']}"
     return f"modified at {status.st_mtime_ns} ns instead of {row['mtime_ns']} ns"
+
+
+def _in_the_making(name: str, status: os.stat_result) -> bool:
+    """Whether a file is one of ours beside its final place, where it is copied, packed or unpacked just now."""
+    return name.startswith(OURS) and abs(time.time() - status.st_ctime) < _MAKING_SECONDS
 
 
 def _widened(owner: Owner, descriptor: int, status: os.stat_result) -> list[str]:
