@@ -68,7 +68,7 @@ from dm.station.catalog.api import CatalogServiceApi
 from dm.station.processing.api import ServiceMonitorProcApi
 from tests import live
 from tests.live import STATION, Suite
-from tests.service import globus_fixtures, storage_fixtures
+from tests.service import globus_fixtures, ldap_fixtures, slapd_server, storage_fixtures
 
 CLASSES = (
     GlobusDsApi, ExperimentDsApi, UserDsApi, FileDsApi, AuthDsApi, TokenDsApi, ServiceMonitorDsApi, StorageServiceApi,
@@ -311,6 +311,26 @@ def test_globus_groups(
         groups.deleteGlobusGroupMembers("globus", [storage_fixtures.ALICE])
         assert groups.syncGlobusGroup("globus", dryRun=True)["removed"] == []
         assert groups.deleteGlobusGroup("globus")["id"] == group["id"] and globus.groups.groups == {}
+        live.ANSWERED_ELSEWHERE.setdefault("storage", set()).update(live.answered_well(site.rest()))
+
+
+def test_groups_in_ldap(
+    opened: Callable[[Any], Any],
+    new_postgres_database: Callable[[], str],
+    certificates: Path,
+    tmp_path: Path,
+) -> None:
+    """On a site of its own, with a real LDAP server beside it."""
+    with (
+        slapd_server.running_slapd(tmp_path / "slapd") as slapd,
+        ldap_fixtures.site_with_ldap(new_postgres_database(), certificates, tmp_path / "site", slapd) as site,
+    ):
+        group = site.experiments(storage_fixtures.MANAGER).addExperiment("ldap")["authGroupName"]
+        login = storage_fixtures.ADMIN, storage_fixtures.password_of(storage_fixtures.ADMIN)
+        administrator = opened(UserDsApi(*login, site.url, ca_file=site.ca_file))
+        slapd_server.until(lambda: administrator.getGroupSync()["waiting"] == 0)
+        assert slapd.members(group) == {storage_fixtures.MANAGER, storage_fixtures.SERVICE}
+        assert administrator.syncGroups(dryRun=True)["drift"] == 0
         live.ANSWERED_ELSEWHERE.setdefault("storage", set()).update(live.answered_well(site.rest()))
 
 
@@ -839,6 +859,14 @@ def test_files_and_downloads(
     assert experiment in [one["experimentName"] for one in inspections.getInspections()]
     told = inspections.explainAccess(inspections.username, experiment, "data/run1/b.dat")
     assert told["httpsAllowed"] and told["httpsRule"].endswith(f"is manager of station {STATION}")
+
+    changing, experiments = opened(FileDsApi()), opened(ExperimentDsApi())
+    begun = changing.compressFile("run1/b.dat", experiment, STATION, "gz")  # the order of the station GUI
+    until(lambda: experiments.getOperation(begun["id"])["status"] == "done")
+    begun = changing.decompressFile("run1/b.dat.gz", experiment)
+    until(lambda: experiments.getOperation(begun["id"])["status"] == "done")
+    assert changing.deleteFile("run1/b.dat", experiment, STATION)["countFiles"] == 1
+    assert changing.deleteFiles(["a.dat", "none"], experiment)["countMissing"] == 1
 
 
 # --- catalog ---------------------------------------------------------------------------------------------------
