@@ -34,6 +34,8 @@ def uploaded(suite: Suite, run_directory: Path) -> Listing:
     def listing() -> dict[str, dict[str, object]]:
         text = suite.dm("dm-list-experiment-files", "--experiment", EXPERIMENT, "--display-format", "json", "--all")
         found = [json.loads(line) for line in text.splitlines()]
+        for record in found:  # the embedded database keeps 15 digits of a number that is changed
+            record["fileModificationTime"] = round(record["fileModificationTime"], 4)
         return {record["experimentFilePath"]: {key: record.get(key) for key in KEYS} for record in found}
 
     return listing

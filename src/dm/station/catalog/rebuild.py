@@ -55,7 +55,7 @@ def record(experiment: Mapping[str, Any], entry: Record) -> Record:
         "path": entry["path"],
         "fileSize": entry["size"],
         "fileModificationTime": entry["mtimeNs"] / 1e9,
-        "md5Sum": digests.get("md5"),
+        "md5Sum": digests.pop("md5", None),
         "digests": digests,
         "version": entry["version"],
         "replicas": [{"type": "storage", "url": url, "host": experiment.get("storageHost") or ""}],
