@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
 import subprocess
@@ -14,7 +15,9 @@ from typing import Any
 
 import pytest
 
+from dm.common.environment import write_login_file
 from dm.common.errors import AuthorizationError, ConfigurationError, InvalidObjectState
+from tests.live import PROGRAMS
 from tests.service import storage_fixtures as fx
 from tests.service.ldap_fixtures import GID_FIRST, settings, site_with_ldap
 from tests.service.slapd_server import Slapd, running_slapd, until
@@ -211,9 +214,22 @@ def test_many_removals_are_held_back(site: fx.Site, slapd: Slapd) -> None:
     assert slapd.members("old0") is None
 
 
-def test_only_administrators_compare(site: fx.Site) -> None:
-    with pytest.raises(AuthorizationError):
-        site.users(fx.MANAGER).syncGroups(dryRun=True)
+def test_the_command_is_for_administrators(site: fx.Site, tmp_path: Path) -> None:
+    def run(username: str) -> subprocess.CompletedProcess[str]:
+        login = tmp_path / username
+        write_login_file(login, username, fx.password_of(username))
+        environment = {"DM_DS_WEB_SERVICE_URL": site.url, "DM_CA_FILE": str(site.ca_file), "DM_LOGIN_FILE": str(login)}
+        return subprocess.run(
+            [str(PROGRAMS / "dm-sync-groups"), "--dry-run"],
+            env=os.environ | environment | {"DM_HOME": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    quiet(site)
+    assert run(fx.ADMIN).stdout.startswith("dryRun=True ")
+    assert run(fx.MANAGER).returncode == AuthorizationError.code
 
 
 def test_an_outage_is_caught_up(site: fx.Site, slapd: Slapd) -> None:
