@@ -45,7 +45,8 @@ def program(name: str) -> str:
 class Slapd:
     """A server; :meth:`start` and :meth:`stop` may be called again and again, its data stays.
 
-    :param certificates: directory with ``ca.pem`` and ``<certificate>.pem/.key``; made when there is none.
+    :param certificate: base name of its certificate in ``certificates`` beneath the directory, which is made with a
+        good one, ``server``, when there is none.
     """
 
     directory: Path
@@ -136,7 +137,7 @@ class Slapd:
             "TLSProtocolMin 3.3\n"
             f'database mdb\nsuffix "{self.base}"\ndirectory {self.directory}/db\nmaxsize 1073741824\n'
             f'rootdn "{self.admin_dn}"\nrootpw {self.admin_password}\n'
-            "index objectClass,uid,cn,gidNumber,uidNumber,memberUid eq\n"
+            "index objectClass,uid,cn,gidNumber,uidNumber,memberUid eq\nindex description eq,sub\n"
             f"{acl}"
         )
 
