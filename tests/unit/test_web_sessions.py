@@ -6,11 +6,11 @@ import threading
 
 import pytest
 
-from dm.common.errors import AuthenticationError, ServiceLimit
+from dm.common.errors import AuthenticationError, InvalidSession, ServiceLimit
 from dm.common.web import cookies
 from dm.common.web.routes import Principal
 from dm.common.web.sessions import MemorySessionStore, session_key
-from dm.common.web.throttle import LoginThrottle, MemoryTally, TooManyLogins
+from dm.common.web.throttle import LoginThrottle, MemoryTally, TokenGuesses, TooManyLogins, UndecidedLogin
 
 
 class Clock:
@@ -232,3 +232,37 @@ def test_memory_is_bounded(monkeypatch):
         fail(throttle, f"d{number:06d}")
     assert tally.count <= 100
     assert not throttle._in_flight
+
+
+def test_f41_guesses_while_nobody_can_decide_are_not_free():
+    throttle = LoginThrottle(clock=Clock())
+    for _ in range(10):
+        with pytest.raises(UndecidedLogin), throttle.attempt("d123456", "10.0.0.1"):
+            raise UndecidedLogin("The user directory does not answer; try again in a moment.")
+    assert not fail(throttle)
+    assert UndecidedLogin("x").to_wire()["errorClass"] == "ServiceUnavailable"
+
+
+def test_f41_wrong_api_tokens_are_not_looked_at_for_ever(monkeypatch):
+    clock = Clock()
+    guesses = TokenGuesses(clock)
+    token, looked_at = f"dmt_{'0' * 32}_", 0
+    for number in range(30):
+        with pytest.raises((InvalidSession, TooManyLogins)), guesses.attempt(f"{token}{number:043d}", "10.0.0.1"):
+            looked_at += 1
+            raise InvalidSession("no")
+    assert looked_at == 10
+    with pytest.raises(TooManyLogins, match="Too many wrong API tokens"), guesses.attempt(f"{token}right", "10.0.0.1"):
+        pytest.fail("must not run")
+    with guesses.attempt(f"{token}right", "10.0.0.2"):
+        pass
+    with guesses.attempt(f"dmt_{'1' * 32}_right", "10.0.0.1"):
+        pass
+    clock.now += 181
+    with guesses.attempt(f"{token}right", "10.0.0.1"):
+        pass
+    monkeypatch.setattr("dm.common.web.throttle.MAX_ACCOUNTS", 50)
+    for number in range(200):
+        with pytest.raises(InvalidSession), guesses.attempt(f"dmt_{number:032d}_", "10.0.0.1"):
+            raise InvalidSession("no")
+    assert len(guesses._buckets) <= 50

@@ -36,7 +36,7 @@ from dm.common.web.routes import ALL, READ, Access, Arguments, Principal, Reques
 from dm.common.web.sessions import SessionStore
 from dm.common.web.shell import Shell
 from dm.common.web.table import Entry, RouteTable, UnknownMethodError, UnknownPathError
-from dm.common.web.throttle import LoginThrottle
+from dm.common.web.throttle import LoginThrottle, TokenGuesses
 
 ANONYMOUS = Principal("")
 TOKEN_ID = "tokenId"  # noqa: S105 - names the attribute of a principal with the id of its API token
@@ -142,6 +142,7 @@ class Application(Shell):
         self.sessions = sessions
         self.health = health
         self.throttle = throttle or LoginThrottle()
+        self.guesses = TokenGuesses()
         self.stopping = threading.Event()
         self._introduction = interface.headers()
         self.routes = list(routes) + common.routes(self)
@@ -246,14 +247,14 @@ class Application(Shell):
         """Find the caller; public routes do not look at cookies."""
         if entry.route.access.who is Who.PUBLIC:
             return Request(call.id, ANONYMOUS, call.headers, call.remote)
-        session_id, principal = self._find_session(call.headers)
+        session_id, principal = self._find_session(call.headers, call.remote)
         call.username = principal.username
         CALLER.set(
             Caller(principal.username, call.remote, call.id, self.name, str(principal.attributes.get(TOKEN_ID, "")))
         )
         return Request(call.id, principal, call.headers, call.remote, session_id)
 
-    def _find_session(self, headers: Mapping[str, str]) -> tuple[str | None, Principal]:
+    def _find_session(self, headers: Mapping[str, str], remote: str = "") -> tuple[str | None, Principal]:
         """Return the first of the request's session ids that is alive, and whose it is.
 
         An API token in the Authorization header comes first, and then cookies are not looked at: a page of another
@@ -261,7 +262,8 @@ class Application(Shell):
         """
         scheme, _, token = headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer" and isinstance(self.authenticator, TokenChecker):
-            return None, self.authenticator.bearer(token.strip())
+            with self.guesses.attempt(token.strip(), remote):
+                return None, self.authenticator.bearer(token.strip())
         candidates = cookies.session_ids(headers.get("cookie", ""))
         for session_id in candidates:
             principal = self.sessions.get(session_id)

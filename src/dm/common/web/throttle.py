@@ -18,11 +18,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
-from dm.common.errors import AuthenticationError, ServiceLimit
+from dm.common.errors import AuthenticationError, InvalidSession, ServiceLimit, ServiceUnavailable
 
 HOUR = 3600.0
 MAX_ACCOUNTS = 20_000
 _POLL = 0.05
+_TOKEN_ID = 36  # characters of a token that say which one it is
 
 
 @dataclass(frozen=True)
@@ -48,18 +49,29 @@ FROM_ANYWHERE = Limit(30, 30)
 class TooManyLogins(ServiceLimit):
     """A login refused unseen because too many failed before.
 
-    :param retry_after: seconds after which trying makes sense.
+    :param retry_after: seconds after which trying makes sense. :param what: there were too many of.
     """
 
     http_status = 429
 
-    def __init__(self, retry_after: float) -> None:
+    def __init__(self, retry_after: float, what: str = "failed logins for this account") -> None:
         self.retry_after = max(1, round(retry_after))
-        super().__init__(f"Too many failed logins for this account; try again in {self.retry_after} seconds.")
+        super().__init__(f"Too many {what}; try again in {self.retry_after} seconds.")
 
     def to_wire(self, request_id: str | None = None) -> dict[str, object]:
         """Go over the wire as the published class."""
         return super().to_wire(request_id) | {"errorClass": ServiceLimit.__name__}
+
+
+class UndecidedLogin(ServiceUnavailable):
+    """A login that could not be decided, because one of those who know passwords does not answer.
+
+    It counts as a failure: while that lasts, wrong guesses at the passwords known here would else be free.
+    """
+
+    def to_wire(self, request_id: str | None = None) -> dict[str, object]:
+        """Go over the wire as the published class."""
+        return super().to_wire(request_id) | {"errorClass": ServiceUnavailable.__name__}
 
 
 class Tally(Protocol):
@@ -178,7 +190,7 @@ class LoginThrottle:
 
     @contextmanager
     def attempt(self, username: str, remote: str) -> Iterator[None]:
-        """Wrap one password check; an :class:`AuthenticationError` inside counts as a failure.
+        """Wrap one password check; :class:`AuthenticationError` and :class:`UndecidedLogin` inside count as failures.
 
         :raises TooManyLogins: without running the body.
         """
@@ -188,7 +200,7 @@ class LoginThrottle:
         try:
             yield
             failed = False
-        except AuthenticationError:
+        except (AuthenticationError, UndecidedLogin):
             failed = True
             raise
         finally:
@@ -232,6 +244,48 @@ class LoginThrottle:
             if not self._in_flight[account]:
                 del self._in_flight[account]
             self._changed.notify_all()
+
+
+class TokenGuesses:
+    """Refuses an API token from an address where it was wrong too often; a right one costs a look into memory.
+
+    Tokens are 256 random bits: this saves the work of looking, rather than keeping anybody from finding one.
+
+    :param clock: monotonic seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._buckets: OrderedDict[bytes, _Bucket] = OrderedDict()
+
+    @contextmanager
+    def attempt(self, token: str, remote: str) -> Iterator[None]:
+        """Wrap one look; an :class:`InvalidSession` inside counts as a wrong guess at the token's id.
+
+        :raises TooManyLogins: without running the body.
+        """
+        key = key_of(token[:_TOKEN_ID], remote)
+        with self._lock:
+            bucket = self._buckets.get(key)
+            left = FROM_ADDRESS.refilled(bucket.left, self._clock() - bucket.at) if bucket else 1.0
+        if left < 1:
+            raise TooManyLogins(FROM_ADDRESS.wait(left), "wrong API tokens")
+        try:
+            yield
+        except InvalidSession:
+            self._note(key)
+            raise
+
+    def _note(self, key: bytes) -> None:
+        now = self._clock()
+        with self._lock:
+            bucket = self._buckets.setdefault(key, _Bucket(FROM_ADDRESS, FROM_ADDRESS.at_once, now))
+            bucket.left = max(0.0, FROM_ADDRESS.refilled(bucket.left, now - bucket.at) - 1)
+            bucket.at = now
+            self._buckets.move_to_end(key)
+            while len(self._buckets) > MAX_ACCOUNTS:
+                self._buckets.popitem(last=False)
 
 
 def canonical(username: str) -> str:

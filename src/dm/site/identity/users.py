@@ -16,8 +16,10 @@ from dm.common.errors import (
     InvalidSession,
     ObjectAlreadyExists,
     ObjectNotFound,
+    ServiceUnavailable,
 )
 from dm.common.web.routes import Principal
+from dm.common.web.throttle import UndecidedLogin
 from dm.site import rules
 from dm.site.database import registry_store
 from dm.site.database.store import Store
@@ -122,7 +124,10 @@ class Users:
         if self._directory is None:
             return False
         known = row is not None and row["active"] and self._directory.asks_about(row["password_hash"] is not None)
-        return self._directory.matches(username, password, known)
+        try:
+            return self._directory.matches(username, password, known)
+        except ServiceUnavailable as error:
+            raise UndecidedLogin(str(error)) from error
 
     def _login_by_token(self, username: str, token: str) -> Principal:
         try:
