@@ -260,6 +260,10 @@ def test_tokens_in_use_that_end_soon_are_noted_once(site: fx.Site) -> None:
     assert use.warn() == use.warn() >= 1
     found = api(site, fx.ADMIN).getAuditEvents("token.ending", subject=token.id)
     assert [event["details"]["user"] for event in found] == [fx.ALICE]
+    assert use.health()[0] == "ok"  # a person sees to their own
+    station = api(site, fx.MANAGER).addToken("t", ["read"], fx.STATION, 3, fx.SERVICE)
+    assert bearer(site, str(station["token"])).get("/session")
+    assert use.health() == ("warning", "1 API tokens of stations in use end within 7 days")
 
 
 def test_by_default_a_pi_adds_nobody(site: fx.Site) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import json
+import re
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,12 +51,39 @@ def test_a_token_does_what_its_scopes_say_without_a_password(suite: Suite, unatt
         user=unattended, status=ObjectNotFound.code,
     )  # fmt: skip
     assert "example-01" in job  # it was let in: there is no such workflow
+    zmq = suite.dm(
+        "dm-zmq-submit", "--workflow-name=example-01", "filePath:/dev/null", user=unattended, status=ObjectNotFound.code
+    )
+    assert "example-01" in zmq
     error = suite.dm(
         "dm-add-experiment", "--experiment=x", "--type=TEST", user=unattended, status=AuthorizationError.code
     )
     assert "The API token is for acquisition, processing, read; this takes scope all or storage" in error
     error = suite.dm("dm-add-token", "--name=t", "--scopes=all", user=unattended, status=AuthorizationError.code)
     assert "log in with a password" in error
+
+
+def test_curl_and_the_spec_macros_use_a_token(suite: Suite, unattended: str, tmp_path: Path) -> None:
+    page = Path(__file__).parents[2] / "docs" / "how-to" / "tokens.md"
+    (lines,) = [part for part in re.findall(r"```sh\n(.*?)```", page.read_text(), flags=re.DOTALL) if "curl" in part]
+    file = str(suite.installed.layout.login_file(unattended))
+    environment = suite.environment | {"DM_LOGIN_FILE": file}
+
+    def run(*words: str) -> str:
+        done = subprocess.run(
+            words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=60
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert isinstance(json.loads(run("sh", "-eu", "-c", lines)), list)
+    assert (tmp_path / "bearer").stat().st_mode & 0o077 == 0
+    (tmp_path / "spec").mkdir()
+    spec = str(Path(__file__).parents[2] / "etc" / "spec" / "dm-spec")
+    daq = json.loads(run("sh", spec, "start-daq", EXPERIMENT, str(tmp_path / "spec")))
+    assert daq["experimentName"] == EXPERIMENT
+    run("sh", spec, "stop-daq", EXPERIMENT, str(tmp_path / "spec"))
+    suite.dm("dm-wait-daq", "--id", daq["id"], user=unattended)
 
 
 def test_a_revoked_token_is_of_no_use_anywhere(suite: Suite) -> None:

@@ -15,6 +15,7 @@ from sqlalchemy import Connection, RowMapping
 
 from dm.common import timestamps, tokens
 from dm.common.errors import AuthorizationError, InvalidArgument, InvalidSession, ObjectNotFound, ServiceLimit
+from dm.common.health import Level
 from dm.common.web.application import TOKEN_ID
 from dm.common.web.routes import ALL, SCOPES, Principal
 from dm.site import rules
@@ -204,6 +205,15 @@ class Tokens:
                     moment = timestamps.iso(row["expires"])
                     audit.record(connection, "token.ending", row["id"], user=row["username"], expires=moment)
         return len(rows)
+
+    def health(self) -> tuple[Level, str]:
+        """Say whether tokens of stations' own accounts, which nobody uses by hand, end within a week."""
+        with self._store.transaction() as connection:
+            count = sum(row["badge"] is None for row in token_store.ending(connection, _WARNING_DAYS))
+        return (
+            "warning" if count else "ok",
+            f"{count} API tokens of stations in use end within {_WARNING_DAYS:.0f} days",
+        )
 
     def forget(self, days: float) -> int:
         """Remove tokens that ended so long ago, and return how many."""

@@ -143,6 +143,7 @@ def build_app(store: Store, owners: Owners, settings: StorageSettings) -> Storag
         globus=GlobusWorker(GlobusGroups(store, settings.globus), health),
     )
     _checks(health, store, publisher, settings)
+    health.check("tokens", tokens.health)
     application = Application(
         NAME,
         routes(use_cases),
