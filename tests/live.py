@@ -81,6 +81,7 @@ def sample_facility(suite: Suite) -> None:
     """Give the facility service the sample of an installation again, whatever other tests have put there."""
     shutil.rmtree(suite.installed.layout.facility, ignore_errors=True)
     sample.write(suite.installed.layout.facility, STATION)
+    (suite.installed.layout.facility / "users.csv").write_text(PEOPLE)
     suite.dm("dm-refresh-facility", "--force", user=ADMINISTRATOR)
 
 

@@ -451,6 +451,7 @@ def test_factories(opened: Callable[[Any], Any], suite: Suite) -> None:
             {
                 "getBssApsDbApi": BssApsDbApi,
                 "getEsafApsDbApi": EsafApsDbApi,
+                "getApsUserDbApi": ApsUserDbApi,
                 "getServiceMonitorApsDbApi": ServiceMonitorApsDbApi,
             },
         ),

@@ -10,6 +10,7 @@ from dm.common.environment import URL_VARIABLES, station_name
 from dm.common.records import DmObject
 
 _LONG = 120.0  # seconds; tens of thousands of people
+_READING_SECONDS = 600.0
 _RUN_NAME = re.compile(r"\d{4}-\d+")
 
 
@@ -174,7 +175,7 @@ class ServiceMonitorApsDbApi(ServiceMonitorApi):
         :param adapter: :param kind: only this one. :param force: also when many records would go.
         """
         body = {"adapter": adapter, "kind": kind, "force": force}
-        return self._records(Reading, self.client.post("/facility/readings", body))
+        return self._records(Reading, self.client.post("/facility/readings", body, timeout=_READING_SECONDS))
 
 
 class FacilityUser(DmObject):
@@ -192,8 +193,10 @@ class UserSync(DmObject):
     ]  # fmt: skip
 
 
-class ApsUserDbApi(_FacilityApi):
+class ApsUserDbApi(ApiClient):
     """The facility's people, as the last synchronisation with its user directories found them, and those runs."""
+
+    URL_VARIABLE: ClassVar[str] = URL_VARIABLES["facility"]
 
     def listUsers(self) -> list[FacilityUser]:
         """Return everybody (managers)."""
