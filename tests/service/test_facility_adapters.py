@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import sqlite3
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from sqlalchemy import create_engine, text
 from dm.common.errors import CommunicationError, ConfigurationError
 from dm.site.facility.adapters.base import FacilityAdapter, Person
 from dm.site.facility.adapters.loading import load
-from dm.site.facility.settings import FacilitySettings
+from dm.site.facility.settings import FacilitySettings, StationSelection, TemplateSettings
 from tests.service.facility_fixtures import Web, http_settings, running_web
 
 
@@ -71,6 +73,29 @@ def test_an_adapter_of_the_facilitys_own() -> None:
     assert (adapter.name, list(adapter.beamlines())) == ("one", [{"name": "1-BM"}])
     with pytest.raises(ConfigurationError, match="'one' has no runs"):
         adapter.runs()
+
+
+def test_the_examples_of_the_how_to_fit(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "facility-adapter.md").read_text()
+    (tmp_path / "facility").mkdir()
+    seen = set()
+    for block in re.findall(r"```toml\n(.*?)```", page, re.DOTALL):
+        values = tomllib.loads(block).get("facility", {})
+        seen |= set(values)
+        if "adapters" in values:
+            load(FacilitySettings.model_construct(adapters=values["adapters"]), tmp_path / "dm.toml")
+        for station in values.get("stations", {}).values():
+            StationSelection(**station)
+        if "templates" in values:
+            assert TemplateSettings(**values["templates"]) == TemplateSettings()
+    assert seen == {"adapters", "stations", "templates"}
+    for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        compile(block, "facility-adapter.md", "exec")
+
+
+def test_templates_know_their_fields() -> None:
+    with pytest.raises(ValueError, match=r"there is no field \{name\}"):
+        TemplateSettings(esaf_name="{name}")
 
 
 # --- csv -------------------------------------------------------------------------------------------------------

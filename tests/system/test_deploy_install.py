@@ -165,3 +165,32 @@ def test_a_bad_station_name_makes_nothing(run_directory):
     with pytest.raises(DmException, match="Station name"):
         install(Plan(root, "25 IDC;", free_ports=True))
     assert not root.exists()
+
+
+def test_an_installation_of_before_gets_the_facility_service(installed):
+    layout, text = installed.layout, installed.layout.settings.read_text()
+    setup = layout.setup.read_text()
+    before = tomllib.loads(text)
+    start, end = text.index("[facility]"), text.index("[station]")
+    try:
+        layout.settings.write_text(text[:start] + text[end:])
+        again = install(installed.plan)
+        assert f"section [facility] in {layout.settings}" in again.done
+        found = tomllib.loads(layout.settings.read_text())
+        port = found["facility"].pop("port")
+        assert port != before["facility"].pop("port") and found == before
+        assert read_setup(layout.setup)["DM_APS_DB_WEB_SERVICE_URL"] == f"https://localhost:{port}"
+    finally:
+        layout.settings.write_text(text)
+        layout.setup.write_text(setup)
+
+
+def test_adapters_are_checked_with_the_settings(installed, tmp_path):
+    text = installed.layout.settings.read_text()
+    bad = tmp_path / "dm.toml"
+    bad.write_text(text.replace('adapter = "csv"', 'adapter = "cvs"'))
+    done = subprocess.run(
+        [installed.layout.bin / "dm-config", "check", "--config", bad], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 4
+    assert "Did you mean 'csv'?" in done.stderr

@@ -65,7 +65,21 @@ def check(file: Path) -> list[str]:
             problems.append(str(error))
             continue
         problems += _unreadable(section, loaded) + _port_taken_twice(section, loaded, ports)
+        problems += _adapters(section, loaded, file)
     return problems
+
+
+def _adapters(section: str, loaded: settings.ServiceSettings, file: Path) -> list[str]:
+    """Return what is wrong with the adapters to the facility's systems; each has settings of its own."""
+    from dm.site.facility.adapters.loading import load
+
+    if section != "facility":
+        return []
+    try:
+        load(loaded, file)  # type: ignore[arg-type]
+    except ConfigurationError as error:
+        return [str(error)]
+    return []
 
 
 def _unreadable(section: str, loaded: settings.ServiceSettings) -> list[str]:

@@ -7,6 +7,7 @@ setup file users source, command wrappers, and the contents of the site database
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import socket
 import sys
@@ -221,9 +222,19 @@ def _commands(plan: Plan, layout: Layout, did: Callable[[str], None]) -> None:
 
 
 def _facility(plan: Plan, layout: Layout, did: Callable[[str], None]) -> None:
-    """Write the sample of a facility where the settings want it."""
+    """Add the facility service to settings of before there was one, and write the sample where they want it."""
     from dm.site.facility import sample
 
+    sections = read(layout.settings)
+    if "facility" not in sections and "storage" in sections:
+        like = ("host", "certificate", "key", "database_url")
+        values = {key: sections["storage"][key] for key in like if key in sections["storage"]} | {
+            "port": free_port() if plan.free_ports else PORTS["facility"],
+            "log_file": layout.log / "facility.log",
+            "adapters": {"sample": {"adapter": "csv", "directory": layout.facility}},
+        }
+        _write(layout.settings, f"{layout.settings.read_text('utf-8')}\n{tomlwriter.dumps({'facility': values})}")
+        did(f"section [facility] in {layout.settings}")
     adapters = read(layout.settings).get("facility", {}).get("adapters", {})
     wanted = str(adapters.get("sample", {}).get("directory", "")) == str(layout.facility)
     if wanted and sample.write(layout.facility, plan.station):
@@ -266,6 +277,7 @@ def _setup_file(layout: Layout, plan: Plan, zeromq: dict[str, object], did: Call
         **zeromq,
         "DM_ALLOWED_EXPERIMENT_TYPES": types,
         "DM_BEAMLINE_NAME": plan.station,
+        **({"DM_ESAF_SECTOR": f"{int(sector.group()):02d}"} if (sector := re.match("[0-9]+", plan.station)) else {}),
         "DM_ROOT_DIR": layout.root,
         "DM_INSTALL_DIR": layout.root,
         "DM_ETC_DIR": layout.etc,

@@ -8,7 +8,7 @@ from dm.common.errors import ObjectNotFound
 from dm.common.web.routes import Principal
 from dm.site.facility.runs import Runs
 from dm.site.facility.selection import same_beamline
-from dm.site.facility.viewer import Viewer, number
+from dm.site.facility.viewer import Viewer, Wanted, number
 
 
 class Proposals:
@@ -27,8 +27,8 @@ class Proposals:
                 run = self._runs.current()["name"]
             except ObjectNotFound:
                 run = ""
-        found = self._viewer.visible(principal, "proposals", part=f"{run}/")
-        return self._sorted(self._viewer.of_station(found, station), beamline)
+        found = self._viewer.visible(principal, "proposals", f"{run}/", wanted=self._at(station, beamline))
+        return _sorted(found)
 
     def get(
         self,
@@ -44,17 +44,21 @@ class Proposals:
         """
         wanted = number(id, "Proposal")
         part = f"{run}/{wanted}/" if run else ""
-        found = self._viewer.visible(principal, "proposals", part, "record->>'id' = :id", id=str(wanted))
-        found = self._sorted(self._viewer.of_station(found, station), beamline)
+        found = self._viewer.visible(
+            principal, "proposals", part, "record->>'id' = :id", self._at(station, beamline), id=str(wanted)
+        )
         if not found:
             where = "".join(f" {word} {value[:80]!a}" for word, value in _places(station, beamline, run))
             raise ObjectNotFound(f"Proposal {wanted}{where} does not exist.")
-        return found[-1]
+        return _sorted(found)[-1]
 
-    @staticmethod
-    def _sorted(found: list[dict[str, Any]], beamline: str | None) -> list[dict[str, Any]]:
-        chosen = [one for one in found if not beamline or same_beamline(beamline, one["beamline"])]
-        return sorted(chosen, key=lambda one: (one["startTime"], one["id"]))
+    def _at(self, station: str | None, beamline: str | None) -> Wanted:
+        at_station = self._viewer.of_station(station)
+        return lambda one: at_station(one) and (not beamline or same_beamline(beamline, one["beamline"]))
+
+
+def _sorted(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return sorted(found, key=lambda one: (one["startTime"], one["id"]))
 
 
 def _places(station: str | None, beamline: str | None, run: str | None) -> list[tuple[str, str]]:

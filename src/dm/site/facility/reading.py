@@ -7,6 +7,7 @@ has is removed, parts that are not read any more stay as they are.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from dm.site.facility import records, store
 from dm.site.facility.adapters.base import LOG, FacilityAdapter
 from dm.site.facility.records import BadRecord
 from dm.site.facility.settings import FacilitySettings
+from dm.site.identity import audit
 
 CACHED = ("runs", "beamlines", "proposals", "esafs")
 MOST_RECORDS = 200_000
@@ -83,6 +85,7 @@ class Readings:
     def __init__(self, database: Store, adapters: Mapping[str, FacilityAdapter], settings: FacilitySettings) -> None:
         self._store = database
         self.adapters = dict(adapters)
+        self._in_use = {name: threading.Lock() for name in self.adapters}  # an adapter serves one thread at a time
         self._settings = settings
 
     @property
@@ -110,7 +113,15 @@ class Readings:
         if not chosen and (adapter or kind):
             known = ", ".join(f"{name}/{what}" for name, what in self.pairs()) or "none"
             raise InvalidArgument(f"No adapter {adapter or ''!a} with {kind or 'records'!a}; there are {known}.")
-        return [self._read(self.adapters[name], what, force, due) for name, what in chosen]
+        return [self._in_turn(self.adapters[name], what, force, due) for name, what in chosen]
+
+    def _in_turn(self, adapter: FacilityAdapter, kind: str, force: bool, due: bool) -> Outcome:
+        if not self._in_use[adapter.name].acquire(blocking=not due):
+            return Outcome(adapter.name, kind, skipped=True)
+        try:
+            return self._read(adapter, kind, force, due)
+        finally:
+            self._in_use[adapter.name].release()
 
     def _read(self, adapter: FacilityAdapter, kind: str, force: bool, due: bool) -> Outcome:
         outcome = Outcome(adapter.name, kind)
@@ -215,6 +226,8 @@ class Readings:
                 f"{len(gone)} of {len(had)} {outcome.kind} {part.prefix.rstrip('/')} would go ({share:.0f} %, limit "
                 f"{self._settings.drop_limit_percent:.0f} %); look why, then run dm-refresh-facility --force."
             )
+        if force and gone:
+            audit.record(connection, "facility.forced", f"{outcome.adapter}/{outcome.kind}", removed=len(gone))
         store.write(connection, outcome.adapter, outcome.kind, part.found, gone)
         outcome.removed += len(gone)
 

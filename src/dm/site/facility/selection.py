@@ -55,13 +55,13 @@ class Selection:
         sector = self.sector(station)
         return bool(sector) and records.sector(record.get("sector")) == sector
 
-    def visible(self, record: Mapping[str, Any], principal: Principal, badge: str) -> bool:
-        """Whether somebody may see a record: administrators, the people of its station, its own people by badge."""
+    def visible(self, record: Mapping[str, Any], principal: Principal, named: bool) -> bool:
+        """Whether somebody may see a record: administrators, the people of its station, its own people.
+
+        :param named: whether the record names their badge.
+        """
         if principal.only_station is not None and not self.belongs(record, principal.only_station):
             return False
-        if principal.is_admin:
-            return True
-        people = record.get("experimenters") or record.get("experimentUsers") or []
-        if badge and any(person["badge"] == badge for person in people):
+        if principal.is_admin or named:
             return True
         return any(principal.manages(station) and self.belongs(record, station) for station in principal.station_roles)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from dm.common.settings import ServiceSettings, WebSettings
 from dm.site.identity.sync_settings import UserSyncSettings
+
+TEMPLATE_FIELDS = (
+    "esaf_id", "gup_id", "record_id", "run", "station", "title", "pi_last_name", "pi_first_name", "pi_badge", "year",
+    "month", "day",
+)  # fmt: skip
 
 
 class StationSelection(ServiceSettings):
@@ -34,6 +40,14 @@ class TemplateSettings(ServiceSettings):
     proposal_name: str = Field(default="{pi_last_name}-{run}-{gup_id}", description="Name, from a proposal.")
     root_path: str = Field(default="{year}-{month}", description="Directories above the experiment's; may be empty.")
     description: str = Field(default="{title}", description="Its description.")
+
+    @field_validator("*")
+    @classmethod
+    def _known_fields(cls, value: str) -> str:
+        for name in re.findall(r"\{([^{}]*)\}", value):
+            if name not in TEMPLATE_FIELDS:
+                raise ValueError(f"there is no field {{{name}}}; known are {', '.join(TEMPLATE_FIELDS)}")
+        return value
 
 
 class FacilitySettings(WebSettings):

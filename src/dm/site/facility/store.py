@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, delete, func, select, text
+from sqlalchemy import Connection, delete, func, literal, select, text, tuple_
 from sqlalchemy.dialects.postgresql import insert
 
 from dm.site.database.store import FACILITY_LOCK, lock, try_lock
@@ -77,29 +77,59 @@ def note(connection: Connection, adapter: str, kind: str, **values: Any) -> None
     )
 
 
-def records(
+def records(connection: Connection, adapters: Sequence[str], kind: str) -> list[dict[str, Any]]:
+    """Return all records of a kind, each key once: an earlier adapter's before a later one's."""
+    statement = select(_table.c.adapter, _table.c.key, _table.c.record).where(
+        _table.c.kind == kind, _table.c.adapter.in_(adapters)
+    )
+    return [row.record for row in _once(connection.execute(statement).all(), adapters)]
+
+
+def places(  # noqa: PLR0917
     connection: Connection,
     adapters: Sequence[str],
     kind: str,
+    person: tuple[str, str],
     part: str = "",
     where: str = "",
     **values: Any,
 ) -> list[dict[str, Any]]:
-    """Return the records of a kind, each key once: an earlier adapter's before a later one's.
+    """Return where the records of a kind are: adapter, key, station, beamline, sector, and ``named``.
 
+    :param person: the key of the record's people, and a badge; ``named`` says whether it is among theirs.
     :param part: only keys that begin so. :param where: a further condition on ``record``, a constant of this service.
     """
-    statement = select(_table.c.adapter, _table.c.key, _table.c.record).where(
-        _table.c.kind == kind, _table.c.adapter.in_(adapters)
-    )
+    people, badge = person
+    record = _table.c.record
+    named = record[people].contains([{"badge": badge}]) if badge else literal(False)
+    statement = select(
+        _table.c.adapter,
+        _table.c.key,
+        *(record[name].astext.label(name) for name in ("station", "beamline", "sector")),
+        named.label("named"),
+    ).where(_table.c.kind == kind, _table.c.adapter.in_(adapters))
     if part:
         statement = statement.where(_table.c.key.startswith(part, autoescape=True))
     if where:
         statement = statement.where(text(where).bindparams(**values))
+    return [dict(row._mapping) for row in _once(connection.execute(statement).all(), adapters)]
+
+
+def fetched(connection: Connection, kind: str, keys: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
+    """Return records by adapter and key."""
+    found: list[dict[str, Any]] = []
+    for start in range(0, len(keys), _CHUNK):
+        chosen = tuple_(_table.c.adapter, _table.c.key).in_(keys[start : start + _CHUNK])
+        found += connection.execute(select(_table.c.record).where(_table.c.kind == kind, chosen)).scalars()
+    return found
+
+
+def _once(rows: Sequence[Any], adapters: Sequence[str]) -> list[Any]:
+    """Return rows with adapter and key, each key once, of the first adapter that has it."""
     rank = {name: position for position, name in enumerate(adapters)}
-    found: dict[str, dict[str, Any]] = {}
-    for row in sorted(connection.execute(statement).all(), key=lambda row: rank[row.adapter]):
-        found.setdefault(row.key, row.record)
+    found: dict[str, Any] = {}
+    for row in sorted(rows, key=lambda row: rank[row.adapter]):
+        found.setdefault(row.key, row)
     return list(found.values())
 
 

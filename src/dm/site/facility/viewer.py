@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from dm.common.errors import ObjectNotFound
@@ -13,6 +13,9 @@ from dm.site.facility import store
 from dm.site.facility.reading import Readings
 from dm.site.facility.selection import Selection
 
+Wanted = Callable[[Mapping[str, Any]], bool]
+PEOPLE = {"proposals": "experimenters", "esafs": "experimentUsers"}
+
 
 class Viewer:
     """Reads records for a caller; what the caller may not see is as if it were not there."""
@@ -22,23 +25,42 @@ class Viewer:
         self._readings = readings
         self.selection = selection
 
-    def all(self, kind: str, part: str = "", where: str = "", **values: Any) -> list[dict[str, Any]]:
-        """Return records of a kind whoever asks; see :func:`store.records`."""
+    def all(self, kind: str) -> list[dict[str, Any]]:
+        """Return the records of a kind whoever asks."""
         with self._store.transaction() as connection:
-            return store.records(connection, self._readings.names, kind, part, where, **values)
+            return store.records(connection, self._readings.names, kind)
 
     def visible(
-        self, principal: Principal, kind: str, part: str = "", where: str = "", **values: Any
+        self,
+        principal: Principal,
+        kind: str,
+        part: str = "",
+        where: str = "",
+        wanted: Wanted = lambda place: True,
+        **values: Any,
     ) -> list[dict[str, Any]]:
-        """Return the records of a kind that the caller may see."""
-        with self._store.transaction() as connection:
-            found = store.records(connection, self._readings.names, kind, part, where, **values)
-            badge = store.badge_of(connection, principal.username) or rules.badge_of(principal.username)
-        return [one for one in found if self.selection.visible(one, principal, str(badge or ""))]
+        """Return the records of a kind that the caller may see.
 
-    def of_station(self, found: Iterable[dict[str, Any]], station: str | None) -> list[dict[str, Any]]:
-        """Return those of the records that belong to a station; all without one."""
-        return [one for one in found if not station or self.selection.belongs(one, station)]
+        Of many thousands most callers may see a few: which ones is decided before they are fetched.
+
+        :param part: :param where: see :func:`store.places`. :param wanted: called with the place of a record (station,
+            beamline, sector) that the caller may see.
+        """
+        with self._store.transaction() as connection:
+            badge = store.badge_of(connection, principal.username) or rules.badge_of(principal.username)
+            places = store.places(
+                connection, self._readings.names, kind, (PEOPLE[kind], str(badge or "")), part, where, **values
+            )
+            keys = [
+                (place["adapter"], place["key"])
+                for place in places
+                if self.selection.visible(place, principal, place["named"]) and wanted(place)
+            ]
+            return store.fetched(connection, kind, keys)
+
+    def of_station(self, station: str | None) -> Wanted:
+        """Return the condition that a record belongs to a station; without one that there is a record."""
+        return lambda place: not station or self.selection.belongs(place, station)
 
 
 def number(value: str | int, what: str) -> int:

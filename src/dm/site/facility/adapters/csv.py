@@ -59,8 +59,11 @@ class Csv(FacilityAdapter):
                 yield record
 
     def esafs(self, year: int | None) -> Iterator[dict[str, Any]]:
-        """Yield the safety forms of ``esafs.csv``, of all years."""
-        return self._with_people("esafs", "esaf_people")
+        """Yield the safety forms of ``esafs.csv``; of other years only where their dates do not begin with the year."""
+        for record in self._with_people("esafs", "esaf_people"):
+            begun = str(record.get("experimentStartDate") or "")[:4]
+            if year is None or begun == str(year) or not (begun.isascii() and begun.isdigit()):
+                yield record
 
     def check(self) -> None:
         """Look whether the directory is there. :raises CommunicationError: it is not."""

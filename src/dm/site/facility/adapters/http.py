@@ -181,6 +181,8 @@ class Http(FacilityAdapter):
         try:
             client = self._client()
             with client.stream("GET", httpx.URL(url).copy_merge_params(parameters)) as reply:
+                if reply.status_code in (401, 403):
+                    self.close()  # the token or password may have been changed: read it anew next time
                 if reply.status_code != 200:
                     raise CommunicationError(f"{url} of adapter {self.name!r} answered {reply.status_code}.")
                 body = bytearray()
