@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from dm.common import environment
+from dm.common.caller import Caller, calling
 from dm.common.client import RestClient
 from dm.common.errors import (
     AuthenticationError,
@@ -17,6 +18,7 @@ from dm.common.errors import (
     ConfigurationError,
     InvalidSession,
     ObjectNotFound,
+    ServiceLimit,
     ServiceUnavailable,
 )
 from dm.common.health import Health
@@ -108,6 +110,26 @@ def test_logins_are_checked_by_the_site_and_its_session_is_never_shown(station: 
         station.identity.login("d999999", "wrong")
     client = station.rest(fx.MANAGER)
     assert set(client.get("/session")) == {"username", "systemRoles", "stationRoles"}
+
+
+def test_f41_who_guesses_at_a_station_locks_out_nobody_else_there(
+    site: fx.Site, station: StationService, certificates: Path
+) -> None:
+    """The site believes its stations where their callers are; it would else count them all as one."""
+    proxied, server = fx.start(site.settings.model_copy(update={"trusted_proxies": ["127.0.0.1"]}))
+    identity = SiteIdentity(station.identity._settings.model_copy(update={"storage_service_url": server.url}))
+    try:
+        for _ in range(12):
+            with calling(Caller("", "192.0.2.66", "1", "probe")), pytest.raises((AuthenticationError, ServiceLimit)):
+                identity.login(fx.STRANGER, "wrong")
+        with calling(Caller("", "192.0.2.66", "1", "probe")), pytest.raises(ServiceLimit):
+            identity.login(fx.STRANGER, fx.password_of(fx.STRANGER))
+        with calling(Caller("", "192.0.2.7", "1", "probe")):
+            assert identity.login(fx.STRANGER, fx.password_of(fx.STRANGER)).username == fx.STRANGER
+    finally:
+        identity.close()
+        server.stop()
+        proxied.stop()
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,7 @@ class RestClient:
     :param timeout: seconds to wait for an answer.
     :param credentials: called at login for (user name, password) when no password was given.
     :param sessions: keeps the session between programs.
+    :param forwarded_for: address of the caller we log in for, which a service believes from proxies it trusts.
     :param token: an API token to use instead of a session. One that stands in the password's place is used so as well:
         there is no login then, each request carries it.
 
@@ -80,8 +81,10 @@ class RestClient:
         credentials: Credentials | None = None,
         sessions: SessionStore | None = None,
         token: str | None = None,
+        forwarded_for: str = "",
     ) -> None:
         self.url = base_url(url)
+        self._forwarded_for = forwarded_for
         self.timeout = timeout
         self._username = username
         self._password = password
@@ -415,9 +418,10 @@ class RestClient:
             return
         form = f"username={quote(username, safe='')}&password={quote(password, safe='')}".encode()
         self._cookie = None
-        response = self.send(
-            "POST", "/login", content=form, headers={"Content-Type": "application/x-www-form-urlencoded"}
-        )
+        headers = {"Content-Type": "application/x-www-form-urlencoded"}
+        if self._forwarded_for:
+            headers["X-Forwarded-For"] = self._forwarded_for
+        response = self.send("POST", "/login", content=form, headers=headers)
         decoded(response)
         for header in response.headers.get_list("set-cookie"):
             if found := session_id(header, bare=False):

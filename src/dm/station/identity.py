@@ -20,6 +20,7 @@ from typing import Any
 from cachetools import TTLCache
 
 from dm.common import environment
+from dm.common.caller import CALLER
 from dm.common.client import RestClient, segment
 from dm.common.errors import (
     AuthenticationError,
@@ -101,7 +102,12 @@ class SiteIdentity:
                 raise AuthenticationError("Incorrect username or password.")
             return principal
         client = RestClient(
-            self._settings.storage_service_url, username, password, ca_file=self._settings.ca_file, timeout=_TIMEOUT
+            self._settings.storage_service_url,
+            username,
+            password,
+            ca_file=self._settings.ca_file,
+            timeout=_TIMEOUT,
+            forwarded_for=CALLER.get().remote,
         )
         try:
             client.login()
