@@ -42,6 +42,8 @@ SITE_COOKIE, SITE_TOKEN = "siteCookie", "siteToken"
 REMEMBER_SECONDS = 5.0
 _OUTAGE_SECONDS = 2.0
 _TOKEN_OUTAGE_SECONDS = 12 * 3600.0
+_UNKNOWN_TOKENS = 4  # asked about at the same time
+_PATIENCE = 1.0
 _TIMEOUT = 10.0
 _CAPACITY = 4096
 
@@ -61,6 +63,7 @@ class SiteIdentity:
         self._experiments: TTLCache[tuple[str, str], dict[str, Any]] = TTLCache(_CAPACITY, REMEMBER_SECONDS)
         self._roles: TTLCache[str, Principal] = TTLCache(_CAPACITY, REMEMBER_SECONDS)
         # Tokens that were good lately, for when the site is away: as one who is logged in goes on then.
+        self._unknown_tokens = threading.BoundedSemaphore(_UNKNOWN_TOKENS)
         self._good_tokens: TTLCache[str, Principal] = TTLCache(_CAPACITY, _TOKEN_OUTAGE_SECONDS)
         self._away_until = 0.0
         self._service: StorageServiceApi | None = None
@@ -127,7 +130,18 @@ class SiteIdentity:
         """
         if not is_token(token):
             raise InvalidSession("The API token is malformed; it looks like dmt_..., as dm-add-token showed it.")
-        return self.current(Principal("", attributes={SITE_TOKEN: token}))
+        asking = Principal("", attributes={SITE_TOKEN: token})
+        with self._lock:
+            known = _key(site_headers(asking)) in self._good_tokens
+        if known:
+            return self.current(asking)
+        # While the site is slow, tokens that strangers make up must not hold all threads.
+        if not self._unknown_tokens.acquire(timeout=_PATIENCE):
+            raise ServiceUnavailable("Too many unknown API tokens are being checked; try again in a moment.")
+        try:
+            return self.current(asking)
+        finally:
+            self._unknown_tokens.release()
 
     def current(self, principal: Principal) -> Principal:
         """Return the caller with the roles of now (at most 5 s old), or the given one while the site is away.
