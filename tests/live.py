@@ -19,7 +19,7 @@ from dm.site.facility import sample
 
 STATION = "25IDC"
 PEOPLE = "key,badge,firstName,lastName,email,institution\n" + "".join(
-    f"P{badge},{badge},First{badge},Last{badge},d{badge}@example.org,Example\n" for badge in range(700001, 700006)
+    f"P{badge},{badge},First{badge},Last{badge},d{badge}@example.org,Example\n" for badge in range(960001, 960006)
 )
 PROGRAMS = Path(os.sys.executable).parent
 

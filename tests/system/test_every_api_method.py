@@ -467,18 +467,18 @@ def test_factories(opened: Callable[[Any], Any], suite: Suite) -> None:
 
 
 def test_people(opened: Callable[[Any], Any], suite: Suite) -> None:
-    name = "d700001"
+    name = "d960001"
     administrator = opened(DsApiFactory.getUserDsApi(*suite.administrator))
     users = opened(UserDsApi())
     added = administrator.addUser(name, "pass-word-1", "Ada", "Byron", email="a@example.org")
     assert set(added) >= USER and added.getUsername() == name
     assert (added["badge"], added["firstName"], added["lastName"], added["isLocalUser"]) == (
-        700001, "Ada", "Byron", True,
+        960001, "Ada", "Byron", True,
     )  # fmt: skip
     with pytest.raises(ObjectAlreadyExists, match=name):
         administrator.addUser(name)
     with pytest.raises(AuthorizationError):
-        users.addUser("d700002")
+        users.addUser("d960002")
     assert administrator.updateUser(name, middleName="King")["middleName"] == "King"
     listed = users.getUsers()[-1]
     assert listed["username"] == name and set(listed) >= USER
@@ -1205,8 +1205,8 @@ def test_people_of_the_facility(opened: Callable[[Any], Any], suite: Suite) -> N
     assert (again["status"], again["unchanged"]) == ("done", 5)
     assert [one["id"] for one in people.listUserSyncs("sample", 2)] == [run["id"], again["id"]]
     seen = opened(DmApiFactory().getApsUserDbApi())  # the station's manager
-    assert [one["username"] for one in seen.listUsers()] == [f"d{badge}" for badge in range(700001, 700006)]
-    assert seen.getUserByBadge(700002) == seen.getUserByUsername("d700002")
+    assert [one["username"] for one in seen.listUsers()] == [f"d{badge}" for badge in range(960001, 960006)]
+    assert seen.getUserByBadge(960002) == seen.getUserByUsername("d960002")
     with pytest.raises(AuthorizationError):
         seen.syncUsers()
     with pytest.raises(ObjectNotFound, match="badge 5"):

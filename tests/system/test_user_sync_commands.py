@@ -25,10 +25,10 @@ def test_sync_users(suite: Suite) -> None:
     try:
         first, _ = sync()
         assert (first["status"], first["seen"], first["adapter"]) == ("done", 5, "sample")
-        file.write_text(PEOPLE.replace("First700003", "Renamed") + "P700009,7000x9,A,B,,\n")
+        file.write_text(PEOPLE.replace("First960003", "Renamed") + "P960009,9600x9,A,B,,\n")
         planned, said = sync("--dry-run", "--adapter", "sample")
         assert planned["dryRun"] and planned["updated"] == 1
-        assert "updated d700003: first_name" in said and "skipped user 'P700009'" in said and "no number" in said
+        assert "updated d960003: first_name" in said and "skipped user 'P960009'" in said and "no number" in said
         done, _ = sync()
         assert done["updated"] == 1
         file.write_text(PEOPLE.partition("\n")[0] + "\n")
@@ -41,7 +41,7 @@ def test_sync_users(suite: Suite) -> None:
     runs = [json.loads(line) for line in listed.splitlines()]
     assert [run["status"] for run in runs] == ["refused", "done"] and "addedUsers" not in runs[0]
     one = suite.dm("dm-list-user-syncs", "--id", runs[1]["id"], "--display-format", "json", "--all", user="dmadmin")
-    assert json.loads(one)["updatedUsers"] == [{"username": "d700003", "keys": ["first_name"]}]
+    assert json.loads(one)["updatedUsers"] == [{"username": "d960003", "keys": ["first_name"]}]
     assert "may not do this" in suite.dm("dm-sync-users", status=5)
-    person = json.loads(suite.dm("dm-get-user", "--username", "d700003", "--display-format", "json", "--all"))
-    assert (person["isLocalUser"], person["firstName"]) == (False, "First700003")
+    person = json.loads(suite.dm("dm-get-user", "--username", "d960003", "--display-format", "json", "--all"))
+    assert (person["isLocalUser"], person["firstName"]) == (False, "First960003")
