@@ -467,18 +467,18 @@ def test_factories(opened: Callable[[Any], Any], suite: Suite) -> None:
 
 
 def test_people(opened: Callable[[Any], Any], suite: Suite) -> None:
-    name = "d960001"
+    name = "d700001"
     administrator = opened(DsApiFactory.getUserDsApi(*suite.administrator))
     users = opened(UserDsApi())
     added = administrator.addUser(name, "pass-word-1", "Ada", "Byron", email="a@example.org")
     assert set(added) >= USER and added.getUsername() == name
     assert (added["badge"], added["firstName"], added["lastName"], added["isLocalUser"]) == (
-        960001, "Ada", "Byron", True,
+        700001, "Ada", "Byron", True,
     )  # fmt: skip
     with pytest.raises(ObjectAlreadyExists, match=name):
         administrator.addUser(name)
     with pytest.raises(AuthorizationError):
-        users.addUser("d960002")
+        users.addUser("d700002")
     assert administrator.updateUser(name, middleName="King")["middleName"] == "King"
     listed = users.getUsers()[-1]
     assert listed["username"] == name and set(listed) >= USER
