@@ -21,7 +21,7 @@ from tests.service import storage_fixtures as fx
 
 RUNNER = Path(__file__).with_name("experiment_process.py")
 CONTENTS = {"a": b"alpha", "run1/b": b"beta", "run1/deep/c": b""}
-STEPS = [7, pytest.param(1, marks=pytest.mark.long)]
+STEPS = [9, pytest.param(1, marks=[pytest.mark.long, pytest.mark.timeout(900)])]
 
 
 def named(prefix: str = "exp") -> str:

@@ -46,6 +46,7 @@ def calls(use: UseCases) -> dict[str, Any]:
         "update": lambda number, new_name=None, root_path=None: life.updates.update(
             ADMIN, Reference(id=number), Changes(root_path=root_path), new_name
         ),
+        "move": lambda number, storage: life.moving.move(ADMIN, Reference(id=number), storage),
         "compress": lambda number, path: life.files.compress(ADMIN, Reference(id=number), path),
         "decompress": lambda number, path: life.files.decompress(ADMIN, Reference(id=number), path),
         "delete_files": lambda number, paths: life.files.delete(ADMIN, Reference(id=number), paths),

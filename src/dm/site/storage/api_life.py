@@ -50,6 +50,21 @@ class LifeMethods(DsApi):
         query = given(stationName=station_of(stationName))
         return Experiment(self.client.delete("/experimentMetadata", key=key, experimentName=experimentName, **query))
 
+    def pinExperiment(self, experimentName: str, nDays: float, stationName: str | None = None) -> Experiment:
+        """Keep an experiment from being deleted for so many days from now; 0: no longer."""
+        body = {"experimentName": experimentName, "nDays": nDays} | given(stationName=station_of(stationName))
+        return Experiment(self.client.put("/experimentPins", body))
+
+    def moveExperiment(self, experimentName: str, storageName: str, stationName: str | None = None) -> Operation:
+        """Begin to move an experiment to another storage (administrators); follow it with :meth:`getOperation`.
+
+        :returns: the operation, which tells ``countFiles`` and ``countBytes`` as it goes on.
+        :raises InvalidObjectState: DAQs, uploads or jobs run, or the storage cannot take it.
+        """
+        body = {"experimentName": experimentName, "storageName": storageName}
+        body |= given(stationName=station_of(stationName))
+        return Operation(self.client.put("/experimentStorages", body))
+
     def updateStation(
         self,
         name: str,

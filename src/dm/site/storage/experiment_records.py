@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
 
@@ -74,6 +75,11 @@ def full(row: RowMapping, members: Sequence[RowMapping]) -> dict[str, Any]:
     }
     if row["globus_group_id"]:
         record["globusGroupId"] = row["globus_group_id"]
+    if row["pinned_until"] is not None and row["pinned_until"] > datetime.now(UTC):
+        record["pinnedByUser"] = row["pinned_by"]
+        for key, column in (("pinnedAt", "pinned"), ("pinnedUntil", "pinned_until")):
+            seconds = row[column].timestamp()
+            record |= {f"{key}Time": seconds, f"{key}Timestamp": timestamps.text(seconds)}
     return row["metadata"] | record
 
 

@@ -87,7 +87,7 @@ class Grants:
                     "grants and gives none; start this under the name of a manager."
                 )
             if row["state"] != "active":
-                raise InvalidObjectState(f"Experiment {row['name']!a} is being deleted.")
+                raise InvalidObjectState(f"Experiment {row['name']!a} is {row['state']} now; try again when it is not.")
             user = required_user(connection, principal.username)
             grant_store.add(
                 connection,

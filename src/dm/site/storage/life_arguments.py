@@ -67,3 +67,15 @@ class DeleteFiles(ByName):
 
     paths: list[str] = Field(description="Paths below the root, at most 1,000.")
     root: Literal["data", "analysis"] = Field(default="data", description="Root the paths are below.")
+
+
+class PinExperiment(ByName):
+    """An experiment to keep."""
+
+    n_days: float = Field(ge=0, le=36_500, description="Keep it from being deleted for so many days; 0: no longer.")
+
+
+class MoveExperiment(ByName):
+    """An experiment to move."""
+
+    storage_name: str = Field(description="Storage to move it to.")

@@ -12,6 +12,7 @@ from dm.site.storage.access import reference
 from dm.site.storage.deletion import Deletion
 from dm.site.storage.file_changes import FileChanges
 from dm.site.storage.members import Members
+from dm.site.storage.moving import Moving
 from dm.site.storage.updates import Updates
 
 _EXPERIMENT = frozenset({"experimentName"})
@@ -29,6 +30,7 @@ class Life:
     deletion: Deletion
     members: Members
     files: FileChanges
+    moving: Moving
 
 
 def routes(use: Life) -> list[Route]:
@@ -59,6 +61,12 @@ def routes(use: Life) -> list[Route]:
     def delete(request: Request, arguments: la.DeleteFiles) -> dict[str, Any]:
         return use.files.delete(request.principal, reference(arguments), arguments.paths, arguments.root)
 
+    def pin(request: Request, arguments: la.PinExperiment) -> dict[str, Any]:
+        return use.members.pin(request.principal.username, arguments.n_days, reference(arguments))
+
+    def move(request: Request, arguments: la.MoveExperiment) -> dict[str, Any]:
+        return use.moving.move(request.principal, reference(arguments), arguments.storage_name)
+
     one = "/deletedExperimentsById/{experimentId}"
     return [
         Route("GET", "/deletedExperimentsByStation/{stationName}", deleted, MANAGER_OF_STATION,
@@ -68,6 +76,10 @@ def routes(use: Life) -> list[Route]:
         Route("DELETE", one, purge, ADMIN, "Remove a deleted experiment for good; gives the operation.", a.ById),
         Route("DELETE", "/experimentMetadata", forget_key, MANAGER_BY_NAME,
               "Remove one key of an experiment's own metadata.", la.DeleteMetadata, _EXPERIMENT),
+        Route("PUT", "/experimentPins", pin, MANAGER_BY_NAME,
+              "Keep an experiment from being deleted for some days.", la.PinExperiment, _EXPERIMENT),
+        Route("PUT", "/experimentStorages", move, ADMIN,
+              "Begin to move an experiment to another storage; gives the operation.", la.MoveExperiment, _EXPERIMENT),
         Route("POST", "/files/compress", compress, MANAGER_BY_NAME,
               "Begin to compress a published file; gives the operation.", la.CompressFile, _FILE),
         Route("POST", "/files/decompress", decompress, MANAGER_BY_NAME,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import RowMapping
@@ -87,6 +88,22 @@ class Members:
                 raise ObjectNotFound(f"Metadata key {key[:80]!a} does not exist in experiment {row['name']!a}.")
             metadata = {name: value for name, value in row["metadata"].items() if name != key}
             experiment_store.change(connection, row["id"], {"metadata": metadata})
+            row = find(connection, Reference(id=row["id"]))
+            return experiment_records.full(row, experiment_store.members(connection, row["id"]))
+
+    def pin(self, username: str, days: float, reference: Reference) -> dict[str, Any]:
+        """Keep an experiment from being deleted for so many days from now; 0 ends that. Return the full record."""
+        if not 0 <= days <= 36_500:
+            raise InvalidArgument(f"{days:g} days are not 0 to 36500.")
+        now = datetime.now(UTC)
+        values: dict[str, Any] = {"pinned": None, "pinned_until": None, "pinned_by": None}
+        if days:
+            values = {"pinned": now, "pinned_until": now + timedelta(days=days), "pinned_by": username}
+        with self._store.transaction() as connection:
+            row = find(connection, reference, lock=True)
+            experiment_store.change(connection, row["id"], values)
+            event = "experiment.pinned" if days else "experiment.unpinned"
+            audit.record(connection, event, _name(row), experimentId=row["id"], days=days)
             row = find(connection, Reference(id=row["id"]))
             return experiment_records.full(row, experiment_store.members(connection, row["id"]))
 

@@ -38,6 +38,7 @@ from dm.site.storage.housekeeping import Housekeeper
 from dm.site.storage.inspection import Inspections, Inspector, watch
 from dm.site.storage.life_routes import Life
 from dm.site.storage.members import Members
+from dm.site.storage.moving import Moving
 from dm.site.storage.operations import Operations
 from dm.site.storage.permission_routes import Permitting
 from dm.site.storage.permissions import Permissions
@@ -114,7 +115,13 @@ def build_app(store: Store, owners: Owners, settings: StorageSettings) -> Storag
     use_cases = UseCases(
         experiments=Experiments(store, owners),
         members=members,
-        life=Life(Updates(store, owners, operations), deletion, members, FileChanges(store, owners, operations)),
+        life=Life(
+            Updates(store, owners, operations),
+            deletion,
+            members,
+            FileChanges(store, owners, operations),
+            Moving(store, owners, operations),
+        ),
         users=users,
         registry=Registry(store),
         grants=Grants(store),
