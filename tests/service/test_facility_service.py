@@ -6,8 +6,10 @@ import base64
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
+from dm.common import tls
 from dm.common.errors import (
     AuthenticationError,
     AuthorizationError,
@@ -16,6 +18,7 @@ from dm.common.errors import (
     ObjectAlreadyExists,
     ObjectNotFound,
 )
+from dm.common.web.routes import Who
 from tests.service.facility_fixtures import (
     BEGIN,
     RUN,
@@ -29,6 +32,7 @@ from tests.service.facility_fixtures import (
     running_facility,
     running_web,
 )
+from tests.service.route_walk import assert_refuses_strangers, call
 from tests.service.storage_fixtures import (
     ADMIN,
     ALICE,
@@ -165,6 +169,25 @@ def test_both_dialects_of_arguments(facility: Facility) -> None:
         assert [one["id"] for one in found] == [158394]
         assert len(rest.get(f"/esaf/stationEsafs/{station}/{beamline}", year=TODAY.year)) == 2
     assert rest.get(f"/esaf/stationEsafsById/{coded(STATION, True)}/0200001")["esafId"] == 200001
+
+
+def test_no_route_is_open_and_strangers_get_nothing(facility: Facility) -> None:
+    routes = facility.service.application.routes
+    arguments = {
+        "stationName": STATION, "id": "158394", "sector": "25", "year": TODAY.year, "kind": "runs",
+        "startDate": "1999-01-01", "endDate": "2261-01-01", "beamlineName": "25-ID-C", "runName": RUN,
+    }  # fmt: skip
+    walked = assert_refuses_strangers(facility.url, routes, facility.ca_file, None, arguments)
+    assert walked >= 20
+    stranger = facility.rest(STRANGER)
+    stranger.login()
+    concerned = [route for route in routes if route.access.who is Who.CONCERNED]
+    assert len(concerned) == 11
+    with httpx.Client(verify=tls.client_context(facility.ca_file)) as client:
+        for route in concerned:
+            for known in (arguments, arguments | {"id": "200001"}):
+                reply = call(client, facility.url, route, known, stranger.cookie)
+                assert reply.status_code == 404 or (reply.status_code, reply.json()) == (200, []), route.path
 
 
 def test_selection_by_beamline_run_year_and_days(facility: Facility) -> None:
