@@ -153,6 +153,15 @@ def test_no_token_makes_tokens_or_changes_rights(site: fx.Site) -> None:
         as_password.addToken("t", ["all"])
 
 
+def test_a_token_is_no_old_password_and_no_password_looks_like_one(site: fx.Site) -> None:
+    token, users = made(site, fx.BOB, "all"), site.users(fx.BOB)
+    with pytest.raises(InvalidArgument, match="old password is not right"):
+        users.changePassword(token, "pass-word-9")
+    with pytest.raises(InvalidArgument, match="API token"):
+        users.changePassword(fx.password_of(fx.BOB), tokens.new().text)
+    assert site.rest(fx.BOB).get("/session")["username"] == fx.BOB
+
+
 def test_a_token_gives_what_its_owner_has_at_the_moment(site: fx.Site) -> None:
     administrator, client = site.users(fx.ADMIN), bearer(site, made(site, fx.BOB, "all"))
     path = f"/experimentsByName/exp1/{fx.STATION}"

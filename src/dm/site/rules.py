@@ -9,6 +9,7 @@ from typing import Any
 
 from dm.common import timestamps
 from dm.common.errors import InvalidArgument
+from dm.common.tokens import is_token
 
 MAX_NAME_BYTES = 128
 MAX_TEXT = 10_000
@@ -92,6 +93,8 @@ def password(value: str) -> str:
         raise InvalidArgument(f"The password has {len(value)} characters; take 8 to 1000.")
     if "|" in value or any(unicodedata.category(character).startswith("C") for character in value):
         raise InvalidArgument("The password contains '|' or a control character, which login files cannot hold.")
+    if is_token(value):
+        raise InvalidArgument("The password looks like an API token, and would be taken for one; choose another.")
     return value
 
 

@@ -216,6 +216,8 @@ class Users:
 
         :raises AuthenticationError: the old one is wrong. :raises InvalidObjectState: it is the directory's.
         """
+        if token_format.is_token(old):
+            raise AuthenticationError("An API token is not the old password.")
         self.login(username, old)
         with self._store.transaction() as connection:
             kept_here = required_user(connection, username)["password_hash"] is not None
