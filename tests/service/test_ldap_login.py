@@ -137,6 +137,7 @@ def test_settings_that_would_give_passwords_away_are_refused(slapd: Slapd) -> No
         ("user_filter", "(uid=*)"),
         ("user_dn_template", "uid=x"),
         ("people_base", "nonsense"),
+        ("extra_members", ["data mover"]),
         ("gid_last", 1000),
     ):
         with pytest.raises(ValueError, match=key if key != "gid_last" else "range"):
@@ -317,11 +318,11 @@ def _referral_to(url: str) -> bytes:
     ],
     ids=["http", "endless", "zeros", "noise", "half", "unavailable", "silence"],
 )
-@pytest.mark.parametrize("plain", [True, False], ids=["plain", "StartTLS"])
+@pytest.mark.parametrize("plain", [True, pytest.param(False, marks=pytest.mark.long)], ids=["plain", "StartTLS"])
 def test_f28_garbage(slapd: Slapd, answer: bytes, plain: bool) -> None:
     with (
         broken_peer(answer) as (url, heard),
-        checking(slapd, servers=[url], allow_plain_loopback=plain, login_timeout_seconds=0.5) as directory,
+        checking(slapd, servers=[url], allow_plain_loopback=plain, login_timeout_seconds=0.3) as directory,
     ):
         assert AWAY in _ends(directory, ANNA)
         assert heard
@@ -389,7 +390,7 @@ def _certificate(directory: Path, file: str, *, host: str, days: int = 1, self_s
     (directory / f"{file}.key").write_bytes(encoded)
 
 
-@pytest.mark.parametrize("scheme", ["ldaps", "StartTLS"])
+@pytest.mark.parametrize("scheme", ["ldaps", pytest.param("StartTLS", marks=pytest.mark.long)])
 @pytest.mark.parametrize(
     ("fault", "what"),
     [

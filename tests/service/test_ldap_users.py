@@ -29,7 +29,7 @@ def slapd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slapd]:
         yield server
 
 
-@pytest.fixture(scope="module", params=["expire", "remove"])
+@pytest.fixture(scope="module", params=["expire", pytest.param("remove", marks=pytest.mark.long)])
 def site(
     request: pytest.FixtureRequest,
     slapd: Slapd,

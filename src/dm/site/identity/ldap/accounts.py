@@ -36,6 +36,7 @@ class AccountReport:
     """What was done, or would be, to people's entries: user names.
 
     :param foreign: have an entry that is not ours. :param unnumbered: have no uid number, as there are none left.
+    :param refused: what the server did not take, and why.
     """
 
     added: list[str] = field(default_factory=list)
@@ -45,6 +46,7 @@ class AccountReport:
     passwords: list[str] = field(default_factory=list)
     foreign: list[str] = field(default_factory=list)
     unnumbered: list[str] = field(default_factory=list)
+    refused: list[dict[str, str]] = field(default_factory=list)
 
     @property
     def count(self) -> int:
@@ -92,7 +94,13 @@ class Accounts:
             chunk = mine[start : start + _AT_ONCE]
             entries = self._of(connection, chunk)
             for row in chunk:
-                self._one(connection, row, entries, report, hashes or {}, dry_run)
+                one = AccountReport()
+                try:
+                    self._one(connection, row, entries, one, hashes or {}, dry_run)
+                except ldap.EntryRefused as error:
+                    LOG.warning("entry of %s: %s", row["username"], error)
+                    one = AccountReport(refused=[{"user": row["username"], "reason": str(error)}])
+                report.add(one)
         return report
 
     def compared(self, connection: Any, rows: Sequence[Row]) -> tuple[list[Row], list[dict[str, Any]]]:

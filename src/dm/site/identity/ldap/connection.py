@@ -37,8 +37,15 @@ SUCCESS, NO_SUCH_ATTRIBUTE, VALUE_EXISTS, NO_SUCH_OBJECT, ENTRY_EXISTS = 0, 16, 
 # What a server answers to a bind that is refused for good reason: constraint violation (locked in some servers),
 # no such object, inappropriate authentication (no password), invalid credentials, insufficient rights, unwilling.
 REFUSED = frozenset({19, 32, 48, 49, 50, 53})
+# Attribute and naming errors: undefined type, matching, constraint, value exists, syntax; no such object, bad DN;
+# naming, object class, not on non-leaf, not on RDN, entry exists.
+_ABOUT_THE_ENTRY = frozenset({16, 17, 18, 19, 20, 21, 32, 34, 64, 65, 66, 67, 68, 69})
 _BAD_SECONDS = 30.0
 _PLAIN = frozenset(string.ascii_letters + string.digits + "_-.")
+
+
+class EntryRefused(ServiceUnavailable):
+    """The server does not take one entry as it should be (its schema, a taken name); others are not concerned."""
 
 
 class _Tls(ldap3.Tls):
@@ -239,12 +246,16 @@ def reason(error: BaseException) -> str:
 
 
 def done(connection: Any, *harmless: int) -> int:
-    """Return the result code of the last operation. :raises ServiceUnavailable: neither success nor ``harmless``."""
+    """Return the result code of the last operation, success or one of ``harmless``.
+
+    :raises EntryRefused: it is about this entry. :raises ServiceUnavailable: it is about the server or our rights.
+    """
     result = connection.result
     code = int(result["result"])
     if code != SUCCESS and code not in harmless:
         words = reason(Exception(f"{result.get('description')} {result.get('message') or ''}"))
-        raise ServiceUnavailable(f"The user directory refused a change: {words}.")
+        error = EntryRefused if code in _ABOUT_THE_ENTRY else ServiceUnavailable
+        raise error(f"The user directory refused a change: {words}.")
     return code
 
 

@@ -37,6 +37,7 @@ class Differences:
     """What of the directory's groups is not as it should be; what is written is the same list.
 
     :param in_the_way: names of our groups that somebody else's entries have.
+    :param refused: what the server did not take, and why.
     """
 
     missing_groups: list[str] = field(default_factory=list)
@@ -47,10 +48,11 @@ class Differences:
     extra_members: list[dict[str, Any]] = field(default_factory=list)
     in_the_way: list[str] = field(default_factory=list)
     doubled: list[str] = field(default_factory=list)
+    refused: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def count(self) -> int:
-        """How many groups differ, in how many ways."""
+        """In how many ways groups differ."""
         return sum(len(value) for value in vars(self).values())
 
     def add(self, other: Differences) -> None:
@@ -127,12 +129,20 @@ class Groups:
             entries = self.of(connection, here, chunk)
             for number in chunk:
                 if number in by_id:
-                    everything.add(self._write(connection, by_id[number], entries))
+                    everything.add(self._written(connection, by_id[number], entries))
                 else:
                     for entry in (e for e in entries if e.experiment_id == number):
                         self.remove(connection, entry)
                         everything.extra_groups.append(entry.names[0] if entry.names else entry.dn)
         return everything
+
+    def _written(self, connection: Any, group: Group, entries: Sequence[Found]) -> Differences:
+        try:
+            return self._write(connection, group, entries)
+        except ldap.EntryRefused as error:
+            # The next comparison of everything tries again; the other groups need not wait for that.
+            LOG.warning("group %s: %s", group.name, error)
+            return Differences(refused=[{"group": group.name, "reason": str(error)}])
 
     def _write(self, connection: Any, group: Group, entries: Sequence[Found]) -> Differences:
         found = self.compared(group, entries)

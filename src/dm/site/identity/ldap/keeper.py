@@ -43,6 +43,9 @@ class DirectoryKeeper:
         self._settings = directory.settings
         self._groups = Groups(self._settings)
         self._accounts = Accounts(self._settings)
+        # Whether the last round was cut short: without the database's lock it may have written what was not true any
+        # more, so everything is compared.
+        self._unsure = False
 
     @property
     def writes_people(self) -> bool:
@@ -62,20 +65,23 @@ class DirectoryKeeper:
         :returns: whether there is more to do at once.
         :raises ServiceUnavailable: the marks stay. :raises ServiceUnavailable: no database.
         """
+        more, worked = False, False
         with self._only_one(wait=False) as alone:
             if not alone:
                 return False
             with self._store.transaction() as connection:
                 marked = ldap_store.waiting(connection)[0] > 0
                 last = ldap_store.last_run(connection)
-            due = last is None or last[0] > self._settings.reconcile_minutes * 60
-            if not marked and not due:
-                return False
-            with self._directory.opened(attempt) as ldap:
-                more = self._drain(ldap)
-                if due and not more:
-                    self._reconcile(ldap, dry_run=False, force=False, first=last is None)
-            return more
+            due = self._unsure or last is None or last[0] > self._settings.reconcile_minutes * 60
+            if marked or due:
+                self._unsure = worked = True
+                with self._directory.opened(attempt) as ldap:
+                    more = self._drain(ldap)
+                    if due and not more:
+                        self._reconcile(ldap, dry_run=False, force=False, first=last is None)
+        if worked:
+            self._unsure = due and more
+        return more
 
     def reconcile(self, dry_run: bool = False, force: bool = False) -> dict[str, Any]:
         """Compare the whole directory with the database and write the differences.
@@ -83,8 +89,8 @@ class DirectoryKeeper:
         :param dry_run: write nothing. :param force: also remove more than ``most_removals`` groups or people.
         :returns: the report: ``dryRun``, ``groups`` (how many there should be), ``drift`` (how many differences), the
             lists ``missingGroups``, ``extraGroups``, ``wrongGid``, ``wrongName``, ``missingMembers``,
-            ``extraMembers``, ``inTheWay``, ``doubled`` (each cut at 200, with ``<name>Count``), ``heldBack``,
-            ``withoutNumber``, ``people``, ``startTime``, ``runTime`` (seconds).
+            ``extraMembers``, ``inTheWay``, ``doubled``, ``refused`` (each cut at 200, with ``<name>Count``),
+            ``heldBack``, ``withoutNumber``, ``people``, ``startTime``, ``runTime`` (seconds).
         :raises ServiceUnavailable: it does not answer, or refuses.
         """
         with self._only_one(wait=not dry_run), self._directory.opened(Attempt()) as ldap:
@@ -176,11 +182,12 @@ class DirectoryKeeper:
     def _reconcile(self, ldap: Any, dry_run: bool, force: bool, first: bool) -> dict[str, Any]:
         began, clock = time.time(), time.monotonic()
         found, wanted, differing, extra = self._compare(ldap)
+        drift = found.count
         held_back = extra if len(extra) > self._settings.most_removals and not force else set()
         people, people_held = self._reconcile_people(ldap, dry_run, force)
         if not dry_run:
-            self._repair(ldap, sorted(differing | (extra - held_back)))
-        drift = found.count + people.count
+            found.refused += self._repair(ldap, sorted(differing | (extra - held_back))).refused
+        drift += people.count
         report: dict[str, Any] = {
             "dryRun": dry_run,
             "groups": wanted,
@@ -226,14 +233,15 @@ class DirectoryKeeper:
             found.in_the_way += [name for group in chunk for name in self._groups.compared(group, there).in_the_way]
         return found, len(groups), differing, extra
 
-    def _repair(self, ldap: Any, ids: list[int]) -> None:
+    def _repair(self, ldap: Any, ids: list[int]) -> Differences:
         """Write what differs, from the database as it is now; changes made meanwhile do not wait for the end."""
-        drained = time.monotonic()
+        drained, written = time.monotonic(), Differences()
         for start in range(0, len(ids), _GROUPS_AT_ONCE):
-            self._push_groups(ldap, ids[start : start + _GROUPS_AT_ONCE])
+            written.add(self._push_groups(ldap, ids[start : start + _GROUPS_AT_ONCE]))
             if time.monotonic() - drained > _DRAIN_SECONDS:
                 self._drain(ldap)
                 drained = time.monotonic()
+        return written
 
     def _reconcile_people(self, ldap: Any, dry_run: bool, force: bool) -> tuple[AccountReport, int]:
         report = AccountReport()

@@ -16,6 +16,7 @@ from dm.common.settings import ServiceSettings, build, read
 
 _PLACE = "{username}"
 _RDN = r"[A-Za-z][A-Za-z0-9-]*=(?:[^,\\]|\\.)+"
+_ACCOUNT = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
 _DN = re.compile(rf"{_RDN}(?:,\s*{_RDN})*")
 _LARGEST_NUMBER = 2_147_483_647
 
@@ -140,6 +141,14 @@ class LdapSettings(ServiceSettings):
         if not _DN.fullmatch(dn):
             raise ValueError("it is no distinguished name, which looks like ou=people,dc=example,dc=org")
         return dn
+
+    @field_validator("extra_members")
+    @classmethod
+    def _names(cls, names: list[str]) -> list[str]:
+        for name in names:
+            if not _ACCOUNT.fullmatch(name):
+                raise ValueError(f"{name!r} is no name of an account")
+        return names
 
     @field_validator("user_filter", "user_dn_template", "home_directory")
     @classmethod

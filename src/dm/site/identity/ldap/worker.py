@@ -14,7 +14,7 @@ from dm.site.identity.ldap.login import DirectoryLogin
 
 LOG = logging.getLogger(__name__)
 
-_POLL_SECONDS = 0.5
+_POLL_SECONDS = 0.25
 _PAUSE_SECONDS = 3.0
 _STOP_SECONDS = 2.0
 _LATE_SECONDS = 30.0
@@ -99,6 +99,8 @@ def watch(health: Health, keeper: DirectoryKeeper, login: DirectoryLogin) -> Non
             complaints.append(f"LDAP had been changed by others in {found} ways; see the audit log")
         if obstacles := last.get("inTheWayCount"):
             complaints.append(f"{obstacles} groups cannot be made, others have their names or numbers")
+        if refused := last.get("refusedCount", 0) + last.get("people", {}).get("refusedCount", 0):
+            complaints.append(f"LDAP refused {refused} entries; look with dm-sync-groups --dry-run and into the log")
         if state["withoutNumber"]:
             complaints.append(f"{state['withoutNumber']} experiments have no group number, raise storage.ldap.gid_last")
         if complaints:
