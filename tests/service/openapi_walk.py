@@ -6,6 +6,7 @@ schemathesis makes the requests and judges the replies; examples are the same in
 from __future__ import annotations
 
 import re
+import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,11 +34,6 @@ ANSWERS = [
     )
 ]
 REFUSES = CHECKS.get_one("negative_data_rejection")
-STRANGERS: tuple[dict[str, str], ...] = (
-    {},
-    {"Cookie": f"SESSIONID={'A' * 43}"},
-    {"Authorization": f"Bearer dmt_{'0' * 32}_{'A' * 43}"},
-)
 
 
 @dataclass
@@ -118,14 +114,15 @@ class Walk:
 
     def _call(self, case: Any, base: str, session: requests.Session, headers: dict[str, str], **more: Any) -> Any:
         response = case.call(
-            base_url=base, session=session, headers=headers, timeout=30, verify=str(self.ca_file), **more
+            base_url=base, session=session, headers=dict(headers), timeout=30, verify=str(self.ca_file), **more
         )
         self.asked += 1
         self.seen[response.status_code] = self.seen.get(response.status_code, 0) + 1
         return response
 
     def _strangers(self, case: Any, base: str, session: requests.Session) -> None:
-        for headers in STRANGERS:
+        token = f"dmt_{uuid.uuid4().hex}_{'A' * 43}"  # one that was wrong before is not looked at any more
+        for headers in ({}, {"Cookie": f"SESSIONID={'A' * 43}"}, {"Authorization": f"Bearer {token}"}):
             status = self._call(case, base, session, headers).status_code
             assert status == 401, f"a stranger with {sorted(headers)} is answered {status}"
 

@@ -252,6 +252,14 @@ def test_f41_wrong_api_tokens_are_not_looked_at_for_ever(monkeypatch):
             looked_at += 1
             raise InvalidSession("no")
     assert looked_at == 10
+    with guesses.attempt(f"dmt_{'2' * 32}_right", "10.0.0.1"):
+        pass
+    for number in range(12):
+        other = f"dmt_{'2' * 32}_{number:043d}"
+        with pytest.raises((InvalidSession, TooManyLogins)), guesses.attempt(other, "10.0.0.1"):
+            raise InvalidSession("no")
+    with guesses.attempt(f"dmt_{'2' * 32}_right", "10.0.0.1"):
+        pass  # nobody locks a token out that is in use
     with pytest.raises(TooManyLogins, match="Too many wrong API tokens"), guesses.attempt(f"{token}right", "10.0.0.1"):
         pytest.fail("must not run")
     with guesses.attempt(f"{token}right", "10.0.0.2"):

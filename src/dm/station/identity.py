@@ -29,11 +29,13 @@ from dm.common.errors import (
     ConfigurationError,
     DmException,
     InvalidSession,
+    ServiceLimit,
     ServiceUnavailable,
 )
 from dm.common.settings import StationSettings
 from dm.common.tokens import is_token
 from dm.common.web.routes import Access, Arguments, Principal, Request, Route, Who
+from dm.common.web.throttle import TooManyLogins
 from dm.site.storage.api import Experiment, StorageServiceApi
 
 LOG = logging.getLogger(__name__)
@@ -41,6 +43,7 @@ LOG = logging.getLogger(__name__)
 SITE_COOKIE, SITE_TOKEN = "siteCookie", "siteToken"
 REMEMBER_SECONDS = 5.0
 _OUTAGE_SECONDS = 2.0
+_LIMIT_SECONDS = 60.0
 _TOKEN_OUTAGE_SECONDS = 12 * 3600.0
 _UNKNOWN_TOKENS = 4  # asked about at the same time
 _PATIENCE = 1.0
@@ -232,8 +235,11 @@ class SiteIdentity:
     def _ask(self, path: str, headers: Mapping[str, str]) -> Any:
         if time.monotonic() < self._away_until:
             raise ServiceUnavailable("The site's storage service does not answer; try again in a moment.")
+        remote = CALLER.get().remote
         try:
-            return self._site.get(path, headers=headers)
+            return self._site.get(path, headers={**headers, **({"X-Forwarded-For": remote} if remote else {})})
+        except ServiceLimit as error:
+            raise TooManyLogins(_LIMIT_SECONDS, "wrong API tokens") from error
         except (CommunicationError, ServiceUnavailable) as error:
             # For a moment nobody else waits for the time-out.
             self._away_until = time.monotonic() + _OUTAGE_SECONDS

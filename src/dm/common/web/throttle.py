@@ -247,9 +247,10 @@ class LoginThrottle:
 
 
 class TokenGuesses:
-    """Refuses an API token from an address where it was wrong too often; a right one costs a look into memory.
+    """Refuses an API token from an address where its id came with wrong secrets too often.
 
-    Tokens are 256 random bits: this saves the work of looking, rather than keeping anybody from finding one.
+    A token's id is no secret. So that nobody can lock a token out by its id, one that was right from there within the
+    hour is always looked at.
 
     :param clock: monotonic seconds.
     """
@@ -257,6 +258,7 @@ class TokenGuesses:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._lock = threading.Lock()
+        self._right: OrderedDict[bytes, float] = OrderedDict()
         self._buckets: OrderedDict[bytes, _Bucket] = OrderedDict()
 
     @contextmanager
@@ -265,21 +267,29 @@ class TokenGuesses:
 
         :raises TooManyLogins: without running the body.
         """
-        key = key_of(token[:_TOKEN_ID], remote)
+        key, whole = key_of(token[:_TOKEN_ID], remote), key_of(token, remote)
+        now = self._clock()
         with self._lock:
             bucket = self._buckets.get(key)
-            left = FROM_ADDRESS.refilled(bucket.left, self._clock() - bucket.at) if bucket else 1.0
-        if left < 1:
+            left = FROM_ADDRESS.refilled(bucket.left, now - bucket.at) if bucket else 1.0
+            known = now - self._right.get(whole, -HOUR) < HOUR
+        if left < 1 and not known:
             raise TooManyLogins(FROM_ADDRESS.wait(left), "wrong API tokens")
         try:
             yield
         except InvalidSession:
-            self._note(key)
+            self._note(key, whole)
             raise
+        with self._lock:
+            self._right[whole] = now
+            self._right.move_to_end(whole)
+            while len(self._right) > MAX_ACCOUNTS:
+                self._right.popitem(last=False)
 
-    def _note(self, key: bytes) -> None:
+    def _note(self, key: bytes, whole: bytes) -> None:
         now = self._clock()
         with self._lock:
+            self._right.pop(whole, None)
             bucket = self._buckets.setdefault(key, _Bucket(FROM_ADDRESS, FROM_ADDRESS.at_once, now))
             bucket.left = max(0.0, FROM_ADDRESS.refilled(bucket.left, now - bucket.at) - 1)
             bucket.at = now
