@@ -47,6 +47,8 @@ def calls(use: UseCases) -> dict[str, Any]:
             ADMIN, Reference(id=number), Changes(root_path=root_path), new_name
         ),
         "move": lambda number, storage: life.moving.move(ADMIN, Reference(id=number), storage),
+        "archive": lambda number: life.vault.archive(ADMIN, Reference(id=number)),
+        "bring_back": lambda number: life.vault.restore(ADMIN, Reference(id=number)),
         "compress": lambda number, path: life.files.compress(ADMIN, Reference(id=number), path),
         "decompress": lambda number, path: life.files.decompress(ADMIN, Reference(id=number), path),
         "delete_files": lambda number, paths: life.files.delete(ADMIN, Reference(id=number), paths),

@@ -65,6 +65,31 @@ class LifeMethods(DsApi):
         body |= given(stationName=station_of(stationName))
         return Operation(self.client.put("/experimentStorages", body))
 
+    def archiveExperiment(self, experimentName: str, stationName: str | None = None) -> Operation:
+        """Begin to copy an experiment into the site's archive; again copies what is new or has changed.
+
+        :returns: the task; see :meth:`getArchiveTask`. :raises ConfigurationError: the site has no archive.
+        :raises InvalidObjectState: DAQs, uploads or jobs run, or a task is unfinished.
+        """
+        body = {"experimentName": experimentName} | given(stationName=station_of(stationName))
+        return Operation(self.client.post("/archiveTasks", body))
+
+    def restoreArchivedExperiment(self, experimentName: str, stationName: str | None = None) -> Operation:
+        """Begin to bring files back that the archive has and the experiment has not; what is there stays.
+
+        :returns: the task. :raises ObjectNotFound: the experiment was never archived.
+        """
+        body = {"experimentName": experimentName} | given(stationName=station_of(stationName))
+        return Operation(self.client.post("/archiveTasks/restore", body))
+
+    def getArchiveTask(self, id: str) -> Operation:
+        """Return a task of the archive: status, ``countFiles``, ``countBytes``, ``countCopied``."""
+        return Operation(self.client.get(f"/archiveTasks/{segment(id)}"))
+
+    def listArchiveTasks(self) -> list[Operation]:
+        """Return the newest tasks of the archive at stations the caller manages, newest last."""
+        return self._records(Operation, self.client.get("/archiveTasks"))
+
     def updateStation(
         self,
         name: str,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from dm.common.web.routes import ADMIN, MANAGER, Access, Request, Route, Who
+from dm.common.web.routes import ADMIN, MANAGER, Access, NoArguments, Request, Route, Who
 from dm.site.storage import arguments as a
 from dm.site.storage import life_arguments as la
 from dm.site.storage.access import reference
@@ -14,6 +14,7 @@ from dm.site.storage.file_changes import FileChanges
 from dm.site.storage.members import Members
 from dm.site.storage.moving import Moving
 from dm.site.storage.updates import Updates
+from dm.site.storage.vault import Vault
 
 _EXPERIMENT = frozenset({"experimentName"})
 _FILE = _EXPERIMENT | {"path"}
@@ -31,6 +32,7 @@ class Life:
     members: Members
     files: FileChanges
     moving: Moving
+    vault: Vault
 
 
 def routes(use: Life) -> list[Route]:
@@ -67,6 +69,18 @@ def routes(use: Life) -> list[Route]:
     def move(request: Request, arguments: la.MoveExperiment) -> dict[str, Any]:
         return use.moving.move(request.principal, reference(arguments), arguments.storage_name)
 
+    def archive(request: Request, arguments: a.ByName) -> dict[str, Any]:
+        return use.vault.archive(request.principal, reference(arguments))
+
+    def from_archive(request: Request, arguments: a.ByName) -> dict[str, Any]:
+        return use.vault.restore(request.principal, reference(arguments))
+
+    def task(request: Request, arguments: a.OperationId) -> dict[str, Any]:
+        return use.vault.get(request.principal, arguments.operation_id)
+
+    def tasks(request: Request, arguments: NoArguments) -> list[dict[str, Any]]:
+        return use.vault.listed(request.principal)
+
     one = "/deletedExperimentsById/{experimentId}"
     return [
         Route("GET", "/deletedExperimentsByStation/{stationName}", deleted, MANAGER_OF_STATION,
@@ -80,6 +94,13 @@ def routes(use: Life) -> list[Route]:
               "Keep an experiment from being deleted for some days.", la.PinExperiment, _EXPERIMENT),
         Route("PUT", "/experimentStorages", move, ADMIN,
               "Begin to move an experiment to another storage; gives the operation.", la.MoveExperiment, _EXPERIMENT),
+        Route("GET", "/archiveTasks", tasks, MANAGER, "List the newest tasks of the archive."),
+        Route("GET", "/archiveTasks/{operationId}", task, MANAGER, "Give a task of the archive.", a.OperationId),
+        Route("POST", "/archiveTasks", archive, MANAGER_BY_NAME,
+              "Begin to copy an experiment into the archive; gives the task.", a.ByName, _EXPERIMENT),
+        Route("POST", "/archiveTasks/restore", from_archive, MANAGER_BY_NAME,
+              "Begin to bring lost files of an experiment back from the archive; gives the task.", a.ByName,
+              _EXPERIMENT),
         Route("POST", "/files/compress", compress, MANAGER_BY_NAME,
               "Begin to compress a published file; gives the operation.", la.CompressFile, _FILE),
         Route("POST", "/files/decompress", decompress, MANAGER_BY_NAME,

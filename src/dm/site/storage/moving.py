@@ -77,8 +77,8 @@ class Moving:
         hidden = _hidden(target, number)
         if not os.path.lexists(target) or os.path.lexists(hidden):
             ExperimentDirectory(hidden, owner).make(root, number, self._owners)
-            tell = _Teller(progress, details["shown"])
-            Replication(old, hidden, owner, known(self._store, number), tell).run()
+            tell = Teller(progress, details["shown"])
+            Replication(old, hidden, owner, known=known(self._store, number), go_on=tell).run()
         relocation.move(root, hidden, target, number, owner)
 
         def finish(connection: Connection) -> None:
@@ -106,7 +106,7 @@ class Moving:
         return lambda connection: None
 
 
-class _Teller:
+class Teller:
     """Stops with the service, and tells how far it is, not too often."""
 
     def __init__(self, progress: Progress, shown: dict[str, Any]) -> None:

@@ -39,14 +39,25 @@ class Replication:
 
     :param owner: of all that is made. :param known: root (``data``, ``analysis``) and paths below it -> the records of
         those that are published. :param go_on: called now and then, with how far it is; raises to stop.
+    :param only_missing: whatever is there already stays as it is; else what differs is copied again.
     """
 
-    def __init__(self, source: str, target: str, owner: Owner, known: Known, go_on: Callable[[Copied], None]) -> None:
+    def __init__(
+        self,
+        source: str,
+        target: str,
+        owner: Owner,
+        *,
+        known: Known,
+        go_on: Callable[[Copied], None],
+        only_missing: bool = False,
+    ) -> None:
         self._source = source
         self._target = target
         self._owner = owner
         self._known = known
         self._go_on = go_on
+        self._only_missing = only_missing
         self._done = Copied()
 
     def run(self, parts: Iterable[str] = ("data", "analysis", "system")) -> Copied:
@@ -95,11 +106,12 @@ class Replication:
         with paths.opened_file(self._source, path) as source:
             before = os.fstat(source)
             there = tree.status(path)
-            if there is None or _identity(there) != _identity(before):
+            if there is None or (not self._only_missing and _identity(there) != _identity(before)):
                 self._copy(tree.directory(above), name, source, path, row)
                 tree.changed(above)
                 self._done.made += 1
-            if _identity(os.fstat(source)) != _identity(before):
+            # What is appended to the manifest meanwhile belongs to files that are not in this copy.
+            if not path.startswith(b"system/") and _identity(os.fstat(source)) != _identity(before):
                 raise TransferError(f"File {shown} changed while it was copied.")
         self._done.files += 1
         self._done.size += before.st_size

@@ -48,6 +48,7 @@ from dm.site.storage.registry import Registry
 from dm.site.storage.routes import UseCases, routes
 from dm.site.storage.settings import StorageSettings
 from dm.site.storage.updates import Updates
+from dm.site.storage.vault import Vault
 
 NAME = "storage"
 _SLOW_BACKLOG_SECONDS = 60.0
@@ -121,6 +122,7 @@ def build_app(store: Store, owners: Owners, settings: StorageSettings) -> Storag
             members,
             FileChanges(store, owners, operations),
             Moving(store, owners, operations),
+            Vault(store, owners, operations, settings.archive_directory),
         ),
         users=users,
         registry=Registry(store),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from pathlib import Path
 
 from pydantic import Field
 
@@ -61,6 +62,10 @@ class StorageSettings(WebSettings):
         default=72, gt=0, description="Batches opened and never handed over are swept after so long."
     )
     batch_max_files: int = Field(default=20_000, ge=1, le=200_000, description="Most files of one batch.")
+    archive_directory: Path | None = Field(
+        default=None,
+        description="Existing directory for verified copies of experiments (dm-archive-experiment); unset: no archive.",
+    )
     deleted_keep_days: float = Field(
         default=7, ge=0, le=3650, description="Deleted experiments can be restored for so long; 0: not at all."
     )

@@ -1,0 +1,162 @@
+"""The archive: a verified copy of experiments in a directory of its own; what is lost is brought back from it."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, RowMapping
+
+from dm.common import digests, paths
+from dm.common.errors import ConfigurationError, DmException, InvalidObjectState, ObjectNotFound
+from dm.common.web.routes import Principal
+from dm.site.database.store import PUBLISH_LOCK, Store, lock
+from dm.site.identity import audit
+from dm.site.storage import file_store
+from dm.site.storage.directories import ROOTS, ExperimentDirectory, Owner, Owners
+from dm.site.storage.experiments import Reference, find
+from dm.site.storage.manifest import Manifest
+from dm.site.storage.moving import Teller, known
+from dm.site.storage.operations import Finish, Kind, Operations, Progress, refuse_busy
+from dm.site.storage.replication import Replication
+from dm.site.storage.verification import digest
+
+ARCHIVE, RESTORE = "archiveExperiment", "restoreArchivedExperiment"
+TASKS = (ARCHIVE, RESTORE)
+_SOURCE = "archive"
+
+
+class Vault:
+    """The use cases, and the work itself.
+
+    :param directory: where the copies are, ``<station>/<experiment number>``; ``None``: the site has no archive.
+    """
+
+    def __init__(self, store: Store, owners: Owners, operations: Operations, directory: Path | None) -> None:
+        self._store = store
+        self._owners = owners
+        self._operations = operations
+        self._directory = directory
+        operations.register(ARCHIVE, Kind(self._archive, _nothing_to_undo, attempts=20))
+        operations.register(RESTORE, Kind(self._restore, _nothing_to_undo, attempts=20))
+
+    def archive(self, principal: Principal, reference: Reference) -> dict[str, Any]:
+        """Begin to copy an experiment into the archive; again copies what is new or has changed.
+
+        :returns: the operation, which tells ``countFiles`` and ``countBytes`` as it goes on.
+        :raises ConfigurationError: there is no archive.
+        :raises InvalidObjectState: DAQs, uploads or jobs run, or another operation of the experiment is unfinished.
+        """
+        return self._submit(principal, reference, ARCHIVE)
+
+    def restore(self, principal: Principal, reference: Reference) -> dict[str, Any]:
+        """Begin to bring files back that the archive has and the experiment has not; what is there stays.
+
+        :returns: the operation. :raises: see :meth:`archive`. :raises ObjectNotFound: it was never archived.
+        """
+        return self._submit(principal, reference, RESTORE)
+
+    def get(self, principal: Principal, operation_id: str) -> dict[str, Any]:
+        """Return a task of the archive. :raises ObjectNotFound: none such at a station the caller manages."""
+        return self._operations.get(principal, operation_id, TASKS)
+
+    def listed(self, principal: Principal) -> list[dict[str, Any]]:
+        """Return the newest tasks of the archive at stations the caller manages, newest last."""
+        return self._operations.listed(principal, TASKS)
+
+    def _submit(self, principal: Principal, reference: Reference, name: str) -> dict[str, Any]:
+        with self._store.transaction() as connection:
+            row = find(connection, reference, lock=True)
+            place = self._place(row["station_name"], row["id"])
+            if row["state"] != "active":
+                raise InvalidObjectState(f"Experiment {row['name']!a} is {row['state']} now; try again later.")
+            refuse_busy(connection, row, "")
+            if name == RESTORE:
+                if not place.is_dir():
+                    raise ObjectNotFound(f"An archived copy of experiment {row['name']!a} does not exist.")
+                if row["data_directory_frozen"] or row["analysis_directory_frozen"]:
+                    raise InvalidObjectState(f"Directories of experiment {row['name']!a} are frozen.")
+            operation_id = self._operations.submit(connection, name, row["id"], principal.username)
+            event = "experiment.archive" if name == ARCHIVE else "experiment.archive_restore"
+            audit.record(connection, event, f"{row['name']}/{row['station_name']}", experimentId=row["id"])
+        return self._operations.wake(operation_id)
+
+    def _place(self, station: str, number: int) -> Path:
+        if self._directory is None:
+            raise ConfigurationError("The site has no archive: storage.archive_directory is not set.")
+        return self._directory / station / str(number)
+
+    def _archive(self, row: RowMapping, progress: Progress) -> Finish:
+        number = row["experiment_id"]
+        place = self._place(row["station_name"], number)
+        # Of the service's own account: whether somebody may read a file is decided where it is in storage.
+        top = ExperimentDirectory(str(place), Owner())
+        if (top.marker() or {}).get("experimentId") != number:
+            top.make(str(self._directory), number, self._owners)
+        tell = Teller(progress, {})
+        copy = Replication(row["storage_directory"], str(place), Owner(), known=known(self._store, number), go_on=tell)
+        done = copy.run()
+        progress.note(countFiles=done.files, countBytes=done.size, countCopied=done.made)
+        return lambda connection: None
+
+    def _restore(self, row: RowMapping, progress: Progress) -> Finish:
+        number, directory = row["experiment_id"], row["storage_directory"]
+        place, owner = self._place(row["station_name"], number), self._owners.of_experiment(row)
+        copy = Replication(
+            str(place), directory, owner,
+            known=known(self._store, number), go_on=Teller(progress, {}), only_missing=True,
+        )  # fmt: skip
+        done = copy.run(ROOTS)
+        progress.note(countFiles=done.files, countBytes=done.size, countCopied=done.made)
+        unrecorded = {root: self._unrecorded(number, str(place), directory, root, progress) for root in ROOTS}
+
+        def finish(connection: Connection) -> None:
+            lock(connection, PUBLISH_LOCK, number)
+            manifest = Manifest(directory, owner)
+            for root, files in unrecorded.items():
+                if files:
+                    manifest.append([*(_line(row["id"], root, file) for file in files), _end(row["id"], len(files))])
+                    file_store.upsert(connection, number, root, files, source=_SOURCE, batch_id=row["id"])
+
+        return finish
+
+    def _unrecorded(
+        self, number: int, place: str, directory: str, root: str, progress: Progress
+    ) -> list[file_store.Published]:
+        """Return the files that are there as the archive has them and that storage has no record of."""
+        found: list[file_store.Published] = []
+        for above, _, names in os.walk(os.fsencode(f"{place}/{root}")):
+            progress.check()
+            below = os.path.relpath(above, os.fsencode(f"{place}/{root}"))
+            wanted = [name if below == b"." else below + b"/" + name for name in names]
+            recorded = known(self._store, number)(root, wanted) if wanted else {}
+            for path in wanted:
+                if path in recorded or path.rpartition(b"/")[2].startswith(b".dm-"):
+                    continue
+                with paths.opened_file(f"{place}/{root}", path) as kept:
+                    copy = os.fstat(kept)
+                with paths.opened_file(f"{directory}/{root}", path) as descriptor:
+                    status = os.fstat(descriptor)
+                    if (status.st_size, status.st_mtime_ns) != (copy.st_size, copy.st_mtime_ns):
+                        continue
+                    value = bytes.fromhex(digest(descriptor, {digests.VERIFICATION})[1][digests.VERIFICATION])
+                found.append(file_store.Published(path, status.st_size, status.st_mtime_ns, value, None, 1))
+        return found
+
+
+def _line(batch: str, root: str, file: file_store.Published) -> dict[str, Any]:
+    return {
+        "event": "file", "batch": batch, "root": root, "path": paths.decode(file.path), "size": file.size,
+        "mtimeNs": file.mtime_ns, "digests": {digests.VERIFICATION: file.digest.hex()}, "version": file.version,
+        "source": _SOURCE, "time": time.time(),
+    }  # fmt: skip
+
+
+def _end(batch: str, count: int) -> dict[str, Any]:
+    return {"event": "committed", "batch": batch, "files": count, "failed": [], "time": time.time()}
+
+
+def _nothing_to_undo(connection: Connection, row: RowMapping, error: DmException) -> None:
+    """What was copied is good; the next task goes on there."""
