@@ -106,6 +106,17 @@ def test_check_is_content_with_a_good_file(tmp_path, certificates):
     assert "is in order" in done.stdout
 
 
+def test_check_looks_into_sub_tables(tmp_path):
+    path = tmp_path / "dm.toml"
+    path.write_text(
+        '[storage]\ncertificate = "c"\nkey = "k"\ndatabase_url = "postgresql+psycopg2://localhost/dm"\n'
+        '[storage.ldap]\nservers = ["ldaps://localhost"]\nbind_dn = "cn=dm,dc=example"\n'
+        'bind_password_file = "ldap.password"\n'
+        'people_base = "ou=people,dc=example"\ngroup_base = "ou=groups,dc=example"\n'
+    )
+    assert "storage.ldap.bind_password_file: file" in run("check", "--config", str(path)).stderr
+
+
 def test_show_hides_secrets(tmp_path, monkeypatch):
     path = tmp_path / "dm.toml"
     path.write_text(

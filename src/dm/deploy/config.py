@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from pydantic import BaseModel
 
 from dm.common import plugins, settings, settings_docs
 from dm.common.command import DmGroup
@@ -25,7 +26,7 @@ TABLE: tuple[tuple[str, str, bool], ...] = (
     ("acquisition", "dm.station.acquisition.settings:AcquisitionSettings", True),
     ("processing", "dm.station.processing.settings:ProcessingSettings", True),
 )
-_READ_AT_START = ("certificate", "key", "ca_file", "service_password_file")
+_READ_AT_START = ("certificate", "key", "ca_file", "service_password_file", "bind_password_file")
 
 main = DmGroup("dm-config", "Check, show and document the settings file.")
 
@@ -82,8 +83,11 @@ def _adapters(section: str, loaded: settings.ServiceSettings, file: Path) -> lis
     return []
 
 
-def _unreadable(section: str, loaded: settings.ServiceSettings) -> list[str]:
+def _unreadable(section: str, loaded: BaseModel) -> list[str]:
     problems = []
+    for name in type(loaded).model_fields:
+        if isinstance(inner := getattr(loaded, name), BaseModel):
+            problems += _unreadable(f"{section}.{name}", inner)
     for name in _READ_AT_START:
         path = getattr(loaded, name, None)
         if isinstance(path, Path) and not os.access(path, os.R_OK):
