@@ -14,6 +14,7 @@ from dm.common.errors import AuthorizationError, InvalidRequest, ObjectNotFound
 from dm.common.records import DmObject
 from dm.site.storage import acl, inspection_round, inspection_store
 from dm.site.storage.api import Experiment, InspectionDsApi, StorageServiceApi
+from dm.site.storage.batches import Signal
 from dm.site.storage.inspection import Inspector
 from tests.service import storage_fixtures as fx
 
@@ -173,7 +174,7 @@ def test_only_managers_inspect_and_see_what_was_found(
 
 
 class DyingAt:
-    """A database that is away from the n-th transaction on."""
+    """Stops an inspector at its n-th step."""
 
     def __init__(self, inspector: Inspector, number: int) -> None:
         self.count = 0
@@ -199,7 +200,7 @@ def test_a_round_goes_on_where_it_was_stopped(
         with store.transaction() as connection:
             inspection_store.ask(connection, experiment["id"], "d111111", {})
         for _ in range(100):
-            inspector = Inspector(store, use.permissions._owners, site.settings.inspection, threading_signal())
+            inspector = Inspector(store, use.permissions._owners, site.settings.inspection, Signal())
             step = DyingAt(inspector, 4)
             monkeypatch.setattr(inspector, "alive", step)
             if inspector.work():
@@ -223,12 +224,6 @@ def api_of(site: fx.Site) -> InspectionDsApi:
     return made
 
 
-def threading_signal() -> object:
-    from dm.site.storage.batches import Signal
-
-    return Signal()
-
-
 def test_files_published_during_an_inspection_are_no_findings(site: fx.Site, experiment: Experiment) -> None:
     api, station, grant = api_of(site), site.station(), grant_of(site, experiment)
     stop = threading.Event()
@@ -243,7 +238,7 @@ def test_files_published_during_an_inspection_are_no_findings(site: fx.Site, exp
     thread = threading.Thread(target=publish, args=(station,))
     thread.start()
     try:
-        for _ in range(5):
+        for _ in range(3):
             assert inspect(api, experiment, readAgain=True)[1] == set()
     finally:
         stop.set()
@@ -261,7 +256,7 @@ def test_one_process_inspects_at_a_time_and_everything_comes_round(site: fx.Site
                 assert claimed == (experiment["id"] if name == "one" else None)
             inspection_store.release(connection, experiment["id"], "one", None, 0)
         often = site.settings.inspection.model_copy(update={"every_days": 1e-9, "read_every_days": 1e-9})
-        inspector = Inspector(store, use.permissions._owners, often, threading_signal())
+        inspector = Inspector(store, use.permissions._owners, often, Signal())
         while True:
             assert inspector.work()
             with store.transaction() as connection:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import pwd
@@ -281,6 +282,7 @@ def test_the_explanation_says_what_the_kernel_does(run_directory: Path) -> None:
 def test_explanations_name_the_rule_and_the_difference(site: fx.Site, experiment: Experiment) -> None:
     published(site, experiment)
 
+    @functools.cache
     def of(username: str) -> InspectionDsApi:
         made: InspectionDsApi = site._made(
             InspectionDsApi(username, fx.password_of(username), site.url, ca_file=site.ca_file)

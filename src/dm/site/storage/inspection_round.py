@@ -13,9 +13,9 @@ import contextlib
 import os
 import stat
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, BinaryIO, cast
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, BinaryIO, TypeVar, cast
 
 from sqlalchemy import Connection, RowMapping
 
@@ -36,10 +36,13 @@ from dm.site.storage.directories import (
 )
 from dm.site.storage.inspection_store import Finding
 from dm.site.storage.pace import Pace, PacedFile
+from dm.site.storage.verification import StoppedError
 
+_Item = TypeVar("_Item")
 DAMAGE = ("missing", "changed", "digest", "unreadable")
 OURS = ".dm-"
 _PAGE = 200
+_SETTLE_SECONDS = 2.0
 _MAKING_SECONDS = 24 * 3600.0
 _ROOTS = (b"analysis", b"data", b"system")
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -60,6 +63,30 @@ class _Suspect:
     finding: Finding
     row: RowMapping | None
     seen: tuple[int, int, int] | None = None
+
+
+@dataclass
+class _Seen:
+    """What was looked at and is not noted yet.
+
+    :param plain: files of which it is not known yet whether they are recorded. :param healed: records of files marked
+        as damaged that are whole again.
+    """
+
+    found: list[Finding] = field(default_factory=list)
+    suspects: list[_Suspect] = field(default_factory=list)
+    healed: list[RowMapping] = field(default_factory=list)
+    plain: list[Finding] = field(default_factory=list)
+
+    def add(self, other: _Seen) -> None:
+        """Take over what was seen in addition."""
+        self.found += other.found
+        self.suspects += other.suspects
+        self.healed += other.healed
+        self.plain += other.plain
+
+    def __len__(self) -> int:
+        return len(self.found) + len(self.suspects) + len(self.healed) + len(self.plain)
 
 
 class Round:
@@ -134,23 +161,50 @@ class Round:
                 page = file_store.page(connection, self._id, None, after, _PAGE)
             if not page:
                 return
-            found: list[Finding] = []
-            suspects: list[_Suspect] = []
-            healed: list[RowMapping] = []
-            for row in page:
-                self._files.take(1)
-                self._count("files")
-                suspect = self._look(row, found)
-                if suspect is not None:
-                    suspects.append(suspect)
-                elif row["damaged"] is not None:
-                    healed.append(row)
+            self._in_parts(page, self._record, self._settle_records)
             after = page[-1]["id"]
-            with self._settling() as connection:
-                found += self._confirmed(connection, suspects)
-                for row in healed:
-                    inspection_store.mark_damaged(connection, row, False)
-                self._note(connection, found, {"phase": "records", "after": after})
+
+    def _record(self, row: RowMapping, seen: _Seen) -> None:
+        self._files.take(1)
+        self._count("files")
+        suspect = self._look(row, seen.found)
+        if suspect is not None:
+            seen.suspects.append(suspect)
+        elif row["damaged"] is not None:
+            seen.healed.append(row)
+
+    def _settle_records(self, seen: _Seen, last: RowMapping) -> None:
+        with self._settling() as connection:
+            found = seen.found + self._confirmed(connection, seen.suspects)
+            for row in seen.healed:
+                inspection_store.mark_damaged(connection, row, False)
+            self._note(connection, found, {"phase": "records", "after": last["id"]})
+
+    def _in_parts(
+        self, items: Iterable[_Item], look: Callable[[_Item, _Seen], None], settle: Callable[[_Seen, _Item], None]
+    ) -> None:
+        """Look at one after the other, and note what was found every few seconds and when it is to stop.
+
+        :raises StoppedError: it was; what was looked at to the end is noted.
+        """
+        seen, last = _Seen(), None
+        settled = time.monotonic()
+        for item in items:
+            this, counts = _Seen(), dict(self._counts)
+            try:
+                look(item, this)
+            except StoppedError:
+                self._counts = counts
+                if last is not None:
+                    settle(seen, last)
+                raise
+            seen.add(this)
+            last = item
+            if len(seen) >= _PAGE or time.monotonic() - settled > _SETTLE_SECONDS:
+                settle(seen, last)
+                seen, last, settled = _Seen(), None, time.monotonic()
+        if last is not None:
+            settle(seen, last)
 
     def _look(self, row: RowMapping, found: list[Finding]) -> _Suspect | None:
         """Look at one recorded file; what is wrong with its permissions goes to ``found`` (and away, on repair)."""
@@ -227,12 +281,18 @@ class Round:
     def _tree(self, after: bytes) -> None:
         if not after:
             self._outer()
-        for path in self._directories(after):
-            found: list[Finding] = []
-            suspects = self._directory(path, found)
-            with self._settling() as connection:
-                found += self._confirmed(connection, self._unrecorded(connection, suspects))
-                self._note(connection, found, {"phase": "tree", "after": path.hex()})
+        self._in_parts(self._directories(after), self._directory_seen, self._settle_directories)
+
+    def _directory_seen(self, path: bytes, seen: _Seen) -> None:
+        seen.plain += self._directory(path, seen.found)
+
+    def _settle_directories(self, seen: _Seen, last: bytes) -> None:
+        with self._settling() as connection:
+            found = list(seen.found)
+            for root in {finding.path.partition(b"/")[0] for finding in seen.plain}:
+                below = [finding for finding in seen.plain if finding.path.startswith(root + b"/")]
+                found += self._confirmed(connection, self._unrecorded(connection, root, below))
+            self._note(connection, found, {"phase": "tree", "after": last.hex()})
 
     def _outer(self) -> None:
         """Look at the experiment's own directory and its staging area."""
@@ -302,11 +362,8 @@ class Round:
             found.append(self._counted(Finding(path, "unreadable", str(error))))
         return plain
 
-    def _unrecorded(self, connection: Connection, plain: Sequence[Finding]) -> list[_Suspect]:
-        """Return the files of a directory that are not recorded; below ``analysis`` that is nothing wrong."""
-        if not plain:
-            return []
-        root = plain[0].path.partition(b"/")[0]
+    def _unrecorded(self, connection: Connection, root: bytes, plain: Sequence[Finding]) -> list[_Suspect]:
+        """Return the files below a root that are not recorded; below ``analysis`` that is nothing wrong."""
         below = {finding.path.partition(b"/")[2]: finding for finding in plain}
         known = file_store.by_paths(connection, self._id, root.decode(), list(below))
         unknown = [_Suspect(finding, None) for path, finding in below.items() if path not in known]

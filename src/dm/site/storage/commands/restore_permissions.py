@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import click
 
 from dm.common.command import command, option
+from dm.common.errors import DmException
 from dm.common.records import DmObject
 from dm.site.storage.api import ExperimentDsApi
 from dm.site.storage.commands.options import station_option
@@ -26,16 +27,28 @@ def main(
     """
     if (experiment is None) != all_experiments or (all_experiments and relative_path):
         raise click.UsageError("Name one --experiment (and perhaps a --relative-path in it), or --all-experiments.")
-    names = [experiment] if experiment else [found["name"] for found in api.getExperimentsByStation(station)]
-    return _each(api, [name for name in names if name], relative_path, station)
+    if experiment is not None:
+        return _each(api, [experiment], relative_path, station)
+    found = api.getExperimentsByStation(station)
+    return _each(api, [one["name"] for one in found if one.get("status", "active") == "active"], "", station)
 
 
 def _each(api: ExperimentDsApi, names: list[str], relative_path: str, station: str | None) -> Iterator[DmObject]:
     said: set[str] = set()
+    failed: DmException | None = None
     for name in names:
-        done = api.restorePermissions(name, relative_path, station)
+        try:
+            done = api.restorePermissions(name, relative_path, station)
+        except DmException as error:
+            if len(names) == 1:
+                raise
+            click.echo(f"{name}: {error}", err=True)
+            failed = error
+            continue
         for sentence in done["limits"]:
             if sentence not in said:
                 click.echo(f"{name}: {sentence}", err=True)
         said.update(done["limits"])
         yield done
+    if failed is not None:
+        raise click.exceptions.Exit(failed.getErrorCode())
