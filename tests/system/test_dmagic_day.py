@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -17,8 +19,11 @@ from typing import Any
 import pytest
 
 from dm import ExperimentDsApi, InvalidArgument, ObjectAlreadyExists, ObjectNotFound, UserDsApi
+from dm.common.environment import write_login_file
 from dm.deploy.install import ADMINISTRATOR
-from tests.live import STATION, Suite
+from tests import live
+from tests.live import PROGRAMS, STATION, Suite
+from tests.service import storage_fixtures as fx
 
 PEOPLE = ["d100001", "d100002"]
 
@@ -120,6 +125,7 @@ def manager(suite: Suite, monkeypatch: pytest.MonkeyPatch) -> ExperimentDsApi:
 
 
 def test_a_set_up_program_in_one_go(suite: Suite, manager: ExperimentDsApi, tmp_path: Path) -> None:
+    live.sample_facility(suite)
     users = UserDsApi(*suite.administrator)
     with contextlib.suppress(ObjectAlreadyExists):  # other tests of the run may have synchronised them
         users.addUser(PEOPLE[0], "not-used-here")
@@ -235,3 +241,37 @@ def test_stations_storages_and_types_by_command(suite: Suite, run_directory: Pat
     admin("dm-delete-station", "--station", "99ID")
     admin("dm-delete-storage", "--storage", "SECOND")
     assert "99ID" not in admin("dm-list-stations") and second.is_dir()
+
+
+def test_moved_archived_and_pinned_by_command(
+    new_postgres_database: Callable[[], str], certificates: Path, tmp_path: Path
+) -> None:
+    """On a site of its own, with two storages and an archive."""
+    archive, second, login = tmp_path / "archive", tmp_path / "second", tmp_path / "login"
+    archive.mkdir()
+    second.mkdir()
+    with fx.running_site(new_postgres_database(), certificates, tmp_path / "site", archive_directory=archive) as site:
+        write_login_file(login, fx.ADMIN, fx.password_of(fx.ADMIN))
+        mine = {name: value for name, value in os.environ.items() if not name.startswith("DM_")}
+        there = {"DM_DS_WEB_SERVICE_URL": site.url, "DM_CA_FILE": str(site.ca_file), "DM_LOGIN_FILE": str(login)}
+        there |= {"DM_STATION_NAME": STATION, "DM_HOME": str(tmp_path / "home")}
+
+        def dm(*words: str) -> str:
+            done = subprocess.run(
+                [str(PROGRAMS / words[0]), *words[1:]], env=mine | there, capture_output=True, text=True, check=False
+            )
+            assert done.returncode == 0, done.stderr
+            return done.stdout
+
+        made = site.experiments(fx.ADMIN).addExperiment("life", STATION)
+        site.experiments(fx.ADMIN).addStorage("SECOND", "localhost", str(second))
+        dm("dm-pin-experiment", "--experiment", "life", "--n-days", "3")
+        assert f"pinnedByUser={fx.ADMIN} " in dm("dm-get-experiment", "--experiment", "life", "--display-keys", "ALL")
+        task = dm("dm-archive-experiment", "--experiment", "life", "--wait")
+        assert task.startswith("id=") and " name=archiveExperiment experimentName=life status=done " in task
+        assert " status=done " in dm("dm-restore-experiment", "--experiment", "life", "--wait")
+        assert dm("dm-list-archive-tasks").splitlines()[0] == task.strip("\n")
+        number = task.split()[0].removeprefix("id=")
+        assert "countFiles=1 " in dm("dm-get-archive-task", "--id", number, "--display-keys", "ALL")
+        assert " status=done " in dm("dm-move-experiment", "--experiment", "life", "--storage", "SECOND", "--wait")
+        assert (second / STATION / "life" / "data").is_dir() and (archive / STATION / str(made["id"])).is_dir()

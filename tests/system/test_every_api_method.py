@@ -314,6 +314,31 @@ def test_globus_groups(
         live.ANSWERED_ELSEWHERE.setdefault("storage", set()).update(live.answered_well(site.rest()))
 
 
+def test_moved_archived_and_pinned(
+    opened: Callable[[Any], Any], new_postgres_database: Callable[[], str], certificates: Path, tmp_path: Path
+) -> None:
+    """On a site of its own, with two storages and an archive."""
+    archive, second = tmp_path / "archive", tmp_path / "second"
+    archive.mkdir()
+    second.mkdir()
+    with storage_fixtures.running_site(
+        new_postgres_database(), certificates, tmp_path / "site", archive_directory=archive
+    ) as site:
+        login = storage_fixtures.ADMIN, storage_fixtures.password_of(storage_fixtures.ADMIN)
+        experiments = opened(ExperimentDsApi(*login, site.url, ca_file=site.ca_file))
+        made = experiments.addExperiment("life", STATION)
+        experiments.addStorage("SECOND", "localhost", str(second))
+        assert experiments.pinExperiment("life", 1, STATION)["pinnedByUser"] == storage_fixtures.ADMIN
+        for begin in (experiments.archiveExperiment, experiments.restoreArchivedExperiment):
+            task = begin("life", STATION)
+            until(lambda id=task["id"]: experiments.getArchiveTask(id)["status"] == "done")
+        assert [task["id"] for task in experiments.listArchiveTasks()][-1] == task["id"]
+        moved = experiments.moveExperiment("life", "SECOND", STATION)
+        until(lambda: experiments.getOperation(moved["id"])["status"] == "done")
+        assert experiments.getExperimentById(made["id"])["storageDirectory"].startswith(str(second))
+        live.ANSWERED_ELSEWHERE.setdefault("storage", set()).update(live.answered_well(site.rest()))
+
+
 def test_groups_in_ldap(
     opened: Callable[[Any], Any],
     new_postgres_database: Callable[[], str],
@@ -841,6 +866,7 @@ def test_files_and_downloads(
 
     number = experiments.getExperimentByName(experiment)["id"]
     *entries, end = files.iterateManifest(number)
+    assert files.recordFilesAgain(number, dryRun=True)["countMissing"] == 0
     assert end == {"event": "end", "countFiles": len(entries)} and {entry["present"] for entry in entries} == {True}
     stored = Path(experiments.getExperimentByName(experiment)["dataDirectory"], "run1/b.dat")
     mode = stored.stat().st_mode
