@@ -19,6 +19,7 @@ from dm.common.wire import literal, segment
 from dm.site.storage.api_base import DsApi, FileMetadata, Operation, given, station_of
 
 ROUTE = "/files/download"
+_RECORD_SECONDS = 3600.0
 _MANIFEST_SECONDS = 600.0  # without a line: each file is looked at on a disk that may be busy
 PARALLEL = 4  # downloads at the same time; a service lends a third of its threads to all downloads together
 COMPRESSIONS = ("", "gz", "bz2", "xz", "zst", "lz4")
@@ -27,6 +28,14 @@ Progress = Callable[[int, int], None]
 
 class FileDsApi(DsApi):
     """Files in storage."""
+
+    def recordFilesAgain(self, experimentId: int, dryRun: bool = False) -> DmObject:
+        """Have storage record again what its manifest and disk have and its database lost (managers).
+
+        :returns: countRecorded (published and there), countGone (not as published), countMissing (recorded again).
+        """
+        path = f"/experimentsById/{segment(experimentId)}/recordedFiles"
+        return DmObject(self.client.post(path, {"dryRun": dryRun}, timeout=_RECORD_SECONDS))
 
     def iterateManifest(self, experimentId: int) -> Iterator[dict[str, Any]]:
         """Yield the record of every file that was published into an experiment, oldest first (managers).

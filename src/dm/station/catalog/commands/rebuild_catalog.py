@@ -34,6 +34,7 @@ class Rebuilt(DmObject):
 @option("--all-experiments", "everything", is_flag=True, help="All experiments of the station.")
 @option("--station", metavar="NAME", help="Station name; default: the station of the setup file.")
 @option("--dry-run", is_flag=True, help="Only say what is missing.")
+@option("--storage", is_flag=True, help="First have storage record again what its own database lost.")
 @option("--list", "listed", is_flag=True, help="List each file that is written on standard error.")
 def main(
     experiments: ExperimentDsApi,
@@ -45,6 +46,7 @@ def main(
     everything: bool,
     station: str | None,
     dry_run: bool,
+    storage: bool,
     listed: bool,
 ) -> Iterator[Rebuilt]:
     """Make missing catalog records anew from the record storage keeps of every published file (managers).
@@ -67,12 +69,13 @@ def main(
 
     refused = 0
     for one in chosen:
+        again = files.recordFilesAgain(one["id"], dry_run)["countMissing"] if storage else 0
         known = {
             (found["root"], found["experimentFilePath"]): found.get("version")
             for found in catalog.iterateExperimentFiles(one["name"], {}, keyList=_KEYS)
         }
         report = rebuild(one, complete(files.iterateManifest(one["id"])), known, service, dry_run=dry_run, told=told)
         refused += report["nErrors"]
-        yield Rebuilt(report)
+        yield Rebuilt(report | ({"nRecordedAgain": again} if storage else {}))
     if refused:
         raise ProcessingError(f"The catalog refused {refused} records; they are listed above.")
