@@ -8,6 +8,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from sqlalchemy import text
 
 from dm.common import tls
 from dm.common.errors import (
@@ -58,6 +59,7 @@ PROPOSALS = [
 ESAFS = [
     esaf(200001, person(111111, piFlag="Yes"), BEN, NOBODY, esafTitle="M\u00fcller's / test: 50% \u00fcber $HOME"),
     esaf(200002, BEN, sector=2, beamlineStation="02-BM-A"),
+    esaf(200004, person(444444), person("", lastName="Badgeless"), sector="02"),
     esaf(200003, BEN, experimentStartDate=f"{TODAY.year}-01-01", experimentEndDate=f"{TODAY.year}-01-03"),
 ]
 
@@ -95,10 +97,10 @@ def test_runs_and_beamlines_are_for_every_user(facility: Facility) -> None:
 @pytest.mark.parametrize(
     ("username", "proposals", "forms"),
     [
-        (ADMIN, [100002, 158394], [200003, 200001, 200002]),
+        (ADMIN, [100002, 158394], [200003, 200001, 200002, 200004]),
         (MANAGER, [158394], [200003, 200001]),
         (SERVICE, [158394], [200003, 200001]),
-        (OTHER_MANAGER, [], []),
+        (OTHER_MANAGER, [], [200004]),
         (ALICE, [158394], [200001]),
         (BOB, [100002, 158394], [200003, 200001, 200002]),
         (STRANGER, [], []),
@@ -123,7 +125,7 @@ def test_everybody_sees_what_concerns_them(
         else:
             with pytest.raises(ObjectNotFound, match=f"ESAF {number} does not exist"):
                 esafs.getEsaf(number)
-    at_station = [number for number in forms if number != 200002]
+    at_station = [number for number in forms if number not in (200002, 200004)]
     assert [one["esafId"] for one in esafs.listStationEsafs(STATION)] == at_station
     assert [one["id"] for one in bss.listStationProposals(STATION)] == [one for one in proposals if one == 158394]
 
@@ -221,7 +223,7 @@ def test_reading_is_for_administrators_and_its_state_for_managers(facility: Faci
         "runs", "beamlines", "proposals", "esafs",
     ]  # fmt: skip
     done = facility.monitor(ADMIN).refresh(kind="esafs")
-    assert [(one["status"], one["countRecords"]) for one in done] == [("done", 3)]
+    assert [(one["status"], one["countRecords"]) for one in done] == [("done", 4)]
     with pytest.raises(InvalidRequest, match="No adapter 'other'"):
         facility.monitor(ADMIN).refresh(adapter="other")
 
@@ -244,6 +246,14 @@ def test_experiment_for_a_safety_form(facility: Facility, site: Site) -> None:
     assert (again["addedUsernames"], again["missingUsers"]) == (["d999999"], [])
     assert again["experiment"]["id"] == record["id"]
     assert site.experiments(ALICE).getExperimentByName(plan["experimentName"], STATION)["id"] == record["id"]
+
+
+def test_people_are_found_by_their_badge_whatever_they_are_called(facility: Facility, site: Site) -> None:
+    site.service.use_cases.users.add("carol", "secret-of-carol")
+    with facility.service.store.transaction() as connection:
+        connection.execute(text("UPDATE users SET badge = 444444 WHERE username = 'carol'"))
+    plan = facility.esafs("carol").getExperimentPlan("2BM", 200004)
+    assert [(one["username"], one["lastName"]) for one in plan["users"]] == [("carol", "Last"), ("", "Badgeless")]
 
 
 def test_experiment_for_a_proposal_that_was_cut_off(facility: Facility, site: Site) -> None:

@@ -19,6 +19,7 @@ from dm.site.facility.esafs import Esafs
 from dm.site.facility.proposals import Proposals
 from dm.site.facility.runs import Runs
 from dm.site.facility.settings import TemplateSettings
+from dm.site.facility.viewer import Viewer
 
 _UNSAFE = re.compile(r"[^\w\-.+=~]+")
 _LONGEST_FIELD = 40
@@ -27,8 +28,11 @@ _LONGEST_FIELD = 40
 class Plans:
     """The use cases of planning experiments."""
 
-    def __init__(self, templates: TemplateSettings, esafs: Esafs, proposals: Proposals, runs: Runs) -> None:
+    def __init__(
+        self, templates: TemplateSettings, viewer: Viewer, esafs: Esafs, proposals: Proposals, runs: Runs
+    ) -> None:
         self._templates = templates
+        self._viewer = viewer
         self._esafs = esafs
         self._proposals = proposals
         self._runs = runs
@@ -81,6 +85,7 @@ class Plans:
             "month": f"{start:%m}",
             "day": f"{start:%d}",
         }
+        usernames = self._viewer.usernames(one["badge"] for one in people)
         return {
             "experimentName": experiment_name(name, values),
             "stationName": station,
@@ -93,7 +98,7 @@ class Plans:
             "endDate": timestamps.iso(end),
             "users": [
                 {
-                    "username": f"d{one['badge']}" if one["badge"].isdigit() else "",
+                    "username": usernames.get(one["badge"], ""),
                     "roleName": "PI" if one["piFlag"] in ("Y", "Yes") else "User",
                     "firstName": one["firstName"],
                     "lastName": one["lastName"],

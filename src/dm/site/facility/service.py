@@ -92,7 +92,7 @@ def build_app(
         runs,
         proposals,
         esafs,
-        Plans(settings.templates, esafs, proposals, runs),
+        Plans(settings.templates, viewer, esafs, proposals, runs),
         readings,
         People(store),
         user_syncs,

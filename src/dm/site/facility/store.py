@@ -136,3 +136,14 @@ def _once(rows: Sequence[Any], adapters: Sequence[str]) -> list[Any]:
 def badge_of(connection: Connection, username: str) -> int | None:
     """Return the badge number recorded for a user, or ``None``."""
     return connection.execute(select(users.c.badge).where(users.c.username == username)).scalar_one_or_none()
+
+
+def usernames_of(connection: Connection, badges: Sequence[int]) -> dict[int, str]:
+    """Return badge -> user name of the active users who have these badges; of several the first."""
+    rows = connection.execute(
+        select(users.c.badge, users.c.username).where(users.c.badge.in_(badges), users.c.active).order_by(users.c.id)
+    )
+    found: dict[int, str] = {}
+    for row in rows:
+        found.setdefault(row.badge, row.username)
+    return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from dm.common.errors import ObjectNotFound
@@ -57,6 +57,13 @@ class Viewer:
                 if self.selection.visible(place, principal, place["named"]) and wanted(place)
             ]
             return store.fetched(connection, kind, keys)
+
+    def usernames(self, badges: Iterable[str]) -> dict[str, str]:
+        """Return badge -> user name, ``d<badge>`` where nobody has the badge; what is no badge number is left out."""
+        numbers = [int(badge) for badge in badges if badge.isascii() and badge.isdigit() and len(badge) <= 9]
+        with self._store.transaction() as connection:
+            found = store.usernames_of(connection, numbers)
+        return {str(number): found.get(number, f"d{number}") for number in numbers}
 
     def of_station(self, station: str | None) -> Wanted:
         """Return the condition that a record belongs to a station; without one that there is a record."""
