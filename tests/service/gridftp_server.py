@@ -100,6 +100,19 @@ class GridAuthority:
         files[1].chmod(0o600)
         return files
 
+    def key(self) -> Path:
+        """Return a file with the authority's own key, for servers that issue certificates themselves."""
+        file = self.directory / "ca.key"
+        file.write_bytes(
+            self._key.private_bytes(
+                serialization.Encoding.PEM,
+                serialization.PrivateFormat.TraditionalOpenSSL,
+                serialization.NoEncryption(),
+            )
+        )
+        file.chmod(0o600)
+        return file
+
     def _builder(self, name: x509.Name, key: rsa.RSAPublicKey, hours: float = 48) -> x509.CertificateBuilder:
         now = datetime.datetime.now(datetime.UTC)
         return (
@@ -179,18 +192,22 @@ class GridFtpServer:
 
 
 class MyProxyServer:
-    """A ``myproxy-server`` that hands out what :meth:`keep` was given."""
+    """A ``myproxy-server`` that hands out what :meth:`keep` was given.
 
-    def __init__(self, directory: Path, authority: GridAuthority) -> None:
+    :param config: its configuration, instead of one for that. :param prefix: words before its command.
+    """
+
+    def __init__(self, directory: Path, authority: GridAuthority, config: str = "", prefix: Sequence[str] = ()) -> None:
         directory.mkdir(parents=True)
         store = directory / "store"
         store.mkdir(mode=0o700)
-        config = directory / "config"
-        config.write_text(
-            'accepted_credentials "*"\nauthorized_retrievers "*"\ndefault_retrievers "*"\n'
+        (directory / "config").write_text(
+            config
+            or 'accepted_credentials "*"\nauthorized_retrievers "*"\ndefault_retrievers "*"\n'
             'authorized_renewers "*"\ndefault_renewers "none"\n'
         )
-        config.chmod(0o600)
+        file = directory / "config"
+        file.chmod(0o600)
         self.port = free_port()
         self._authority = authority
         certificate, key = authority.issue("localhost", ["localhost"])
@@ -201,7 +218,7 @@ class MyProxyServer:
             "X509_USER_KEY": str(key),
         }
         self._command = [
-            program("myproxy-server"), "-p", str(self.port), "-l", "localhost", "-c", str(config),
+            *prefix, program("myproxy-server"), "-p", str(self.port), "-l", "localhost", "-c", str(file),
             "-s", str(store), "-P", str(directory / "pid"),
         ]  # fmt: skip
         self._pid = directory / "pid"

@@ -49,7 +49,7 @@ def get(site: fx.Site, path: str, remote: str | None = None, user: str = fx.ALIC
     if remote:
         headers["X-Forwarded-For"] = remote
     with httpx.Client(verify=tls.client_context(site.ca_file), timeout=30) as client:
-        return client.get(f"{site.url}/dm{path}", headers=headers)
+        return client.get(f"{site.url}{path}", headers=headers)
 
 
 def download(site: fx.Site, experiment: str, remote: str | None, **headers: str) -> httpx.Response:

@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -21,12 +21,13 @@ from dm.common.environment import write_login_file
 from tests.faults.namespace import Namespace, namespace
 from tests.live import PROGRAMS
 from tests.service import storage_fixtures as fx
-from tests.service.gridftp_server import ORGANIZATION
+from tests.service.gridftp_server import ORGANIZATION, MyProxyServer, running
 from tests.service.gsi_server import Gsi, password_of, running_gsi
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="a server that works for others needs root")
 
 UIDS = {fx.ALICE: 71111, fx.BOB: 72222, fx.STRANGER: 73333}
+SAMPLES = Path(__file__).parents[2] / "etc" / "gridftp"
 CONTENT = os.urandom(3 << 20)
 TEMPLATE = f"/O={ORGANIZATION}/CN={{username}}"
 
@@ -60,6 +61,7 @@ class Place:
     site: fx.Site
     gsi: Gsi
     accounts: Accounts
+    inside: Namespace
 
     def experiment(self, gid: int, *members: str) -> Path:
         """Add an experiment with members, a group and a file; return the file."""
@@ -96,6 +98,16 @@ class Place:
         return done
 
 
+def sample(directory: Path) -> Path:
+    """Return the sample configuration of the server, for the storage and the logs of the tests."""
+    text = (SAMPLES / "gridftp.conf").read_text()
+    assert "\nport 2811\n" in text and " R/gdata/dm\n" in text
+    text = text.replace("\nport 2811\n", "\n").replace(" R/gdata/dm\n", f" R{directory}/site/storage\n")
+    text = text.replace("/var/log", str(directory))
+    (directory / "gridftp.conf").write_text(text)
+    return directory / "gridftp.conf"
+
+
 @pytest.fixture(scope="module")
 def place(run_directory: Path, new_postgres_database: Callable[[], str], certificates: Path) -> Iterator[Place]:
     directory = run_directory / f"gsi-{uuid.uuid4().hex[:8]}"
@@ -106,8 +118,11 @@ def place(run_directory: Path, new_postgres_database: Callable[[], str], certifi
         namespace() as inside,
     ):
         accounts.mount(inside)
-        with running_gsi(directory / "gsi", {name: name for name in UIDS}, prefix=inside.prefix) as gsi:
-            yield Place(directory, site, gsi, accounts)
+        options = ["-c", str(sample(directory))]
+        with running_gsi(
+            directory / "gsi", {name: name for name in UIDS}, options=options, prefix=inside.prefix
+        ) as gsi:
+            yield Place(directory, site, gsi, accounts, inside)
     shutil.rmtree(directory, ignore_errors=True)
 
 
@@ -152,6 +167,7 @@ def test_who_is_taken_off_an_experiment_reads_no_more(place: Place) -> None:
     assert had(place, place.gsi.login(fx.BOB), path) == CONTENT
 
 
+@pytest.mark.long
 def test_nobody_writes(place: Place) -> None:
     path = place.experiment(70004, fx.ALICE)
     source = place.directory / "source"
@@ -161,6 +177,62 @@ def test_nobody_writes(place: Place) -> None:
     assert path.read_bytes() == CONTENT and [entry.name for entry in path.parent.iterdir()] == ["a.h5"]
 
 
+@pytest.mark.long
+def test_nothing_but_the_storage_is_shown(place: Place) -> None:
+    proxy = place.gsi.login(fx.ALICE)
+    readable = place.directory / "for-all"
+    readable.write_text("text")
+    readable.chmod(0o644)
+    assert isinstance(had(place, proxy, readable), str) and isinstance(had(place, proxy, Path("/etc/passwd")), str)
+
+
+@pytest.mark.long
+def test_the_password_of_dm_gets_a_certificate(place: Place) -> None:
+    """MyProxy as an authority that asks PAM, and that DM, as in the samples."""
+    path = place.experiment(70006, fx.ALICE)
+    place.make_gridmap("--dn-template", TEMPLATE)
+    directory, issuer = place.directory / "issuing", place.gsi.authority
+    directory.mkdir()
+    (directory / "serial").write_text("1000\n")
+    (directory / "issued").mkdir()
+    (directory / "pam-login").write_text(f"DM_DS_WEB_SERVICE_URL={place.site.url}\nDM_CA_FILE={place.site.ca_file}\n")
+    program = directory / "dm-pam-login"
+    program.write_text(
+        (SAMPLES / "dm-pam-login").read_text().replace("/etc/dm/pam-login", str(directory / "pam-login"))
+    )
+    program.chmod(0o755)
+    pam = (SAMPLES / "pam.d-myproxy").read_text().replace("/usr/local/sbin/dm-pam-login", str(program))
+    shutil.copytree("/etc/pam.d", directory / "pam.d")
+    (directory / "pam.d" / "myproxy").write_text(pam)
+    place.inside.run("mount", "--bind", directory / "pam.d", "/etc/pam.d")
+    config = (SAMPLES / "myproxy-server.config").read_text()
+    for there, here in (
+        ("/etc/grid-security/myproxy/ca.pem", issuer.directory / "ca.pem"),
+        ("/etc/grid-security/myproxy/ca.key", issuer.key()),
+        ("/var/lib/myproxy", directory),
+        ("/etc/grid-security/grid-mapfile", place.gsi.gridmap),
+        ("/etc/grid-security/certificates", issuer.certificates),
+    ):
+        assert there in config
+        config = config.replace(there, str(here))
+    with running(MyProxyServer(directory / "myproxy", issuer, config, place.inside.prefix)) as myproxy:
+        gsi = replace(place.gsi, myproxy=myproxy)
+        proxy = directory / "proxy"
+        done = gsi.logon(fx.ALICE, fx.password_of(fx.ALICE), proxy)
+        assert done.returncode == 0, done
+        assert had(place, proxy, path) == CONTENT
+        proxy.unlink()
+        for user, password in ((fx.ALICE, fx.password_of(fx.BOB)), (fx.ALICE, ""), ("d999999", "some thing")):
+            assert gsi.logon(user, password, proxy).returncode != 0 and not proxy.exists()
+        users = place.site.users(fx.ADMIN)
+        users.updateUser(fx.ALICE, active=False)
+        try:
+            assert gsi.logon(fx.ALICE, fx.password_of(fx.ALICE), proxy).returncode != 0 and not proxy.exists()
+        finally:
+            users.updateUser(fx.ALICE, active=True)
+
+
+@pytest.mark.long
 def test_a_wrong_pass_phrase_gets_no_proxy(place: Place) -> None:
     proxy = place.directory / "none"
     for user, password in ((fx.ALICE, "wrong pass phrase"), (fx.ALICE, password_of(fx.BOB)), ("d999999", "what ever")):
@@ -194,6 +266,7 @@ def test_the_gridmap_has_the_active_users(place: Place) -> None:
     assert "changed=False" in done.stdout and done.stderr == ""
 
 
+@pytest.mark.long
 def test_subjects_that_follow_no_rule(place: Place) -> None:
     known = place.directory / "subjects.csv"
     known.write_text(f"# from the authority\n{fx.ALICE},/DC=org/CN=Some Body 1\n{fx.ALICE},/DC=org/CN=Some Body 2\n")
