@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import create_engine, text
 
 from dm.common.errors import InvalidArgument, InvalidObjectState
 from dm.deploy import backup_mongo, backup_postgres, components
@@ -90,6 +91,10 @@ def test_a_running_suite_is_there_again(suite: Suite, run_directory: Path) -> No
         restore("all", layout.settings, file)
     theirs = Installation.at("all", layout.settings)
     with theirs.databases():
+        engine = create_engine(theirs.postgres_urls["storage"])
+        with engine.connect() as connection:  # numbers given since the backup are not given again
+            assert connection.execute(text("SELECT last_value FROM experiments_id_seq")).scalar_one() > 1000
+        engine.dispose()
         assert backup_postgres.described(theirs.postgres_urls["storage"])["experiments"] == next(
             part.about["experiments"] for part in manifest.of("postgres")
         )

@@ -16,6 +16,9 @@ from dm.common.hosting import last_line
 # Who was logged in is not worth keeping, and who has logged out since must not be in again.
 _WITHOUT_DATA = ("sessions",)
 _DEBIAN = Path("/usr/lib/postgresql")
+# Numbers given since the backup must not be given again: catalogs, groups and directories know experiments by number.
+_LEAP = 1000
+_NUMBERED = ("experiments", "users", "stations", "storages")
 _BOOTSTRAPPED = 3  # users of a new installation
 
 
@@ -77,6 +80,8 @@ def listed(dumped: Path, server: int) -> None:
 def restore(dumped: Path, url: str, server: int) -> None:
     """Replace everything in a database by a dump, in one transaction: all of it or nothing.
 
+    Numbers of experiments and users go on well above those of the dump.
+
     :param server: version of the server that was dumped. :raises ConfigurationError: this one is older.
     """
     mine = described(url)["server"]
@@ -88,9 +93,12 @@ def restore(dumped: Path, url: str, server: int) -> None:
     script, before = dumped.with_name(f"{dumped.name}.sql"), dumped.with_name(f"{dumped.name}.first.sql")
     _run([tool, "--no-owner", "--no-privileges", f"--file={script}", str(dumped)], None)
     before.write_text("SET lock_timeout = '30s';\nDROP SCHEMA IF EXISTS public CASCADE;\nCREATE SCHEMA public;\n")
+    after = dumped.with_name(f"{dumped.name}.last.sql")
+    sequences = [f"pg_get_serial_sequence('public.{table}', 'id')" for table in _NUMBERED]
+    after.write_text("".join(f"SELECT setval({one}, nextval({one}) + {_LEAP});\n" for one in sequences))  # noqa: S608
     psql = [_tool("psql", mine), "--quiet", "--no-psqlrc", "--set=ON_ERROR_STOP=1", "--single-transaction"]
     try:
-        _run([*psql, "--output=/dev/null", f"--file={before}", f"--file={script}"], url)
+        _run([*psql, "--output=/dev/null", *(f"--file={file}" for file in (before, script, after))], url)
     finally:
         script.unlink(missing_ok=True)
 
