@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, TypeVar
 
 from dm.common.client import ServiceMonitorApi, segment
-from dm.common.errors import CommunicationError, InvalidArgument, ServiceUnavailable, TaskTimeout
+from dm.common.errors import CommunicationError, InvalidArgument, InvalidRequest, ServiceUnavailable, TaskTimeout
 from dm.common.paths import decode
 from dm.common.records import DmObject
 from dm.common.statuses import INACTIVE
@@ -210,6 +210,22 @@ class ExperimentDaqApi(FilesOfTasks, SourcesOfTasks):
     def listProcessingPlugins(self) -> list[PluginInfo]:
         """Return the processing plugins of this station in their order, each with ``name`` and ``description``."""
         return self._records(PluginInfo, self.client.get("/processingPlugins"))
+
+    # --- isolation, which is not offered ----------------------------------------------------------------------
+
+    def isConfiguredForIsolation(self, beamline: str) -> bool:
+        """Return whether experiments of a beamline can be isolated: no, of none."""
+        return False
+
+    def isolateExperiment(self, stage: str, beamline: str, optionsJson: str | None = None) -> DmObject:
+        """Refuse: this release does not isolate experiments.
+
+        :raises InvalidRequest: always, as for a beamline that is not configured.
+        """
+        raise InvalidRequest(
+            f"Beamline {beamline!a:.80} is not configured for isolation (stage {stage!a:.40}); "
+            "let a workflow or a script of the beamline prepare and clear its directories."
+        )
 
     # --------------------------------------------------------------------------------------------------------
 
