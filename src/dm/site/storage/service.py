@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dm.common import program
+from dm.common.errors import DmException
 from dm.common.health import Health, Level
 from dm.common.web.application import Application
 from dm.common.web.server import Server, serve
@@ -82,6 +84,8 @@ class StorageService:
         self.use_cases.directory.stop()
         self.housekeeper.stop()
         self.publisher.stop()
+        with contextlib.suppress(DmException):  # what was only counted is worth no error here
+            self.use_cases.users.refusals.flush()
         self.store.close()
 
 
