@@ -95,7 +95,7 @@ def restore(dumped: Path, url: str, server: int) -> None:
     before.write_text("SET lock_timeout = '30s';\nDROP SCHEMA IF EXISTS public CASCADE;\nCREATE SCHEMA public;\n")
     after = dumped.with_name(f"{dumped.name}.last.sql")
     sequences = [f"pg_get_serial_sequence('public.{table}', 'id')" for table in _NUMBERED]
-    after.write_text("".join(f"SELECT setval({one}, nextval({one}) + {_LEAP});\n" for one in sequences))  # noqa: S608
+    after.write_text("".join(f"SELECT setval({one}, nextval({one}) + {_LEAP});\n" for one in sequences))
     psql = [_tool("psql", mine), "--quiet", "--no-psqlrc", "--set=ON_ERROR_STOP=1", "--single-transaction"]
     try:
         _run([*psql, "--output=/dev/null", *(f"--file={file}" for file in (before, script, after))], url)
