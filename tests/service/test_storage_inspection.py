@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 import uuid
@@ -12,7 +13,7 @@ import pytest
 
 from dm.common.errors import AuthorizationError, InvalidRequest, ObjectNotFound
 from dm.common.records import DmObject
-from dm.site.storage import acl, inspection_round, inspection_store
+from dm.site.storage import acl, inspection, inspection_round, inspection_store
 from dm.site.storage.api import Experiment, InspectionDsApi, StorageServiceApi
 from dm.site.storage.batches import Signal
 from dm.site.storage.inspection import Inspector
@@ -265,6 +266,42 @@ def test_one_process_inspects_at_a_time_and_everything_comes_round(site: fx.Site
                 row["read_ended"] for row in rows.values()
             ):
                 break
+    finally:
+        site.restart()
+
+
+def test_a_round_that_somebody_waits_for_goes_first(
+    site: fx.Site, experiment: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that comes by its turn is interrupted, and goes on afterwards."""
+    monkeypatch.setattr(inspection, "_LOOK_SECONDS", 0.0)
+    store, use = site.service.store, site.service.use_cases
+    use.permitting.inspector.stop()
+    try:
+        name = f"exp-{uuid.uuid4().hex[:8]}"
+        other = site.experiments(fx.MANAGER).addExperiment(name, fx.STATION)
+        with store.transaction() as connection:
+            inspection_store.ask(connection, experiment["id"], "", {})
+        inspector = Inspector(store, use.permissions._owners, site.settings.inspection, Signal())
+        alive, steps = inspector.alive, itertools.count(1)
+
+        def step() -> None:
+            if next(steps) == 5:
+                with store.transaction() as connection:
+                    inspection_store.ask(connection, other["id"], "d111111", {})
+            alive()
+
+        monkeypatch.setattr(inspector, "alive", step)
+        rounds = []
+        for _ in range(3):
+            assert inspector.work()
+            with store.transaction() as connection:
+                rows = [inspection_store.get(connection, one["id"]) for one in (experiment, other)]
+            rounds.append(tuple(row["rounds"] if row is not None else None for row in rows))
+        assert rounds == [(0, 0), (0, 1), (1, 1)]
+        with store.transaction() as connection:
+            row = inspection_store.get(connection, experiment["id"])
+        assert row is not None and row["counts"]["files"] == len(CONTENTS)
     finally:
         site.restart()
 

@@ -35,6 +35,7 @@ LOG = logging.getLogger(__name__)
 
 _POLL_SECONDS = 60.0
 _LEASE_SECONDS = 120.0
+_LOOK_SECONDS = 2.0
 _RETRY_SECONDS = 300.0
 _STOP_SECONDS = 3.0
 _MOST = 10_000
@@ -116,7 +117,8 @@ class Inspector:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._experiment: int | None = None
-        self._renewed = 0.0
+        self._patient = False
+        self._renewed = self._looked = 0.0
         self.files = 0
         self.bytes = 0
 
@@ -149,7 +151,10 @@ class Inspector:
                 self._work.wait(seen, _POLL_SECONDS)
 
     def work(self) -> bool:
-        """Go once through the experiment whose turn it is; ``False``: there is none, or another process is at one."""
+        """Go once through the experiment whose turn it is, unless another one becomes urgent.
+
+        :returns: whether there may be more to do now; ``False`` also if another process inspects.
+        """
         with self._store.transaction() as connection:
             if not try_lock(connection, INSPECTION_LOCK, 0):
                 return False
@@ -163,13 +168,15 @@ class Inspector:
         if experiment is None or row is None:
             return False
         self._experiment, self._renewed = experiment_id, time.monotonic()
+        self._patient = not row["asked_by"]
         error, seconds = None, 0.0
         try:
             counts = self._round(experiment, row).run()
             LOG.info("experiment %d was looked through: %s", experiment_id, counts)
             return True
         except StoppedError:
-            pass
+            self._give_back(experiment_id, None, 0.0)
+            return not self._stop.is_set()
         except LeaseLostError:
             LOG.info("experiment %d is elsewhere, or another process inspects it", experiment_id)
         except DmException as problem:  # the database, or the experiment's file system
@@ -205,12 +212,19 @@ class Inspector:
         return inspection_store.hold(connection, self._experiment or 0, self._name, _LEASE_SECONDS)
 
     def alive(self) -> None:
-        """Keep the lease while one large file is read. :raises LeaseLostError: it is lost."""
-        if time.monotonic() - self._renewed < _LEASE_SECONDS / 4:
+        """Keep the lease, however large one file is, and let a round go first that somebody waits for.
+
+        :raises LeaseLostError: it is lost. :raises StoppedError: this round, which nobody waits for, goes on later.
+        """
+        now = time.monotonic()
+        if now - self._looked < _LOOK_SECONDS:
             return
+        self._looked = now
         with self._store.transaction() as connection:
-            if not self._hold(connection):
+            if now - self._renewed > _LEASE_SECONDS / 4 and not self._hold(connection):
                 raise LeaseLostError
+            if self._patient and inspection_store.is_wanted(connection):
+                raise StoppedError
 
     @property
     def stopping(self) -> threading.Event:

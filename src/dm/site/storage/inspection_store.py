@@ -27,7 +27,7 @@ _CLAIM = text(
     "  WHERE e.state = 'active'"
     "   AND (c.lease_until IS NULL OR c.lease_until < clock_timestamp() OR c.lease_owner = :owner)"
     "   AND (c.started IS NOT NULL OR c.asked IS NOT NULL)"
-    "  ORDER BY c.started IS NULL, c.asked LIMIT 1)"
+    "  ORDER BY (c.asked IS NOT NULL AND c.asked_by <> '') DESC, c.started IS NULL, c.asked LIMIT 1)"
     " AND NOT EXISTS (SELECT 1 FROM inspections o WHERE o.lease_until > clock_timestamp() AND o.lease_owner <> :owner)"
     " RETURNING experiment_id"
 )
@@ -91,6 +91,14 @@ def claim(connection: Connection, owner: str, lease_seconds: float) -> int | Non
     Call it holding the inspection lock.
     """
     return connection.execute(_CLAIM, {"owner": owner, "lease": lease_seconds}).scalar_one_or_none()
+
+
+def is_wanted(connection: Connection) -> bool:
+    """Whether somebody waits for a round that has not begun."""
+    statement = select(inspections.c.experiment_id).where(
+        inspections.c.started.is_(None), inspections.c.asked.is_not(None), inspections.c.asked_by != ""
+    )
+    return connection.execute(statement.limit(1)).first() is not None
 
 
 def hold(connection: Connection, experiment_id: int, owner: str, lease_seconds: float) -> bool:
