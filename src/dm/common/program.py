@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from dm.common import logs, settings
+from dm.common import logs, secretfiles, settings
 from dm.common.errors import DmException
 from dm.common.settings import WebSettings
 
@@ -42,6 +42,7 @@ def run(
         file = options.config or settings.default_path()
         values = settings.load(model, name, file)
         with logs.configure(name, values.log_file, values.log_level, stderr=options.foreground):
+            secretfiles.warn(values, name)
             _raise_descriptors()
             gc.freeze()  # what is loaded by now stays
             gc.set_threshold(_GARBAGE, 20, 20)

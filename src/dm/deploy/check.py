@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import click
 
-from dm.common import settings
+from dm.common import secretfiles, settings
 from dm.common.errors import ConfigurationError
 from dm.common.settings import ServiceSettings, StationServiceSettings, StationSettings, WebSettings
 from dm.deploy import components, config
@@ -87,7 +87,7 @@ def _loaded(path: Path, sections: list[str]) -> dict[str, ServiceSettings]:
 
 
 def _secrets(section: str, values: ServiceSettings) -> Iterator[Finding]:
-    for name, path in files.secret_files(values, section):
+    for name, path in secretfiles.named(values, section):
         check = files.login_file if name.endswith(("service_password_file", "login_file")) else _private
         yield from carried_out(name, partial(check, name, path))
 

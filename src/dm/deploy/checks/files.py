@@ -11,7 +11,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from cryptography import x509
-from pydantic import BaseModel
 
 from dm.common import tls
 from dm.common.environment import read_login_file
@@ -19,23 +18,8 @@ from dm.common.errors import ConfigurationError
 from dm.common.settings import WebSettings
 from dm.deploy.checks.findings import Finding, error, ok, warning
 
-_SECRET_FILES = ("key", "password_file", "login_file", "secret_file", "token_file", "service_password_file")
 _GUESSED = frozenset({"", "admin", "password", "dm", "dmadmin", "changeme", "secret", "test", "demo", "postgres"})
 _CRITICAL_DAYS = 3
-
-
-def secret_files(settings: BaseModel, prefix: str) -> Iterator[tuple[str, Path]]:
-    """Yield name and path of every file of secrets the settings name, in sub-tables too."""
-    for name in type(settings).model_fields:
-        value = getattr(settings, name)
-        if isinstance(value, Path) and (name in _SECRET_FILES or name.endswith(_SECRET_FILES[1:])):
-            yield f"{prefix}.{name}", value
-        elif isinstance(value, BaseModel):
-            yield from secret_files(value, f"{prefix}.{name}")
-        elif isinstance(value, dict):
-            for key, inner in value.items():
-                if isinstance(inner, BaseModel):
-                    yield from secret_files(inner, f"{prefix}.{name}.{key}")
 
 
 def private(name: str, path: Path) -> Finding:
