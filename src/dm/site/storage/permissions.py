@@ -49,7 +49,7 @@ class Permissions:
             lock(connection, PUBLISH_LOCK, experiment["id"])
             experiment = find(connection, Reference(id=experiment["id"]))
         if experiment["state"] != "active":
-            raise InvalidObjectState(f"Experiment {experiment['name']!a} is being deleted.")
+            raise InvalidObjectState(f"Experiment {experiment['name']!a} is {experiment['state']} now.")
         owner = self._owners.of_experiment(experiment)
         walk = _Walk(owner)
         top = os.fsencode(experiment["storage_directory"])

@@ -183,9 +183,11 @@ class _Commit:
         if not batch_store.hold(connection, batch.id, batch.fence):
             raise ClaimLostError(batch.id)
         experiment = experiment_store.by_id(connection, batch.experiment_id)
-        if experiment is None or experiment["state"] != "active":
+        state = experiment["state"] if experiment is not None else "deleted"
+        if state != "active":
             for item in self._items:
-                item.fail(InvalidObjectState(f"File {item.shown}: the experiment is being deleted."), False)
+                passes = state in ("moving", "restoring")  # in a moment it may be sent again
+                item.fail(InvalidObjectState(f"File {item.shown}: the experiment is {state} now."), passes)
         else:
             self._follow_group(self._owners.of_experiment(experiment))
             self._publish()
