@@ -202,12 +202,14 @@ class GlobusGroups:
         if self._settings is None:
             return 0
         with self._store.transaction() as connection:
-            rows = globus_store.every(connection, due=True)
+            rows, people = globus_store.every(connection, due=True), globus_store.people(connection)
         changed = 0
         for row in rows:
             if stop is not None and stop.is_set():
                 break
             try:
+                if row["living"] and not self._due(row, self._wanted(row, people)):
+                    continue
                 changed += bool(self.synchronise(row["experiment_id"], wait=False))
             except ObjectNotFound:
                 continue  # deleted meanwhile
@@ -245,19 +247,15 @@ class GlobusGroups:
                 raise
 
     def _compared(self, connection: Connection, row: RowMapping, whole: bool, dry_run: bool) -> dict[str, Any]:
-        settings, client, _ = self._parts()
+        _, client, _ = self._parts()
         if not row["living"]:
             if not dry_run:
                 self._remove(connection, row)
             return {"deleted": True}
-        wanted = self._wanted(connection, row)
-        age = globus_store.age(connection, row["experiment_id"])
-        same = wanted.hash == row["members_hash"] and not row["failures"]
-        soon = settings.compare_hours * 3600
-        if row["unknown"]:  # they may log in to Globus any time
-            soon = min(soon, _UNKNOWN_SECONDS)
-        if same and not whole and age is not None and age < soon:
+        wanted = self._wanted(row, globus_store.people(connection, row["experiment_id"]))
+        if not whole and not self._due(row, wanted):
             return {}
+        same = wanted.hash == row["members_hash"] and not row["failures"]
         known = client.identities(wanted.roles)
         roles = {known[name.lower()]: role for name, role in wanted.roles.items() if name.lower() in known}
         unknown = wanted.nameless + [user for name, user in sorted(wanted.users.items()) if name.lower() not in known]
@@ -306,7 +304,15 @@ class GlobusGroups:
             said = "moved" if said else "removed"
         return said, rule_id
 
-    def _wanted(self, connection: Connection, row: RowMapping) -> Wanted:
+    def _due(self, row: RowMapping, wanted: Wanted) -> bool:
+        """Whether a group is to be compared with Globus now."""
+        soon = self._parts()[0].compare_hours * 3600
+        if row["unknown"]:  # they may log in to Globus any time
+            soon = min(soon, _UNKNOWN_SECONDS)
+        same = wanted.hash == row["members_hash"] and not row["failures"]
+        return not same or row["age"] is None or row["age"] > soon
+
+    def _wanted(self, row: RowMapping, people: globus_store.People) -> Wanted:
         settings, _, identities = self._parts()
         roles: dict[str, str] = {}
         users: dict[str, str] = {}
@@ -316,16 +322,16 @@ class GlobusGroups:
             if _RANK[role] >= _RANK[roles.get(name, "member")]:
                 roles[name] = role
 
-        for user, role in globus_store.people(connection, row["experiment_id"], row["station_id"]):
-            if role == "manager" and not settings.station_managers:
-                continue
+        for user in people.members.get(row["experiment_id"], ()):
             name = identities.of(dict(user))
-            if name is not None:
-                want(name, role)
-                if role == "member":
-                    users[name] = user["username"]
-            elif role == "member":
+            if name is None:
                 nameless.append(user["username"])
+            else:
+                want(name, "member")
+                users[name] = user["username"]
+        for user in people.managers.get(row["station_id"], ()) if settings.station_managers else ():
+            if (name := identities.of(dict(user))) is not None:
+                want(name, "manager")
         for role, names in (("manager", settings.managers), ("admin", settings.admins)):
             for name in names:
                 want(name.lower(), role)

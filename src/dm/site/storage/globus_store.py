@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, RowMapping, delete, func, insert, select, update
@@ -11,6 +12,14 @@ from dm.site.database.tables import experiment_roles, experiments, globus_groups
 
 _LIVING = ("active", "moving")
 _BACK_OFF = (30, 60, 120, 300, 900)  # seconds before the next try after so many failures
+
+
+@dataclass(frozen=True)
+class People:
+    """Who belongs to groups. :param members: by experiment. :param managers: by station."""
+
+    members: dict[int, list[RowMapping]]
+    managers: dict[int, list[RowMapping]]
 
 
 def _joined() -> Any:
@@ -24,6 +33,7 @@ def _joined() -> Any:
             experiments.c.station_id,
             stations.c.name.label("station_name"),
             experiments.c.state.in_(_LIVING).label("living"),
+            func.extract("epoch", func.clock_timestamp() - globus_groups.c.compared).label("age"),
         )
         .join(experiments, experiments.c.id == globus_groups.c.experiment_id)
         .join(stations, stations.c.id == experiments.c.station_id)
@@ -44,30 +54,32 @@ def every(connection: Connection, due: bool = False) -> Sequence[RowMapping]:
     return connection.execute(statement).mappings().all()
 
 
-def age(connection: Connection, experiment_id: int) -> float | None:
-    """Return how many seconds ago a group was compared as a whole; ``None``: never."""
-    compared = func.extract("epoch", func.clock_timestamp() - globus_groups.c.compared)
-    found = connection.execute(select(compared).where(globus_groups.c.experiment_id == experiment_id)).scalar()
-    return None if found is None else float(found)
-
-
-def people(connection: Connection, experiment_id: int, station_id: int) -> list[tuple[RowMapping, str]]:
-    """Return the active members of an experiment as ``member`` and the managers of its station as ``manager``."""
+def people(connection: Connection, experiment_id: int | None = None) -> People:
+    """Return the active people of the experiments that have groups, or of one."""
+    chosen = select(globus_groups.c.experiment_id)
+    if experiment_id is not None:
+        chosen = chosen.where(globus_groups.c.experiment_id == experiment_id)
+    at_stations = select(experiments.c.station_id).where(experiments.c.id.in_(chosen))
     fields = (users.c.username, users.c.badge, users.c.email)
-    of_experiment = (
-        select(*fields)
+    of_experiments = (
+        select(experiment_roles.c.experiment_id.label("of"), *fields)
         .join(experiment_roles, experiment_roles.c.user_id == users.c.id)
-        .where(experiment_roles.c.experiment_id == experiment_id, users.c.active)
+        .where(experiment_roles.c.experiment_id.in_(chosen), users.c.active)
         .distinct()
     )
-    of_station = (
-        select(*fields)
+    of_stations = (
+        select(station_roles.c.station_id.label("of"), *fields)
         .join(station_roles, station_roles.c.user_id == users.c.id)
-        .where(station_roles.c.station_id == station_id, station_roles.c.role == "manager", users.c.active)
-        .distinct()
+        .where(station_roles.c.station_id.in_(at_stations), station_roles.c.role == "manager", users.c.active)
     )
-    found = [(row, "member") for row in connection.execute(of_experiment.order_by(users.c.username)).mappings()]
-    return found + [(row, "manager") for row in connection.execute(of_station.order_by(users.c.username)).mappings()]
+    return People(_grouped(connection, of_experiments), _grouped(connection, of_stations))
+
+
+def _grouped(connection: Connection, statement: Any) -> dict[int, list[RowMapping]]:
+    found: dict[int, list[RowMapping]] = {}
+    for row in connection.execute(statement.order_by("of", "username")).mappings():
+        found.setdefault(row["of"], []).append(row)
+    return found
 
 
 def by_username(connection: Connection, username: str) -> RowMapping | None:
