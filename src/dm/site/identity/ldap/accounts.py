@@ -7,7 +7,7 @@ it is reported and never touched. Password hashes go through here to the directo
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -103,11 +103,17 @@ class Accounts:
                 report.add(one)
         return report
 
-    def compared(self, connection: Any, rows: Sequence[Row]) -> tuple[list[Row], list[dict[str, Any]]]:
-        """Compare everybody: return the rows whose entries differ, and the entries of ours that nobody should have."""
+    def compared(
+        self, connection: Any, rows: Sequence[Row], between: Callable[[], None]
+    ) -> tuple[list[Row], list[dict[str, Any]]]:
+        """Compare everybody: return the rows whose entries may differ, and the entries of ours that none of them has.
+
+        :param between: called again and again, for what must not wait.
+        """
         by_id = {row["id"]: row for row in rows if self.manages(row)}
         differing, extra, seen = [], [], set()
         for entry in self._ours(connection):
+            between()
             row = by_id.get(entry["id"])
             if row is None:
                 extra.append(entry)

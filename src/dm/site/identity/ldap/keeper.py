@@ -25,7 +25,7 @@ LOG = logging.getLogger(__name__)
 ACTOR = "directory"
 
 _GROUPS_AT_ONCE = 40
-_PEOPLE_AT_ONCE = 200
+_PEOPLE_AT_ONCE = 100
 _DRAIN_SECONDS = 0.5
 _SHOWN = 200
 _AUDITED = 50
@@ -248,9 +248,21 @@ class DirectoryKeeper:
         if self._settings.manage_users == "none":
             return report, 0
         rows = self._people(None, dry_run)
-        differing, extra = self._accounts.compared(ldap, rows)
+        drained = time.monotonic()
+
+        def between() -> None:
+            nonlocal drained
+            if not dry_run and time.monotonic() - drained > _DRAIN_SECONDS:
+                self._drain(ldap)
+                drained = time.monotonic()
+
+        # On a connection of its own, as a search by pages bears no other one beside it: groups do not wait for people.
+        with self._directory.opened(Attempt()) as reader:
+            differing, extra = self._accounts.compared(reader, rows, between)
         with self._store.transaction() as connection:
             told_soon = ldap_store.marks(connection).users
+            known = {row["id"] for row in ldap_store.people(connection, False, [entry["id"] for entry in extra])}
+        extra = [entry for entry in extra if entry["id"] not in known]
         differing = [row for row in differing if row["id"] not in told_soon]
         for start in range(0, len(differing), _PEOPLE_AT_ONCE):
             chunk = [row["id"] for row in differing[start : start + _PEOPLE_AT_ONCE]]

@@ -17,7 +17,7 @@ DIRECTORY_LOCK = 0x646D0010
 
 _EXISTS = (experiments.c.state != "deleted") | (experiments.c.purged.is_(None) & experiments.c.purge_after.is_not(None))
 _KEPT_RUNS = 50
-_USERS_AT_ONCE = 500
+_USERS_AT_ONCE = 100
 _MARK_HOURS = 24
 
 
