@@ -58,12 +58,20 @@ def person(number: int, **changes: Any) -> Person:
     return Person(**{"key": f"K{number}", "badge": number} | names | changes)
 
 
-@pytest.fixture
-def store(new_postgres_database: Callable[[], str]) -> Iterator[Store]:
-    made = Store(new_postgres_database())
+@pytest.fixture(scope="module")
+def migrated(postgres_url: str) -> Iterator[Store]:
+    made = Store(postgres_url)
     made.migrate()
     yield made
     made.close()
+
+
+@pytest.fixture
+def store(migrated: Store) -> Store:
+    """A database without people."""
+    with migrated.transaction() as connection:
+        connection.execute(text("TRUNCATE users, user_syncs, audit_events CASCADE"))
+    return migrated
 
 
 @pytest.fixture

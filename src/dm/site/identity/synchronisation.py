@@ -36,6 +36,7 @@ MAX_LISTED = 1000
 _TICK_SECONDS = 60.0
 _RETRY_SECONDS = 3600.0
 _STOP_SECONDS = 10.0
+_START_SECONDS = 5.0
 
 
 class Source(Protocol):
@@ -188,7 +189,9 @@ class UserSynchronisation:
 
     def _settled(self, connection: Connection, row: RowMapping) -> RowMapping | None:
         """Return a run that is said to be running as it really is: its process may have died."""
-        if row["id"] not in self._runs and try_lock(connection, USER_SYNC_LOCK, _number(row["source"])):
+        age = (sync_store.clock(connection) - row["started"]).total_seconds()
+        young = age < _START_SECONDS  # another process may be just about to take the lock
+        if row["id"] not in self._runs and not young and try_lock(connection, USER_SYNC_LOCK, _number(row["source"])):
             sync_store.interrupted(connection, row["source"], "00000000-0000-0000-0000-000000000000")
             return sync_store.run(connection, row["id"])
         return row
