@@ -115,7 +115,7 @@ def test_serve_stays_up_for_commands_curl_and_nagios_and_stops_on_interrupt(open
                 if line.startswith("Ctrl-C"):
                     break
             urls = re.findall(r"https://localhost:\d+", said)
-            assert len(urls) == 4, said
+            assert len(urls) == 5, said
             for url in urls:
                 checked = sh(root, f"{ETC}/nagios/check_dm {url} $DM_CA_FILE")
                 assert (checked.returncode, checked.stdout) == (0, f"OK - {url}\n")

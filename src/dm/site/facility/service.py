@@ -162,6 +162,9 @@ def _checks(health: Health, store: Store, readings: Readings, settings: Facility
                 problems.append(f"{name}: {one['countRejected']} records left out")
         if problems:
             return "warning", "; ".join(problems)
+        unread = sum(one["ageSeconds"] is None for one in state)
+        if unread:
+            return "ok", f"{unread} of {len(state)} lists are being read for the first time"
         return "ok", f"{len(state)} lists are up to date" if state else "no adapter is configured"
 
     health.check("database", database)
