@@ -46,7 +46,7 @@ class Slapd:
     """A server; :meth:`start` and :meth:`stop` may be called again and again, its data stays.
 
     :param certificate: base name of its certificate in ``certificates`` beneath the directory, which is made with a
-        good one, ``server``, when there is none.
+        good one, ``server``, when there is none. :param policy: with the overlay ``ppolicy``, which locks accounts.
     """
 
     directory: Path
@@ -54,6 +54,7 @@ class Slapd:
     base: str = BASE
     admin_password: str = "slapd-admin-secret"
     service_password: str = "slapd-service-secret"
+    policy: bool = False
     port: int = field(default_factory=free_port)
     plain_port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
@@ -128,7 +129,7 @@ class Slapd:
         schemas = "".join(f"include /etc/ldap/schema/{name}.schema\n" for name in _SCHEMAS)
         (self.directory / "slapd.conf").write_text(
             f"{schemas}"
-            "modulepath /usr/lib/ldap\nmoduleload back_mdb\n"
+            f"modulepath /usr/lib/ldap\nmoduleload back_mdb\n{'moduleload ppolicy' if self.policy else ''}\n"
             f"pidfile {self.directory}/slapd.pid\nargsfile {self.directory}/slapd.args\n"
             "loglevel stats\nsizelimit unlimited\nidletimeout 0\n"
             f"TLSCACertificateFile {certificates}/ca.pem\n"
@@ -138,7 +139,7 @@ class Slapd:
             f'database mdb\nsuffix "{self.base}"\ndirectory {self.directory}/db\nmaxsize 1073741824\n'
             f'rootdn "{self.admin_dn}"\nrootpw {self.admin_password}\n'
             "index objectClass,uid,cn,gidNumber,uidNumber,memberUid eq\nindex description eq,sub\n"
-            f"{acl}"
+            f"{acl}\n" + (f'overlay ppolicy\nppolicy_default "cn=policy,{self.base}"\n' if self.policy else "")
         )
 
     def start(self) -> None:
@@ -245,6 +246,11 @@ class Slapd:
             f"dn: {self.service_dn}\nobjectClass: organizationalRole\nobjectClass: simpleSecurityObject\ncn: dm\n"
             f"userPassword: {self.service_password}\n"
         )
+        if self.policy:
+            self.add(
+                f"dn: cn=policy,{self.base}\nobjectClass: pwdPolicy\nobjectClass: organizationalRole\ncn: policy\n"
+                "pwdAttribute: userPassword\npwdLockout: TRUE\n"
+            )
 
     def _environment(self) -> Mapping[str, str]:
         return os.environ | {"LDAPTLS_CACERT": str(self.ca_file), "LDAPTLS_REQCERT": "demand"}

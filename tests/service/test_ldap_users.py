@@ -220,3 +220,26 @@ def test_pushing_into_a_directory_that_is_down_says_so(site: fx.Site, slapd: Sla
     finally:
         slapd.start()
     until(lambda: entry(slapd, name), what="the entry after the outage")
+
+
+@pytest.mark.long
+def test_the_server_itself_locks_who_is_not_active(
+    new_postgres_database: Callable[[], str], certificates: Path, open_directory: Path, tmp_path: Path
+) -> None:
+    options = {"manage_users": "all", "deactivation": "lock"}
+    with (
+        running_slapd(tmp_path / "slapd", policy=True) as slapd,
+        site_with_ldap(new_postgres_database(), certificates, open_directory / "site", slapd, **options) as site,
+    ):
+        until(lambda: entry(slapd, fx.ALICE), what="the entry of a local user")
+        number = add_person(site, "d900001")
+        dn = f"uid=d900001,{slapd.people}"
+        until(lambda: entry(slapd, "d900001"), what="the entry")
+        keeper(site).push_users([number], {"d900001": HASHED})
+        assert slapd.password_is(dn, SECRET)
+        change(site, number, active=False)
+        until(lambda: not slapd.password_is(dn, SECRET), what="a locked account")
+        assert entry(slapd, "d900001")["loginShell"] == ["/usr/sbin/nologin"]
+        assert site.users(fx.ADMIN).syncGroups(dryRun=True)["drift"] == 0
+        change(site, number, active=True)
+        until(lambda: slapd.password_is(dn, SECRET), what="an account unlocked")
