@@ -154,20 +154,27 @@ def test_somebody_removed_loses_access_everywhere(place: Place) -> None:
     grant = place.site.station(fx.MANAGER).addGrant(experiment["name"], "daq", fx.STATION)
     fx.publish(place.site.station(), grant, {"a.h5": b"data"})
     assert place.access(ANN, experiment, "a.h5") == dict.fromkeys(WAYS, True)
-    users = place.site.users(fx.MANAGER)
-    users.deleteUserExperimentRole(ANN, "User", experiment["name"], fx.STATION)
-    end = time.monotonic() + SECONDS
+    file = Path(experiment["dataDirectory"], "a.h5")
+    place.site.users(fx.MANAGER).deleteUserExperimentRole(ANN, "User", experiment["name"], fx.STATION)
+    removed = time.monotonic()
     assert not place.https(ANN, experiment, "a.h5")
-    while any((now := place.access(ANN, experiment, "a.h5")).values()):
-        assert time.monotonic() < end, now
-    assert time.monotonic() < end
+    out_in_time(removed, lambda: place.gridftp(ANN, file))
+    out_in_time(removed, lambda: place.disk(ANN, file))
     assert place.access(BEN, experiment, "a.h5") == dict.fromkeys(WAYS, True)
     place.site.users(fx.ADMIN).updateUser(BEN, active=False)
-    end = time.monotonic() + SECONDS
-    while place.disk(BEN, Path(experiment["dataDirectory"], "a.h5")) or place.gridftp(
-        BEN, Path(experiment["dataDirectory"], "a.h5")
-    ):
-        assert time.monotonic() < end
+    removed = time.monotonic()
+    with pytest.raises(DmException):
+        place.https(BEN, experiment, "a.h5")
+    out_in_time(removed, lambda: place.gridftp(BEN, file))
+    out_in_time(removed, lambda: place.disk(BEN, file))
+
+
+def out_in_time(removed: float, tries: Callable[[], bool]) -> None:
+    """Try until it no longer works; what is begun after the time allowed must not."""
+    begun = time.monotonic()
+    while tries():
+        assert begun < removed + SECONDS
+        begun = time.monotonic()
 
 
 class Upload:
