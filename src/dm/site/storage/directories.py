@@ -383,11 +383,3 @@ class ExperimentDirectory:
                 os.close(descriptor)
             os.rename(temporary, MARKER, src_dir_fd=system, dst_dir_fd=system)
             os.fsync(system)
-
-    def remove_empty(self) -> None:
-        """Remove it if it holds nothing but empty directories and our marker; anything else stays."""
-        for directory, _, files in os.walk(self.path, topdown=False):
-            if files == [MARKER]:
-                os.unlink(os.path.join(directory, MARKER))  # noqa: PTH118, PTH108
-            with contextlib.suppress(OSError):
-                os.rmdir(directory)  # noqa: PTH106

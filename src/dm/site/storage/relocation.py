@@ -11,7 +11,6 @@ import contextlib
 import errno
 import os
 import shutil
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -121,17 +120,6 @@ def forget_passages(storage_root: str, storage_directory: str) -> None:
             parent.rmdir()
         except OSError:
             return
-
-
-def size_of(directory: str) -> int:
-    """Return the bytes that the plain files beneath a directory take; what vanishes meanwhile does not count."""
-    total = 0
-    for above, _, names in os.walk(directory):
-        for name in names:
-            with contextlib.suppress(OSError):
-                status = os.lstat(f"{above}/{name}")
-                total += status.st_size if stat.S_ISREG(status.st_mode) else 0
-    return total
 
 
 @contextlib.contextmanager
