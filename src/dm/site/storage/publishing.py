@@ -183,8 +183,8 @@ class _Commit:
         if not batch_store.hold(connection, batch.id, batch.fence):
             raise ClaimLostError(batch.id)
         experiment = experiment_store.by_id(connection, batch.experiment_id)
-        state = experiment["state"] if experiment is not None else "deleted"
-        if state != "active":
+        if experiment is None or experiment["state"] != "active":
+            state = experiment["state"] if experiment is not None else "deleted"
             for item in self._items:
                 passes = state in ("moving", "restoring")  # in a moment it may be sent again
                 item.fail(InvalidObjectState(f"File {item.shown}: the experiment is {state} now."), passes)
