@@ -81,21 +81,25 @@ class Place:
 
     def make_gridmap(self, *words: str, status: int = 0) -> subprocess.CompletedProcess[str]:
         """Run the command as cron does."""
+        done = subprocess.run(
+            [PROGRAMS / "dm-make-gridmap", "--file", self.gsi.gridmap, *words],
+            env=self.environment, capture_output=True, text=True, check=False, timeout=60,
+        )  # fmt: skip
+        assert done.returncode == status, done
+        return done
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Variables of an account that may list users."""
         login = self.directory / "login"
         write_login_file(login, fx.ADMIN, fx.password_of(fx.ADMIN))
-        environment = {
+        return {
             "PATH": os.environ["PATH"],
             "DM_LOGIN_FILE": str(login),
             "DM_HOME": str(self.directory / "home"),
             "DM_DS_WEB_SERVICE_URL": self.site.url,
             "DM_CA_FILE": str(self.site.ca_file),
         }
-        done = subprocess.run(
-            [PROGRAMS / "dm-make-gridmap", "--file", self.gsi.gridmap, *words],
-            env=environment, capture_output=True, text=True, check=False, timeout=60,
-        )  # fmt: skip
-        assert done.returncode == status, done
-        return done
 
 
 def sample(directory: Path) -> Path:
@@ -264,6 +268,23 @@ def test_the_gridmap_has_the_active_users(place: Place) -> None:
     assert had(place, proxy, path) == CONTENT
     done = place.make_gridmap("--dn-template", TEMPLATE)
     assert "changed=False" in done.stdout and done.stderr == ""
+
+
+@pytest.mark.long
+def test_the_gridmap_follows_while_the_command_runs(place: Place) -> None:
+    alice = TEMPLATE.format(username=fx.ALICE)
+    words = [PROGRAMS / "dm-make-gridmap", "--file", place.gsi.gridmap, "--dn-template", TEMPLATE, "--every", "1"]
+    users = place.site.users(fx.ADMIN)
+    with subprocess.Popen(words, env=place.environment, stdout=subprocess.PIPE, text=True) as command:
+        try:
+            assert command.stdout is not None and "changed=True" in command.stdout.readline()
+            assert alice in lines(place)
+            users.updateUser(fx.ALICE, active=False)
+            assert "changed=True" in command.stdout.readline()
+            assert alice not in lines(place)
+        finally:
+            command.terminate()
+            users.updateUser(fx.ALICE, active=True)
 
 
 @pytest.mark.long

@@ -106,9 +106,7 @@ class Downloads:
         self._stopped = threading.Event()
         self._left: dict[bytes, Leftovers] = {}
         self._touched: set[bytes] = set()
-        mask = os.umask(0o077)
-        os.umask(mask)
-        self._mode = 0o777 & ~mask
+        self._mode = 0o777 & ~_umask()
 
     def local(self, wanted: Wanted[Any]) -> str:
         """Return where a file comes to lie."""
@@ -244,6 +242,18 @@ class Downloads:
             ):
                 os.fsync(directory)
         self._touched.clear()
+
+
+def _umask() -> int:
+    """Return the process's umask; asking the kernel for it with ``umask()`` would change it for all threads."""
+    with (
+        contextlib.suppress(OSError, ValueError),
+        Path("/proc/self/status").open(encoding="ascii", errors="replace") as lines,
+    ):
+        for line in lines:
+            if line.startswith("Umask:"):
+                return int(line.split()[1], 8)
+    return 0o077
 
 
 def sentence(error: DmException | OSError) -> str:
