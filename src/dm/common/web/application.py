@@ -359,7 +359,7 @@ class Application(Shell):
             with self.throttle.attempt(username, remote):
                 if not username or not password or "\0" in username or len(username) > 256 or len(password) > 1024:
                     # Nobody's name: what cannot be right takes as long as what is wrong.
-                    username = password = "-"
+                    username = password = "-"  # noqa: S105 - nobody's
                 principal = self.authenticator.login(username, password)
         except (AuthenticationError, ServiceLimit) as error:
             shown = typed_name(username) or "(not shown)"
