@@ -20,7 +20,9 @@ from dm.common.errors import AuthorizationError, ObjectNotFound
 from dm.common.records import DmObject
 from dm.site.storage import acl, publishing
 from dm.site.storage.api import Experiment, InspectionDsApi
+from dm.site.storage.directories import DIRECTORY_MODE, ExperimentDirectory, Look, Owners, opened_directory
 from dm.site.storage.explain import Component, Identity
+from tests.faults.namespace import namespace
 from tests.service import storage_fixtures as fx
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="files of others need root; see test_storage_unprivileged.py")
@@ -331,6 +333,31 @@ def test_explanations_name_the_rule_and_the_difference(site: fx.Site, experiment
     site.users(fx.MANAGER).addUserExperimentRole(fx.OTHER_MANAGER, "User", experiment["name"], fx.STATION)
     with pytest.raises(AuthorizationError):
         explain(fx.OTHER_MANAGER, fx.ALICE)  # a member, and manager of another station
+
+
+def test_a_file_system_without_lists_does_with_modes(site: fx.Site, run_directory: Path) -> None:
+    """Movers without a group of their own then pass as anybody does; nobody looks, and all else is as ever."""
+    mount = run_directory / f"without-lists-{uuid.uuid4().hex[:8]}"
+    mount.mkdir()
+    owners = Owners(site.settings)
+    owner = owners.of_experiment({"gid": GROUP, "auth_group_name": "none"})
+    with namespace() as inside:
+        inside.run("mount", "-t", "ramfs", "none", mount)
+        root = inside.view(mount)
+        assert not acl.supported(str(root))
+        top = root / fx.STATION / "plain"
+        for _ in range(2):
+            ExperimentDirectory(str(top), owner).make(str(root), 1, owners)
+            looks = {top: owners.top(owner), top / ".staging": owners.area(owner)}
+            looks[top / "data"] = Look(owner, DIRECTORY_MODE)
+            for path, look in looks.items():
+                with opened_directory(str(path)) as descriptor:
+                    assert look.faults(descriptor, os.fstat(descriptor)) == []
+            modes = [path.stat().st_mode & 0o7777 for path in looks]
+            assert modes == [0o2751, 0o2701, 0o2750]
+        top.chmod(0o2755)
+        with opened_directory(str(top)) as descriptor:
+            assert owners.top(owner).faults(descriptor, os.fstat(descriptor)) == ["mode 2755 instead of 2751"]
 
 
 def test_health_says_that_everything_can_be_given(site: fx.Site) -> None:
