@@ -122,6 +122,7 @@ def _renamed(file: Path, target: Path) -> Path:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(400)
 def test_backup_destroy_restore(away: Suite, run_directory: Path) -> None:
     source = run_directory / "backup-source"
     source.mkdir()
@@ -158,7 +159,13 @@ def test_backup_destroy_restore(away: Suite, run_directory: Path) -> None:
     layout = away.installed.layout
     storage = away.installed.plan.storage or layout.root / "storage"
     plan = Plan(
-        run_directory / "backup-two", STATION, host="localhost", listen="127.0.0.1", free_ports=True, storage=storage
+        run_directory / "backup-two",
+        STATION,
+        host="localhost",
+        listen="127.0.0.1",
+        free_ports=True,
+        storage=storage,
+        settings={"facility": {"user_sync": {"every_hours": 0}}},
     )
     second = Suite(install(plan))
     passwords = second.manager, second.administrator
