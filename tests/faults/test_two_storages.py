@@ -316,11 +316,12 @@ def _check(twins: Twins, experiment: str, sent: dict[str, bytes]) -> None:
         assert "Traceback" not in service.config.with_suffix(".out").read_text()
 
 
-def test_row6_each_is_killed_while_everything_goes_on(twins: Twins, tmp_path: Path) -> None:
+@pytest.mark.timeout(400)
+def test_each_is_killed_while_everything_goes_on(twins: Twins, tmp_path: Path) -> None:
     under_load(twins, 1, "twins", tmp_path)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(1800)
-def test_row6_each_is_killed_many_times(twins: Twins, tmp_path: Path) -> None:
+def test_each_is_killed_many_times(twins: Twins, tmp_path: Path) -> None:
     under_load(twins, 25, "twins-long", tmp_path)
