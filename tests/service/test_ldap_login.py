@@ -164,12 +164,7 @@ def test_f34_hostile_names_and_passwords(site: fx.Site, slapd: Slapd) -> None:
             reply = client.post(
                 f"{site.url.removesuffix('/dm')}/dm/login", data={"username": name, "password": password}
             )
-            if "\0" in name + password:  # no text at all: the request is refused, whatever the name
-                assert reply.status_code == 400, name
-            elif len(password) > 100_000:
-                assert reply.status_code in (401, 413)
-            else:
-                assert (reply.status_code, reply.json()["errorMessage"]) == (401, BAD), name
+            assert (reply.status_code, reply.json()["errorMessage"]) == (401, BAD), name
     seen = slapd.log()[begin:]
     filters = re.findall(r'base="ou=people[^"]*" .*filter="(.*)"', seen)
     assert filters

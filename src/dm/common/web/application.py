@@ -357,7 +357,8 @@ class Application(Shell):
         """
         try:
             with self.throttle.attempt(username, remote):
-                if not username or not password or "\0" in username or len(username) > 256 or len(password) > 1024:
+                impossible = not username or not password or "\0" in username + password
+                if impossible or len(username) > 256 or len(password) > 1024:
                     # Nobody's name: what cannot be right takes as long as what is wrong.
                     username = password = "-"  # noqa: S105 - nobody's
                 principal = self.authenticator.login(username, password)

@@ -232,7 +232,8 @@ class Binder:
         for name, text in pairs:
             alias = self.names.get(name, name)
             value = decode(text, alias) if alias in self.coded else text
-            self._check_text(alias, value)
+            if not self.model.ANY_TEXT:
+                self._check_text(alias, value)
             repeated.setdefault(alias, []).append(value)
         for alias, texts in repeated.items():
             kinds = self._kinds.get(alias, set())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import Field
@@ -19,7 +19,9 @@ NO_QUERY = frozenset({"/dm/login"})
 
 
 class LoginArguments(Arguments):
-    """Who logs in."""
+    """Who logs in. A name or password that cannot be is refused in the words of a wrong one."""
+
+    ANY_TEXT: ClassVar[bool] = True
 
     username: str = Field(description="Login name.")
     password: str = Field(description="Password.", repr=False)
