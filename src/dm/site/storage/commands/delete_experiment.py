@@ -14,9 +14,7 @@ APIS = ["dm.site.storage.api:ExperimentDsApi", "dm.site.storage.api:FileDsApi"]
 @command("dm-delete-experiment", api=APIS)
 @experiment_choice
 @option("-y", "--yes", is_flag=True, help="Do not ask.")
-@option(
-    "--force", is_flag=True, help="Do not ask; delete also while DAQs, uploads or jobs run, or if pinned."
-)
+@option("--force", is_flag=True, help="Do not ask; delete also while DAQs, uploads or jobs run, or if pinned.")
 @option("--wait", is_flag=True, help="Wait until everything is deleted.")
 def main(
     api: ExperimentDsApi,
