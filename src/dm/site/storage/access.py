@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from sqlalchemy import RowMapping
+
 from dm.common.errors import AuthorizationError, ObjectNotFound
 from dm.common.web.routes import Access, Arguments, Principal, Request, Route, Who
 from dm.site.database.store import Store
 from dm.site.storage import experiment_store
+from dm.site.storage.arguments import OfExperiment
 from dm.site.storage.experiments import Reference, find_visible
 
 _EXPERIMENT_ARGUMENTS = frozenset({"experiment_id", "experiment_name"})
 
 
 def reference(arguments: Arguments) -> Reference:
-    """Return the experiment the arguments name: by number if there is one, else by name and station."""
+    """Return the experiment the arguments name: by number if there is one, else by name and station.
+
+    Where the caller's rights were asked of one, it is that one, whatever the name means by now.
+    """
+    settled = arguments.settled if isinstance(arguments, OfExperiment) else None
     return Reference(
-        id=getattr(arguments, "experiment_id", None),
+        id=settled if settled is not None else getattr(arguments, "experiment_id", None),
         name=getattr(arguments, "experiment_name", None),
         station=getattr(arguments, "station_name", None),
     )
@@ -47,8 +54,7 @@ class SiteAuthorizer:
                 self._owner(principal, str(getattr(arguments, access.argument or "", "")))
                 return
             case Who.EXPERIMENT:
-                with self._store.transaction() as connection:
-                    find_visible(connection, reference(arguments), principal)
+                self._settled(principal, arguments)
                 return
             case Who.PI:
                 allowed = self._manages(principal, access, arguments) or self._investigates(principal, arguments)
@@ -63,9 +69,17 @@ class SiteAuthorizer:
         """Whether this is about the role ``User`` in an experiment the caller is principal investigator of."""
         if not self._pi_manages_users or getattr(arguments, "role_name", None) != "User":
             return False
+        row = self._settled(principal, arguments)
+        with self._store.transaction() as connection:
+            return experiment_store.is_member(connection, row["id"], principal.username, "PI")
+
+    def _settled(self, principal: Principal, arguments: Arguments) -> RowMapping:
+        """Return the experiment, and have the handler work on this one and no other."""
         with self._store.transaction() as connection:
             row = find_visible(connection, reference(arguments), principal)
-            return experiment_store.is_member(connection, row["id"], principal.username, "PI")
+        if isinstance(arguments, OfExperiment):
+            arguments.settle(row["id"])
+        return row
 
     @staticmethod
     def _owner(principal: Principal, username: str) -> None:
@@ -76,9 +90,7 @@ class SiteAuthorizer:
         if access.argument is None:
             return manages_any(principal)
         if access.argument in _EXPERIMENT_ARGUMENTS:
-            with self._store.transaction() as connection:
-                row = find_visible(connection, reference(arguments), principal)
-            return principal.manages(row["station_name"])
+            return principal.manages(self._settled(principal, arguments)["station_name"])
         station = getattr(arguments, access.argument, None)
         return principal.manages(station) if station else manages_any(principal)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, PrivateAttr
 
 from dm.common.web.routes import Arguments
 from dm.site.storage.changes import Changes
@@ -19,20 +19,35 @@ class ByStation(Arguments):
     station_name: str = Field(description="Station name.")
 
 
-class ById(Arguments):
+class OfExperiment(Arguments):
+    """Names an experiment, by number or by name."""
+
+    _settled: int | None = PrivateAttr(default=None)
+
+    def settle(self, experiment_id: int) -> None:
+        """Keep which experiment the caller may do this to: a moment later its name may be that of another one."""
+        self._settled = experiment_id
+
+    @property
+    def settled(self) -> int | None:
+        """Number of the experiment that was looked up when the caller's rights were, if any was."""
+        return self._settled
+
+
+class ById(OfExperiment):
     """An experiment by number."""
 
     experiment_id: int = Field(description="The experiment's number.")
 
 
-class ByName(Arguments):
+class ByName(OfExperiment):
     """An experiment by name."""
 
     experiment_name: str = Field(description="Experiment name.")
     station_name: str | None = Field(default=None, description=_STATION)
 
 
-class ChangeFields(Arguments):
+class ChangeFields(OfExperiment):
     """What can be set on an experiment."""
 
     type_name: str | None = Field(default=None, description="Experiment type.")

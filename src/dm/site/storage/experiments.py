@@ -27,16 +27,16 @@ from dm.site.storage.directories import ExperimentDirectory, Owners
 
 @dataclass(frozen=True)
 class Reference:
-    """How a caller names an experiment: by number, or by name and station."""
+    """How a caller names an experiment: by number, or by name and station. A number that is known decides."""
 
     id: int | None = None
     name: str | None = None
     station: str | None = None
 
     def __str__(self) -> str:
-        if self.id is not None:
+        if self.name is None:
             return f"with id {self.id}"
-        shown = ascii((self.name or "")[:160])
+        shown = ascii(self.name[:160])
         return f"{shown} at station {self.station[:80]!a}" if self.station else shown
 
     def not_found(self) -> ObjectNotFound:
