@@ -310,3 +310,21 @@ def test_a_killed_run_leaves_nothing(sync: UserSynchronisation, store: Store) ->
     assert "ended during the run" in sync.all()[-1]["message"]
     assert rows(store, "id") == {} and events(store) == []
     assert sync.run("dmadmin")["added"] == 20
+
+
+def test_whom_an_administrator_deactivates_no_directory_lets_in_again(
+    sync: UserSynchronisation, store: Store, directory: Directory
+) -> None:
+    users = Users(store)
+    sync.run("dmadmin")
+    directory.people[:2] = [person(1, active=False), person(2, active=False)]
+    sync.run("dmadmin")
+    assert (rows(store, "active")["d1"], rows(store, "active")["d2"]) == (False, False)
+    users.update("d1", active=True)
+    users.update("d1", active=False)
+    users.update("d2", active=False)  # they are already, but the directory could think better of it
+    directory.people[:2] = [person(1), person(2)]
+    assert sync.run("dmadmin")["reactivated"] == 0
+    assert (rows(store, "active")["d1"], rows(store, "active")["d2"]) == (False, False)
+    users.update("d2", active=True)
+    assert rows(store, "active")["d2"] is True

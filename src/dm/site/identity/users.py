@@ -73,13 +73,16 @@ def refuse_none_left(connection: Connection, username: str) -> None:
 def set_active(connection: Connection, row: RowMapping, active: bool, **details: Any) -> RowMapping:
     """Deactivate a user, which ends all their sessions and makes their tokens useless, or activate them again.
 
+    From then on it is an administrator's word: no user directory takes it back.
+
     :param row: the user's. :param details: for the audit log, e.g. ``source``. :returns: the row as it is then.
     :raises InvalidObjectState: it is the last administrator.
     """
-    if row["active"] == active:
+    if row["active"] == active and row["deactivated_by"] is None:
         return row
     user_store.administrators(connection)  # so that of two who deactivate each other one is refused
-    changed = user_store.change_user(connection, row["username"], {"active": active}) or row
+    values = {"active": active, "deactivated_by": None}
+    changed = user_store.change_user(connection, row["username"], values) or row
     if not active:
         user_store.remove_sessions_of(connection, row["id"])
         refuse_none_left(connection, row["username"])
