@@ -42,6 +42,14 @@ class Broken(FacilityAdapter):
         """It always answers."""
 
 
+class Garbled(Broken):
+    """Fails with words that no database takes."""
+
+    def beamlines(self) -> Iterator[dict[str, Any]]:
+        self.rejected("beamlines", "1-\0BM", "its name is \udcff")
+        raise ValueError("unexpected answer '\0\udcff'")
+
+
 @pytest.fixture
 def web(certificates: Path) -> Iterator[Web]:
     with running_web(certificates) as server:
@@ -171,6 +179,13 @@ def test_somebodys_defect_is_an_outage(database_url: str, certificates: Path, tm
         assert [one["name"] for one in facility.bss(ADMIN).listRuns()] == ["2026-1"]
         assert facility.bss(ADMIN).listBeamlines() == []
         assert "own/beamlines has never been read (ZeroDivisionError" in facility.check()["message"]
+
+
+def test_what_an_adapter_says_is_kept_whatever_it_is(database_url: str, certificates: Path) -> None:
+    with running_facility(database_url, certificates, {"own": {"adapter": f"{__name__}:Garbled"}}) as facility:
+        (outcome,) = facility.monitor(ADMIN).refresh(kind="beamlines")
+        assert outcome["errorMessage"] == "ValueError: unexpected answer '\\x00\\udcff'"
+        assert outcome["rejected"] == ["1-\\x00BM: its name is \\udcff"]
 
 
 def test_two_services_read_each_list_once(facility: Facility, web: Web, certificates: Path) -> None:

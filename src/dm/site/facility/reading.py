@@ -16,6 +16,7 @@ from typing import Any
 
 from dm.common import timestamps
 from dm.common.errors import DmException, InvalidArgument, InvalidObjectState, ServiceLimit
+from dm.common.texts import storable
 from dm.site.database.store import Store
 from dm.site.facility import records, store
 from dm.site.facility.adapters.base import LOG, FacilityAdapter
@@ -59,7 +60,7 @@ class Outcome:
         """Count a record that is left out."""
         self.rejected += 1
         if len(self.reasons) < _SHOWN:
-            self.reasons.append(f"{which[:80]}: {why[:200]}")
+            self.reasons.append(storable(f"{which[:80]}: {why[:200]}"))
 
     def record(self) -> dict[str, Any]:
         """Return the outcome as scripts see it."""
@@ -154,7 +155,7 @@ class Readings:
         return outcome
 
     def _failed(self, outcome: Outcome) -> None:
-        outcome.problem = outcome.problem[:500]
+        outcome.problem = storable(outcome.problem[:500])
         LOG.warning("adapter %s: %s not read: %s", outcome.adapter, outcome.kind, outcome.problem)
         with self._store.transaction() as connection:
             store.note(connection, outcome.adapter, outcome.kind, tried=time.time(), problem=outcome.problem)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from dm.common.errors import ServiceUnavailable
+from dm.common.errors import DmException
 from dm.site.facility.adapters.base import LOG
 from dm.site.facility.reading import Readings
 
@@ -44,6 +44,8 @@ class Refresher:
                     return
                 try:
                     self._readings.read(adapter, kind, due=True)
-                except ServiceUnavailable as error:
+                except DmException as error:
                     LOG.warning("facility records not read: %s", error)
+                except Exception:  # the other lists are to be read all the same
+                    LOG.exception("reading %s of adapter %s", kind, adapter)
             self._stopping.wait(self._look_seconds)

@@ -17,6 +17,7 @@ from typing import Any
 from sqlalchemy import Connection, insert, select
 
 from dm.common.caller import CALLER, calling
+from dm.common.texts import storable
 from dm.site.database.tables import audit_events
 
 AUDIT = logging.getLogger("dm.audit")
@@ -101,7 +102,7 @@ def _plain(value: Any) -> Any:
 
 
 def _text(value: str) -> str:
-    shown = value.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode("utf-8")
+    shown = storable(value)
     return shown if len(shown) <= _LONGEST else shown[: _LONGEST - 3] + "..."
 
 

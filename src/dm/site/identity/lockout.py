@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, text
 
 from dm.common import timestamps
+from dm.common.texts import storable
 from dm.common.web.throttle import FROM_ADDRESS, FROM_ANYWHERE, Limit, canonical, key_of
 from dm.site.database.store import Store
 from dm.site.identity import audit
@@ -172,5 +173,4 @@ def _answer(rows: list[tuple[float, int, Limit]]) -> float | None:
 
 
 def _shown(value: str) -> str:
-    text_ = value.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode("utf-8")
-    return text_[:_SHOWN]
+    return storable(value)[:_SHOWN]

@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from dm.common.errors import InvalidArgument
+from dm.common.texts import storable
 from dm.site import rules
 from dm.site.identity.sync_settings import UserSyncSettings
 
@@ -183,13 +184,11 @@ def make_plan(
 def _skip(plan: Plan, person: Person, reason: str) -> None:
     key = person.key if isinstance(person.key, str) else repr(person.key)
     name = person.username if isinstance(person.username, str) else None
-    plan.skipped.append(
-        {"key": _shown(key), "username": _shown(name) if name else None, "reason": reason.replace("\0", "\\x00")}
-    )
+    plan.skipped.append({"key": _shown(key), "username": _shown(name) if name else None, "reason": storable(reason)})
 
 
 def _shown(text: str) -> str:
-    return text[:80].replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode("utf-8")
+    return storable(text[:80])
 
 
 def _note(plan: Plan, user: str, note: str) -> None:

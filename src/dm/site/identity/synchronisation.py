@@ -22,6 +22,7 @@ from dm.common import timestamps
 from dm.common.caller import CALLER, Caller, calling
 from dm.common.errors import DmException, InvalidArgument, InvalidObjectState, ObjectNotFound
 from dm.common.health import Health, Level
+from dm.common.texts import storable
 from dm.site.database.store import USER_SYNC_LOCK, Store, try_lock
 from dm.site.identity import audit, sync_plan, sync_store
 from dm.site.identity.sync_plan import Known, Plan
@@ -225,7 +226,7 @@ class UserSynchronisation:
                 logging.WARNING if expected else logging.ERROR, "user synchronisation: %s", error, exc_info=not expected
             )
             message = str(error) if expected else f"{type(error).__name__}; the log of the service has the details."
-            self._failed(run_id, f"{message} Nobody was changed.")
+            self._failed(run_id, storable(f"{message} Nobody was changed."))
         finally:
             self._forget(run_id)
 
@@ -323,7 +324,7 @@ class UserSynchronisation:
         except DmException as error:
             LOG.warning("LDAP was not told of %d users of %s: %s", len(due), plan.source, error)
             with self._store.transaction() as connection:
-                sync_store.remark(connection, run_id, f"LDAP was not told of {len(due)} users: {error}")
+                sync_store.remark(connection, run_id, storable(f"LDAP was not told of {len(due)} users: {error}"))
             return
         with self._store.transaction() as connection:
             sync_store.note_told(connection, [(user.id, digest(user, told.person)) for told, user in due])

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from dm.common import timestamps
-from dm.site.database.store import Store, lock, try_lock
+from dm.site.database.store import DIRECTORY_LOCK, Store, lock, try_lock
 from dm.site.identity import audit
 from dm.site.identity.ldap import ldap_store
 from dm.site.identity.ldap.accounts import AccountReport, Accounts, Row
@@ -140,10 +140,10 @@ class DirectoryKeeper:
     def _only_one(self, wait: bool) -> Iterator[bool]:
         with self._store.transaction() as connection:
             if wait:
-                lock(connection, ldap_store.DIRECTORY_LOCK, 0)
+                lock(connection, DIRECTORY_LOCK, 0)
                 yield True
             else:
-                yield try_lock(connection, ldap_store.DIRECTORY_LOCK, 0)
+                yield try_lock(connection, DIRECTORY_LOCK, 0)
 
     def _drain(self, ldap: Any) -> bool:
         """Tell the directory of all marks; return whether there are more."""

@@ -12,9 +12,6 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 from dm.common.errors import ConfigurationError
 from dm.site.database.tables import directory_marks, directory_numbers, directory_runs, experiments, users
 
-# First number of the advisory lock of whoever writes to the directory.
-DIRECTORY_LOCK = 0x646D0010
-
 _EXISTS = (experiments.c.state != "deleted") | (experiments.c.purged.is_(None) & experiments.c.purge_after.is_not(None))
 _KEPT_RUNS = 50
 _USERS_AT_ONCE = 100
