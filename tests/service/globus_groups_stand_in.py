@@ -58,7 +58,7 @@ class GroupsStandIn:
         if line == "GET /v2/api/identities":
             return self._identities(query)
         if line == "GET /v2/groups/my_groups":
-            return 200, {}, [group.document for group in self.groups.values()]
+            return 200, {}, [self._mine(group) for group in self.groups.values() if self.client in group.members]
         if line == "POST /v2/groups":
             number = str(uuid.uuid4())
             self.groups[number] = Group({**_GROUP, **body, "id": number}, {self.client: ("admin", "active")})
@@ -68,6 +68,18 @@ class GroupsStandIn:
         if match := re.fullmatch(r"(\w+) /v0\.10/endpoint/([0-9a-f-]+)/access(_list)?(?:/([0-9a-f-]+))?", line):
             return self._access(match[1], match[2], match[4], body)
         return None
+
+    def _mine(self, group: Group) -> dict[str, Any]:
+        role, status = group.members[self.client]
+        mine = {"group_id": group.document["id"], "identity_id": self.client, "role": role, "status": status}
+        return {**group.document, "my_memberships": [mine]}
+
+    def strange(self, description: str, mine: tuple[str, str], parent: str | None = None) -> str:
+        """Let a stranger make a group with the application in it; return its id."""
+        number = str(uuid.uuid4())
+        document = {**_GROUP, "id": number, "name": "x", "description": description, "parent_id": parent}
+        self.groups[number] = Group(document, {str(uuid.uuid4()): ("admin", "active"), self.client: mine})
+        return number
 
     def _identities(self, query: dict[str, list[str]]) -> Answer:
         names = query["usernames"][0].split(",")

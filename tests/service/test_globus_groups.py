@@ -22,6 +22,7 @@ from dm.common.environment import write_login_file
 from dm.common.errors import (
     AuthorizationError,
     ConfigurationError,
+    DmException,
     InvalidArgument,
     InvalidObjectState,
     ObjectAlreadyExists,
@@ -194,6 +195,29 @@ def test_a_broken_creation_is_taken_up_again(place: Place) -> None:
         connection.exec_driver_sql("UPDATE experiments SET globus_group_id = NULL WHERE name = %s", (name,))
     assert place.api().createGlobusGroup(name, fx.STATION)["id"] == made
     assert set(place.people.groups) - before == {made}
+
+
+@pytest.mark.parametrize("mine", [("member", "active"), ("admin", "invited"), ("admin", "active")])
+def test_a_group_that_a_stranger_prepared_is_not_taken_for_ours(place: Place, mine: tuple[str, str]) -> None:
+    name = place.experiment(fx.ALICE)
+    number = place.site.experiments(fx.MANAGER).getExperimentByName(name, fx.STATION)["id"]
+    parent = str(uuid.uuid4()) if mine == ("admin", "active") else None  # whose administrators rule over it
+    bait = place.people.strange(f"[dm experiment {number}]", mine, parent)
+    made = place.api().createGlobusGroup(name, fx.STATION)["id"]
+    assert made != bait and bait not in place.people.readers(COLLECTION).values()
+    place.people.groups.pop(bait)
+
+
+def test_who_is_in_a_group_is_right_before_it_may_read(place: Place) -> None:
+    name = place.experiment(fx.ALICE)
+    number = place.site.experiments(fx.MANAGER).getExperimentByName(name, fx.STATION)["id"]
+    bait = place.people.strange(f"[dm experiment {number}]", ("admin", "active"))
+    place.globus.replies += [(f"POST /v2/groups/{bait}", error(403, "Forbidden", "not an administrator any more"))]
+    with pytest.raises(DmException):
+        place.api().createGlobusGroup(name, fx.STATION)
+    assert bait not in place.people.readers(COLLECTION).values()
+    place.globus.replies.clear()
+    place.people.groups.pop(bait)
 
 
 def test_trouble_is_told_and_tried_again(place: Place) -> None:

@@ -78,13 +78,24 @@ class GlobusClient(GlobusCalls):
     # --- groups -----------------------------------------------------------------------------------------------------
 
     def find_group(self, mark: str) -> str | None:
-        """Return the id of our own group whose description holds a mark."""
+        """Return the id of our own group whose description holds a mark.
+
+        Anybody can write such a description, and put us into a group or invite us: ours are those we administrate, and
+        in which no group above them has a say.
+        """
         with self._groups() as client:
             groups = self.call(client.get_my_groups)
         for group in groups:
-            if mark in str(group.get("description") or ""):
+            if mark in str(group.get("description") or "") and self._is_ours(group):
                 return str(group["id"])
         return None
+
+    def _is_ours(self, group: Mapping[str, Any]) -> bool:
+        return group.get("parent_id") is None and any(
+            (str(mine.get("identity_id")), mine.get("role"), mine.get("status"))
+            == (str(self.settings.client_id), "admin", "active")
+            for mine in _list(group, "my_memberships")
+        )
 
     def create_group(self, name: str, description: str) -> str:
         """Create a group that only its members see; return its id."""

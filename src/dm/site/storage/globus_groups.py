@@ -261,9 +261,12 @@ class GlobusGroups:
         unknown = wanted.nameless + [user for name, user in sorted(wanted.users.items()) if name.lower() not in known]
         change = _difference(client.members(row["group_id"]), roles)
         drift = same and bool(change)
-        rule = self._rule(client, row, wanted.path, dry_run)
+        if wanted.path is None:
+            rule = self._rule(client, row, None, dry_run)
         if change and not dry_run:
             client.apply(row["group_id"], change)
+        if wanted.path is not None:  # nobody reads before it is right who is in the group
+            rule = self._rule(client, row, wanted.path, dry_run)
         done = {
             "added": sorted(set(change.add) - set(change.refused)),
             "removed": sorted(set(change.remove) - set(change.refused)),
