@@ -119,5 +119,5 @@ def test_dm_download_says_it_once(site: fx.Site, tmp_path: Path) -> None:
     ],
 )
 def test_a_network_that_is_none(values: dict[str, object]) -> None:
-    with pytest.raises(ConfigurationError, match="is no network; write it like"):
+    with pytest.raises(ConfigurationError, match=r"; write networks like 10\.1\.0\.0/16 or"):
         build(DownloadSettings, values, "storage.download", "dm.toml")

@@ -46,5 +46,5 @@ def test_a_chain_without_end_is_cut():
 
 
 def test_settings_name_the_mistake():
-    with pytest.raises(ValidationError, match=r"10\.1\.1\.1/8 has host bits set; write addresses or networks"):
+    with pytest.raises(ValidationError, match=r"10\.1\.1\.1/8 has host bits set; write networks like"):
         WebSettings(port=0, certificate="c", key="k", trusted_proxies=["10.1.1.1/8"])

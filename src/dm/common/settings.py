@@ -8,7 +8,6 @@ about settings (sample file, reference page, JSON schema) is generated from the 
 from __future__ import annotations
 
 import difflib
-import ipaddress
 import os
 import re
 import tomllib
@@ -19,6 +18,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 
+from dm.common import networks
 from dm.common.errors import ConfigurationError
 
 SECTIONS = ("site", "storage", "facility", "station", "catalog", "acquisition", "processing")
@@ -82,11 +82,7 @@ class WebSettings(ServiceSettings):
     @field_validator("trusted_proxies")
     @classmethod
     def _networks(cls, value: list[str]) -> list[str]:
-        for text in value:
-            try:
-                ipaddress.ip_network(text.strip())
-            except ValueError as error:
-                raise ValueError(f"{error}; write addresses or networks like 10.1.0.0/16") from None
+        networks.parsed(value)
         return value
 
     @property

@@ -6,19 +6,12 @@ the caller, who may write what they like. So the list is read from the right, as
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterable, Mapping
+
+from dm.common import networks
 
 HEADER = "x-forwarded-for"
 _MOST = 20
-
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-
-
-def network(text: str) -> Network:
-    """Return a network such as ``10.1.0.0/16``, or that of a single address. :raises ValueError: it is none."""
-    return ipaddress.ip_network(text.strip(), strict=True)
 
 
 class Proxies:
@@ -28,7 +21,7 @@ class Proxies:
     """
 
     def __init__(self, trusted: Iterable[str] = ()) -> None:
-        self._networks = [network(text) for text in trusted]
+        self._networks = networks.parsed(trusted)
 
     def caller(self, peer: str, headers: Mapping[str, str]) -> str:
         """Return the address of whoever called the outermost trusted proxy; without one, the peer's.
@@ -49,21 +42,15 @@ class Proxies:
                 break
         return str(speaker)
 
-    def _trusts(self, address: Address) -> bool:
-        return any(address.version == one.version and address in one for one in self._networks)
+    def _trusts(self, address: networks.Address) -> bool:
+        return networks.hold(self._networks, address)
 
 
-def _address(text: str) -> Address | None:
-    """Read an address as proxies write it: plain, with a port, or in brackets; IPv4 inside IPv6 is IPv4."""
+def _address(text: str) -> networks.Address | None:
+    """Read an address as proxies write it: plain, with a port, or in brackets."""
     text = text.strip()
     if text.startswith("["):
         text = text[1:].partition("]")[0]
     elif text.count(":") == 1:
         text = text.partition(":")[0]
-    try:
-        found = ipaddress.ip_address(text.partition("%")[0])
-    except ValueError:
-        return None
-    if isinstance(found, ipaddress.IPv6Address) and found.ipv4_mapped is not None:
-        return found.ipv4_mapped
-    return found
+    return networks.address(text)

@@ -6,11 +6,9 @@ records of files stay open to members wherever they are.
 
 from __future__ import annotations
 
-import ipaddress
-from collections.abc import Sequence
-
 from sqlalchemy import RowMapping
 
+from dm.common import networks
 from dm.common.errors import AuthorizationError
 from dm.common.web.routes import Request
 from dm.site.database.store import Store
@@ -18,17 +16,15 @@ from dm.site.identity import audit
 from dm.site.storage.experiments import Reference, find_visible
 from dm.site.storage.outside_settings import DownloadSettings
 
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-
 
 class DownloadPolicy:
     """Decides for every request for a file's bytes."""
 
     def __init__(self, store: Store, settings: DownloadSettings) -> None:
         self._store = store
-        self._everybody = _parsed(settings.allowed_networks)
-        self._stations = {name: _parsed(networks) for name, networks in settings.station_networks.items()}
-        self._types = {name: _parsed(networks) for name, networks in settings.type_networks.items()}
+        self._everybody = networks.parsed(settings.allowed_networks)
+        self._stations = {name: networks.parsed(named) for name, named in settings.station_networks.items()}
+        self._types = {name: networks.parsed(named) for name, named in settings.type_networks.items()}
         self._elsewhere = settings.elsewhere.rstrip(". ")
 
     def check(self, request: Request, reference: Reference) -> None:
@@ -51,19 +47,10 @@ class DownloadPolicy:
         )
 
     def _allowed(self, experiment: RowMapping, remote: str) -> bool:
-        networks = self._types.get(experiment["type_name"])
-        if networks is None:
-            networks = self._stations.get(experiment["station_name"], self._everybody)
-        if not networks:
+        allowed = self._types.get(experiment["type_name"])
+        if allowed is None:
+            allowed = self._stations.get(experiment["station_name"], self._everybody)
+        if not allowed:
             return True
-        try:
-            address = ipaddress.ip_address(remote.partition("%")[0])
-        except ValueError:
-            return False
-        if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-            address = address.ipv4_mapped
-        return any(address.version == network.version and address in network for network in networks)
-
-
-def _parsed(networks: Sequence[str]) -> list[Network]:
-    return [ipaddress.ip_network(text.strip()) for text in networks]
+        caller = networks.address(remote)
+        return caller is not None and networks.hold(allowed, caller)

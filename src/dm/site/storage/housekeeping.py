@@ -12,7 +12,7 @@ from pathlib import Path
 
 from dm.common.errors import DmException
 from dm.site.database.store import HOUSEKEEPING_LOCK, Store, try_lock
-from dm.site.identity import lockout
+from dm.site.identity import audit, lockout
 from dm.site.identity.sessions import SqlSessionStore
 from dm.site.storage import batch_store, experiment_store, grants
 from dm.site.storage.batches import TAKEN, Signal, remove_staging
@@ -68,6 +68,10 @@ class Housekeeper:
             self._thread = None
 
     def _run(self) -> None:
+        with audit.acting("housekeeper"):
+            self._rounds()
+
+    def _rounds(self) -> None:
         swept = -_SWEEP_SECONDS
         while not self._stop.is_set():
             seen = self._work.count()

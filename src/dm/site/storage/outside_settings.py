@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import ipaddress
 import string
-from collections.abc import Sequence
 from pathlib import Path
 from uuid import UUID
 
 from pydantic import Field, ValidationInfo, field_validator
 
+from dm.common import networks
 from dm.common.globus import absolute_names
 from dm.common.settings import ServiceSettings
-
-
-def _checked(networks: Sequence[str]) -> None:
-    for text in networks:
-        try:
-            ipaddress.ip_network(text.strip())
-        except ValueError:
-            raise ValueError(f"{text[:60]!r} is no network; write it like 10.1.0.0/16 or 2001:db8::/32") from None
 
 
 class DownloadSettings(ServiceSettings):
@@ -49,14 +40,14 @@ class DownloadSettings(ServiceSettings):
     @field_validator("allowed_networks")
     @classmethod
     def _networks(cls, value: list[str]) -> list[str]:
-        _checked(value)
+        networks.parsed(value)
         return value
 
     @field_validator("station_networks", "type_networks")
     @classmethod
     def _tables(cls, value: dict[str, list[str]]) -> dict[str, list[str]]:
-        for networks in value.values():
-            _checked(networks)
+        for named in value.values():
+            networks.parsed(named)
         return value
 
 
