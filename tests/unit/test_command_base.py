@@ -212,3 +212,13 @@ def test_f46_names_cannot_steer_a_terminal():
     assert (
         base._one_line("<script>alert(1)</script> =cmd|' /C calc'!A0") == "<script>alert(1)</script> =cmd|' /C calc'!A0"
     )
+
+
+def test_what_is_said_beside_results_cannot_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    from dm.site.facility.api import UserSync
+    from dm.site.facility.commands import sync_users
+
+    left = {"key": "7\x1b]0;mine\x07", "username": None, "reason": "twice\r\nadded dmadmin \u202e"}
+    sync_users.tell(UserSync({"skippedPersons": [left]}))
+    error = capsys.readouterr().err
+    assert error == "skipped 7\\x1b]0;mine\\x07 (no user name): twice\\r\\nadded dmadmin \\u202e\n"

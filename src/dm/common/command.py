@@ -189,6 +189,11 @@ def print_records(result: Any, keys: str | list[str] | None = None, form: str = 
         sys.stdout.write(f"{line}\n")
 
 
+def say(sentence: str) -> None:
+    """Say something beside the results, on standard error: one line, whatever names of files and people are in it."""
+    click.echo(_one_line(sentence), err=True)
+
+
 def confirm(question: str) -> bool:
     """Ask yes or no on the terminal; anything but a clear yes, also no terminal at all, is no."""
     try:

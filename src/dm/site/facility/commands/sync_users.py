@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-
-import click
-
-from dm.common.command import command, option
+from dm.common.command import command, option, say
 from dm.common.errors import ProcessingError
 from dm.site.facility.api import ApsUserDbApi, UserSync
 
@@ -37,7 +33,7 @@ def tell(run: UserSync) -> None:
     """Say on standard error what a run did, line by line."""
 
     def line(what: str, rest: object) -> None:
-        click.echo(f"{what} {rest}".replace("\n", " "), file=sys.stderr)
+        say(f"{what} {rest}")
 
     for name in run.get("addedUsers", ()):
         line("added", name)

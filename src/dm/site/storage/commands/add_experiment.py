@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from dm.common.command import command, option
+from dm.common.command import command, option, say
 from dm.site.facility.api import BssApsDbApi, EsafApsDbApi
 from dm.site.storage.api import Experiment, ExperimentDsApi
 from dm.site.storage.commands.options import Names, experiment_fields, station_option
@@ -84,5 +84,5 @@ def main(  # noqa: PLR0917
     made = api.addExperimentByPlan(plan, **others)
     for person in made["missingUsers"]:
         name = f"{person['firstName']} {person['lastName']}".strip()
-        click.echo(f"Not a user here, left out: {person['username'] or 'without badge'} ({name})", err=True)
+        say(f"Not a user here, left out: {person['username'] or 'without badge'} ({name})")
     return Experiment(made["experiment"])

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from typing import Any
 
 import click
 
-from dm.common.command import command, option
+from dm.common.command import command, option, say
 from dm.common.environment import station_name
 from dm.common.errors import ProcessingError
 from dm.common.records import DmObject
@@ -65,7 +64,7 @@ def main(
     def told(what: str, entry: dict[str, Any]) -> None:
         if listed or what.startswith("refused"):
             name = f"{entry['root']}/{entry['path']}".encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-            click.echo(f"{what}: {name}".replace("\n", "\\n"), file=sys.stderr)
+            say(f"{what}: {name}")
 
     refused = 0
     for one in chosen:
