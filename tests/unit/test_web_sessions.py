@@ -68,14 +68,6 @@ def test_old_sessions_do_not_pile_up():
     assert store.count <= 12
 
 
-def test_delete_user():
-    store = MemorySessionStore()
-    mine, other = store.create(Principal("d123456")), store.create(Principal("d654321"))
-    assert store.delete_user("d123456") == 1
-    assert store.get(mine) is None
-    assert store.get(other)
-
-
 ID = "A" * 43
 
 

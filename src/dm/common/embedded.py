@@ -129,13 +129,6 @@ class EmbeddedPostgres:
             )
         return self.url(name)
 
-    def drop_database(self, name: str) -> None:
-        """Delete a database, also while somebody is connected."""
-        from psycopg2 import sql
-
-        with self._superuser() as cursor:
-            cursor.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
-
     @contextlib.contextmanager
     def _superuser(self) -> Iterator[Any]:
         import psycopg2

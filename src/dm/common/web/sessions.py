@@ -114,14 +114,6 @@ class MemorySessionStore:
         with self._lock:
             self._sessions.pop(session_key(session_id), None)
 
-    def delete_user(self, username: str) -> int:
-        """End all sessions of a user and return how many there were."""
-        with self._lock:
-            keys = [key for key, session in self._sessions.items() if session.principal.username == username]
-            for key in keys:
-                del self._sessions[key]
-        return len(keys)
-
     def _drop_idle(self, now: float) -> None:
         while self._sessions:
             session = next(iter(self._sessions.values()))

@@ -60,7 +60,6 @@ class Told:
 
     user_id: int
     username: str
-    old_username: str
     person: Person
     active: bool
 
@@ -309,14 +308,11 @@ class UserSynchronisation:
         with self._store.transaction() as connection:
             now = {user.source_key: user for user in sync_store.known(connection) if user.source == plan.source}
         people = {person.key: person for _, person in plan.matched} | {person.key: person for person in plan.added}
-        before = {user.id: user.username for user, _ in plan.matched}
         due = []
         for key, person in people.items():
             user = now.get(key)
             if user is not None and user.directory_digest != digest(user, person):
-                due.append(
-                    (Told(user.id, user.username, before.get(user.id, user.username), person, user.active), user)
-                )
+                due.append((Told(user.id, user.username, person, user.active), user))
         if not due:
             return
         try:

@@ -97,14 +97,6 @@ def remove_role(connection: Connection, role: Role) -> bool:
     return connection.execute(statement).rowcount == 1
 
 
-def has_role(connection: Connection, role: Role) -> bool:
-    """Whether the user has the role."""
-    statement = select(func.count()).select_from(role.scope)
-    for column, value in role.values().items():
-        statement = statement.where(role.scope.c[column] == value)
-    return bool(connection.execute(statement).scalar_one())
-
-
 def administrators(connection: Connection) -> int:
     """Return how many active administrators there are, with their roles locked against change until the commit."""
     rows = connection.execute(

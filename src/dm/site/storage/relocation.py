@@ -18,7 +18,6 @@ from dm.common.errors import InvalidObjectState
 from dm.site.storage.directories import PASSAGE_MODE, ExperimentDirectory, Owner, enter, opened_directory
 
 ASIDE = ".deleted"
-_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def put_aside(storage_root: str, storage_directory: str, experiment_id: int) -> None:

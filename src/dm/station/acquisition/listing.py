@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 STATES = ("seen", "settling", "ready", "moving", "stored", "done", "failed", "skipped", "vanished")
 _UNTOLD = ("seen", "settling")  # states of files that are in no ledger yet
 _CHUNK = 2000
-_NO_END = 1 << 40
 
 Record = dict[str, Any]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import select
 import stat
@@ -22,7 +21,6 @@ from dm.station.acquisition.task import UPLOAD, Task
 from dm.station.acquisition.transports.base import FileStamp, SourceEntry
 from dm.station.acquisition.watch.filesystem import method_of
 
-_log = logging.getLogger(__name__)
 _CANDIDATES = 20_000  # a walk pauses while so many files are waiting to be whole
 _IDLE = 1.0
 _NOTHING = FileStamp(0, 0)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dm.common.client import RestClient, segment
-from dm.common.errors import AuthenticationError, DmException, InvalidSession, ObjectNotFound
+from dm.common.errors import DmException, ObjectNotFound
 from dm.common.paths import decode, encode
 
 Record = dict[str, Any]
@@ -116,8 +116,3 @@ class StorageSite:
             found = self.client.post(f"/experimentsById/{experiment_id}/files/check", body, timeout=timeout)
             answers |= {encode(str(record["experimentFilePath"])): dict(record) for record in found["files"]}
         return answers
-
-
-def lost_login(error: Exception) -> bool:
-    """Whether the service account's login, not the request, is what failed."""
-    return isinstance(error, AuthenticationError | InvalidSession)

@@ -30,7 +30,6 @@ _SILENCE = 15.0  # answers come every five seconds at the latest
 _SHORTEST_BAR = 15
 _LARGE = 10_000_000  # bytes per file from which on files are too few to tell how far it is
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
-_DONE = "done"
 
 follow_option = option(
     "--follow", is_flag=True, help="Stay and show how far it is; Ctrl-C ends the showing only. Fail when a file failed."

@@ -6,7 +6,6 @@ mode) and what a connection gets is what we enter for it, by the key it was let 
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,8 +14,6 @@ import zmq
 from dm.common.web.replies import to_json
 from dm.station.processing.zeromq.keys import ClientKey, ClientKeys
 from dm.station.processing.zeromq.messages import EVENTS, prefix, public, topic
-
-_log = logging.getLogger("dm.audit")
 
 
 class Publisher:
