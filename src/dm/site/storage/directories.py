@@ -36,6 +36,7 @@ FILE_MODE = 0o640
 ROOTS = ("data", "analysis")
 STAGING = ".staging"
 MARKER = "experiment.json"
+_NEW_MARKER = ".experiment.json.new"
 _PARTS = ("data", "analysis", "system")
 _FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -352,12 +353,12 @@ class ExperimentDirectory:
         Look(self.owner, PRIVATE_MODE).apply(descriptor)
 
     def files(self) -> Iterator[str]:
-        """Yield the path of everything in it that is no directory and not our own marker."""
-        marker = os.path.join(self.path, "system", MARKER)  # noqa: PTH118
+        """Yield the path of everything in it that is no directory and not our own marker, whole or cut short."""
+        ours = {os.path.join(self.path, "system", name) for name in (MARKER, _NEW_MARKER)}  # noqa: PTH118
         for directory, names, files in os.walk(self.path):
             for name in files + [name for name in names if os.path.islink(os.path.join(directory, name))]:  # noqa: PTH118, PTH114
                 found = os.path.join(directory, name)  # noqa: PTH118
-                if found != marker:
+                if found not in ours:
                     yield found
 
     def marker(self) -> dict[str, Any] | None:
@@ -371,7 +372,7 @@ class ExperimentDirectory:
 
     def _mark(self, experiment_id: int) -> None:
         with opened_directory(os.path.join(self.path, "system")) as system:  # noqa: PTH118
-            temporary = b".experiment.json.new"
+            temporary = _NEW_MARKER.encode()
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(temporary, dir_fd=system)
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=system)

@@ -10,6 +10,7 @@ import contextlib
 import os
 import stat
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from sqlalchemy import RowMapping
@@ -40,6 +41,7 @@ class Replication:
     :param owner: of all that is made. :param known: root (``data``, ``analysis``) and paths below it -> the records of
         those that are published. :param go_on: called now and then, with how far it is; raises to stop.
     :param only_missing: whatever is there already stays as it is; else what differs is copied again.
+    :param alone: entered while a file that was missing is given its name; keeps away whoever else might.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class Replication:
         known: Known,
         go_on: Callable[[Copied], None],
         only_missing: bool = False,
+        alone: Callable[[], AbstractContextManager[object]] = contextlib.nullcontext,
     ) -> None:
         self._source = source
         self._target = target
@@ -58,6 +61,7 @@ class Replication:
         self._known = known
         self._go_on = go_on
         self._only_missing = only_missing
+        self._alone = alone
         self._done = Copied()
 
     def run(self, parts: Iterable[str] = ("data", "analysis", "system")) -> Copied:
@@ -107,9 +111,8 @@ class Replication:
             before = os.fstat(source)
             there = tree.status(path)
             if there is None or (not self._only_missing and _identity(there) != _identity(before)):
-                self._copy(tree.directory(above), name, source, path, row)
+                self._done.made += self._copy(tree.directory(above), name, source, path, row)
                 tree.changed(above)
-                self._done.made += 1
             # What is appended to the manifest meanwhile belongs to files that are not in this copy.
             if not path.startswith(b"system/") and _identity(os.fstat(source)) != _identity(before):
                 raise TransferError(f"File {shown} changed while it was copied.")
@@ -117,7 +120,8 @@ class Replication:
         self._done.size += before.st_size
         self._go_on(self._done)
 
-    def _copy(self, directory: int, name: bytes, source: int, path: bytes, row: RowMapping | None) -> None:
+    def _copy(self, directory: int, name: bytes, source: int, path: bytes, row: RowMapping | None) -> bool:
+        """Copy a file; ``False`` if it is there now and shall stay."""
         hidden, shown = b".dm-" + digests_name(path), ascii(paths.display(path)[:300])
         before = os.fstat(source)
         with contextlib.suppress(FileNotFoundError):
@@ -138,7 +142,12 @@ class Replication:
             raise
         finally:
             os.close(target)
-        os.rename(hidden, name, src_dir_fd=directory, dst_dir_fd=directory)
+        with self._alone():
+            if self._only_missing and _exists(directory, name):
+                os.unlink(hidden, dir_fd=directory)  # published meanwhile
+                return False
+            os.rename(hidden, name, src_dir_fd=directory, dst_dir_fd=directory)
+        return True
 
     def _read(self, source: int, target: int | None) -> bytes:
         """Digest an open file and copy it to another one."""
@@ -151,6 +160,14 @@ class Replication:
                 rest = rest[os.write(target, rest) :]
             self._go_on(self._done)
         return made.digest()
+
+
+def _exists(directory: int, name: bytes) -> bool:
+    try:
+        os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _identity(status: os.stat_result) -> tuple[int, int]:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 import time
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +30,7 @@ from dm.site.storage.verification import digest
 ARCHIVE, RESTORE = "archiveExperiment", "restoreArchivedExperiment"
 TASKS = (ARCHIVE, RESTORE)
 _SOURCE = "archive"
+_AT_ONCE = 500
 
 
 class Vault:
@@ -104,29 +109,40 @@ class Vault:
     def _restore(self, row: RowMapping, progress: Progress) -> Finish:
         number, directory = row["experiment_id"], row["storage_directory"]
         place, owner = self._place(row["station_name"], number), self._owners.of_experiment(row)
+        # It stays active: what is published meanwhile is newer than what comes back.
         copy = Replication(
             str(place), directory, owner,
             known=known(self._store, number), go_on=Teller(progress, {}), only_missing=True,
+            alone=lambda: self._unpublished(number),
         )  # fmt: skip
         done = copy.run(ROOTS)
+        for root in ROOTS:
+            found = self._unrecorded(number, str(place), directory, root, progress)
+            while files := list(itertools.islice(found, _AT_ONCE)):
+                self._record(number, Manifest(directory, owner), root, files)
         progress.note(countFiles=done.files, countBytes=done.size, countCopied=done.made)
-        unrecorded = {root: self._unrecorded(number, str(place), directory, root, progress) for root in ROOTS}
+        return lambda connection: None
 
-        def finish(connection: Connection) -> None:
+    @contextlib.contextmanager
+    def _unpublished(self, number: int) -> Iterator[Connection]:
+        """Keep publishers away."""
+        with self._store.transaction() as connection:
             lock(connection, PUBLISH_LOCK, number)
-            manifest = Manifest(directory, owner)
-            for root, files in unrecorded.items():
-                if files:
-                    manifest.append([*(_line(row["id"], root, file) for file in files), _end(row["id"], len(files))])
-                    file_store.upsert(connection, number, root, files, source=_SOURCE, batch_id=row["id"])
+            yield connection
 
-        return finish
+    def _record(self, number: int, manifest: Manifest, root: str, files: list[file_store.Published]) -> None:
+        """Record files that came back, but none that was published since it was looked at."""
+        batch = str(uuid.uuid4())
+        with self._unpublished(number) as connection:
+            recorded = file_store.by_paths(connection, number, root, [file.path for file in files])
+            if wanted := [file for file in files if file.path not in recorded]:
+                manifest.append([*(_line(batch, root, file) for file in wanted), _end(batch, len(wanted))])
+                file_store.upsert(connection, number, root, wanted, source=_SOURCE, batch_id=batch)
 
     def _unrecorded(
         self, number: int, place: str, directory: str, root: str, progress: Progress
-    ) -> list[file_store.Published]:
-        """Return the files that are there as the archive has them and that storage has no record of."""
-        found: list[file_store.Published] = []
+    ) -> Iterator[file_store.Published]:
+        """Yield the files that are there as the archive has them and that storage has no record of."""
         for above, _, names in os.walk(os.fsencode(f"{place}/{root}")):
             progress.check()
             below = os.path.relpath(above, os.fsencode(f"{place}/{root}"))
@@ -142,8 +158,7 @@ class Vault:
                     if (status.st_size, status.st_mtime_ns) != (copy.st_size, copy.st_mtime_ns):
                         continue
                     value = bytes.fromhex(digest(descriptor, {digests.VERIFICATION})[1][digests.VERIFICATION])
-                found.append(file_store.Published(path, status.st_size, status.st_mtime_ns, value, None, 1))
-        return found
+                yield file_store.Published(path, status.st_size, status.st_mtime_ns, value, None, 1)
 
 
 def _line(batch: str, root: str, file: file_store.Published) -> dict[str, Any]:
