@@ -7,7 +7,9 @@ import gzip
 import json
 import lzma
 import os
+import threading
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,10 @@ from dm.common.errors import (
     ObjectAlreadyExists,
     ObjectNotFound,
 )
+from dm.site.storage import experiment_store
 from dm.site.storage.api import Experiment
+from dm.site.storage.file_changes import COMPRESS, _text
+from dm.site.storage.operations import Progress
 from tests.service import storage_fixtures as fx
 from tests.service.experiment_fixtures import CONTENTS, STEPS, Deaths, deaths_of, filled, finished, named
 
@@ -212,3 +217,37 @@ def test_kill_9_while_files_change(site: fx.Site, made: Experiment, deaths: Deat
         return {}
 
     assert deaths.rounds(step, "delete_files", all_there, gone, number=number, paths=list(CONTENTS)) > 5
+
+
+def test_what_somebody_writes_while_a_file_is_compressed_stays(site: fx.Site, made: Experiment) -> None:
+    changes, store, directory = site.service.use_cases.life.files, site.service.store, Path(made["dataDirectory"])
+    with store.transaction() as connection:
+        experiment = experiment_store.by_id(connection, made["id"])
+    assert experiment is not None
+
+    def begun() -> Any:
+        details = {"root": "data", "source": _text(b"run1/b"), "target": _text(b"run1/b.gz"), "compression": "gz"}
+        row: Any = {**experiment, "id": number, "name": COMPRESS, "experiment_id": made["id"], "details": details}
+        return changes._repack(row, Progress(store, number, threading.Event()))
+
+    number, file = str(uuid.uuid4()), directory / "run1/b"
+    kept = file.stat().st_mtime_ns
+    finish = begun()
+    file.write_bytes(b"written meanwhile")
+    with pytest.raises(InvalidObjectState, match="no longer the one"), store.transaction() as connection:
+        finish(connection)
+    assert file.read_bytes() == b"written meanwhile"
+    assert sorted(entry.name for entry in file.parent.iterdir()) == ["b", "deep"]
+
+    file.write_bytes(b"beta")
+    os.utime(file, ns=(kept, kept))
+    finish = begun()
+    with pytest.raises(ZeroDivisionError), store.transaction() as connection:
+        finish(connection)
+        raise ZeroDivisionError  # as a crash: the files are changed, the records are not
+    file.write_bytes(b"written anew")
+    finish = begun()
+    with store.transaction() as connection:
+        finish(connection)
+    assert file.read_bytes() == b"written anew" and READERS["gz"](directory / "run1/b.gz").read() == b"beta"
+    assert site.files(fx.MANAGER).statFile("run1/b.gz", made["name"], fx.STATION)["readyForProcessing"]

@@ -206,9 +206,7 @@ class FileChanges:
         with paths.opened_file(tree.root, step.source) as source:
             before = os.fstat(source)
             if (before.st_size, before.st_mtime_ns) != (known["size"], known["mtime_ns"]):
-                raise InvalidObjectState(
-                    f"File {step.shown} is no longer the one that was published; it stays as it is."
-                )
+                raise _other_now(step)
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
             target = os.open(step.hidden, flags, 0o600, dir_fd=directory)
             try:
@@ -248,7 +246,11 @@ class FileChanges:
         with Tree(f"{step.directory}/{step.root}", step.owner) as tree:
             directory = tree.directory(step.target.rpartition(b"/")[0])
             old, new = step.source.rpartition(b"/")[2], step.target.rpartition(b"/")[2]
+            published = _is_as_published(tree, step)
             if _exists(directory, step.hidden):
+                if not published:
+                    os.unlink(step.hidden, dir_fd=directory)
+                    raise _other_now(step)
                 taken = file_store.one(connection, step.experiment, step.root, step.target) is not None
                 if taken or _exists(directory, new):
                     os.unlink(step.hidden, dir_fd=directory)
@@ -258,7 +260,7 @@ class FileChanges:
                 os.fsync(directory)
             end = {"event": "committed", "batch": step.operation, "files": 1, "failed": [], "time": time.time()}
             manifest.append([end, _deleted(step.root, step.source, step.operation)])
-            with contextlib.suppress(FileNotFoundError):
+            if published:  # what somebody wrote there meanwhile stays
                 os.unlink(old, dir_fd=directory)
             os.fsync(directory)
         file_change_store.replace(connection, now, step.target, line)
@@ -294,6 +296,16 @@ def _plain(tree: Tree, path: bytes) -> bool:
     if status is not None and not stat.S_ISREG(status.st_mode):
         raise InvalidArgument(f"Path {paths.display(path)[:300]!a} is no plain file; nothing was deleted.")
     return status is not None
+
+
+def _is_as_published(tree: Tree, step: Step) -> bool:
+    """Whether the file to be replaced is there, and looks as it is recorded."""
+    status = tree.status(step.source)
+    return status is not None and (status.st_size, status.st_mtime_ns) == (step.known["size"], step.known["mtime_ns"])
+
+
+def _other_now(step: Step) -> InvalidObjectState:
+    return InvalidObjectState(f"File {step.shown} is no longer the one that was published; it stays as it is.")
 
 
 def _deleted(root: str, path: bytes, operation: str) -> dict[str, Any]:
