@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 import stat
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from dm.common.errors import CommunicationError, ConfigurationError, DmException, ServiceUnavailable, TransferError
 from dm.common.paths import display, encode
+from dm.common.secretfiles import first_line
 
 if TYPE_CHECKING:
     from globus_sdk import GlobusAPIError
@@ -112,19 +112,14 @@ def absolute_names(value: dict[str, str]) -> dict[str, str]:
 
 
 def secret(path: Path) -> str:
-    """Return the first line of a file that only this account may read."""
-    try:
-        with path.open(encoding="utf-8") as stream:
-            mode = os.fstat(stream.fileno()).st_mode
-            line = stream.readline().strip()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise ConfigurationError(f"Globus credential file {path} cannot be read: {reason}.") from None
-    if not line:
-        raise ConfigurationError(f"Globus credential file {path} is empty; write the secret or token into it.")
+    """Return the first line of a file that only this account may read.
+
+    :raises ConfigurationError: unreadable or empty.
+    """
+    line, mode = first_line(path, "Globus credential file")
     if mode & (stat.S_IROTH | stat.S_IWOTH):
         _log.warning("Globus credential file %s can be read by everybody; run: chmod 600 %s", path, path)
-    return line
+    return line.strip()
 
 
 def _cause(error: BaseException) -> str:

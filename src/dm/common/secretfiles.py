@@ -1,16 +1,37 @@
-"""Files of secrets that the settings name: which they are, and whether others can read them."""
+"""Files of secrets that the settings name: reading them, which they are, and whether others can read them."""
 
 from __future__ import annotations
 
 import logging
+import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 from pydantic import BaseModel
 
+from dm.common.errors import ConfigurationError
+
 NAMES = ("key", "password_file", "login_file", "secret_file", "token_file")
 _log = logging.getLogger("dm.settings")
+
+
+def first_line(path: str | os.PathLike[str], what: str) -> tuple[str, int]:
+    """Return the first line of a file, without its end, and the file's permission bits.
+
+    :param what: the file is, at the beginning of an error's text.
+    :raises ConfigurationError: unreadable, or the line is blank. The text never holds the secret.
+    """
+    try:
+        with Path(path).open(encoding="utf-8") as stream:
+            mode = stat.S_IMODE(os.fstat(stream.fileno()).st_mode)
+            line = stream.readline().rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise ConfigurationError(f"{what} {os.fspath(path)} cannot be read: {reason}.") from None
+    if not line.strip():
+        raise ConfigurationError(f"{what} {os.fspath(path)} is empty; write the secret into its first line.")
+    return line, mode
 
 
 def named(settings: BaseModel, prefix: str) -> Iterator[tuple[str, Path]]:

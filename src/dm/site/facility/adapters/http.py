@@ -13,6 +13,7 @@ from pydantic import Field, field_validator, model_validator
 
 from dm.common import environment
 from dm.common.errors import CommunicationError, ConfigurationError
+from dm.common.secretfiles import first_line
 from dm.site.facility.adapters.base import KINDS, FacilityAdapter, Person
 from dm.site.facility.adapters.translation import PEOPLE_KEY, TranslatingSettings, Translation, at
 
@@ -223,10 +224,7 @@ class Http(FacilityAdapter):
 
 
 def _secret(file: Path) -> str:
-    try:
-        text = file.read_text("utf-8").strip()
-    except (OSError, UnicodeError) as error:
-        raise ConfigurationError(f"Token file {file} cannot be read: {error}.") from error
-    if not text.isascii() or not text.isprintable() or not text:
+    text = first_line(file, "Token file")[0].strip()
+    if not text.isascii() or not text.isprintable():
         raise ConfigurationError(f"Token file {file} holds no token; write it on one line.")
     return text

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from dm.common.errors import ConfigurationError
+from dm.common.secretfiles import first_line
 from dm.common.settings import ServiceSettings, build, read
 
 _PLACE = "{username}"
@@ -174,18 +174,7 @@ class LdapSettings(ServiceSettings):
 
     def password(self) -> str:
         """Return the password of the account. :raises ConfigurationError: the file is unreadable or empty."""
-        try:
-            lines = self.bind_password_file.read_text().splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "it is not text"
-            raise ConfigurationError(
-                f"storage.ldap.bind_password_file {self.bind_password_file} cannot be read: {reason}."
-            ) from None
-        if not lines or not lines[0]:
-            raise ConfigurationError(
-                f"storage.ldap.bind_password_file {self.bind_password_file} is empty; write the password into it."
-            )
-        return lines[0]
+        return first_line(self.bind_password_file, "storage.ldap.bind_password_file")[0]
 
 
 class _StorageSection(BaseModel):
