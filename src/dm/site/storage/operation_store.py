@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, Select, cast, delete, func, insert, text, update
+from sqlalchemy import Connection, RowMapping, Select, cast, delete, func, insert, select, text, update
 from sqlalchemy.dialects.postgresql import JSONB
 
 from dm.site.database.tables import experiment_roles, experiments, operations, stations, storages
@@ -69,11 +69,11 @@ def is_first(connection: Connection, row: RowMapping) -> bool:
     return unfinished(connection, row["experiment_id"])[0]["id"] == row["id"]
 
 
-def begin(connection: Connection, operation_id: str) -> None:
-    """Note that it runs (again)."""
-    connection.execute(
+def begin(connection: Connection, operation_id: str) -> bool:
+    """Note that it runs (again); ``False`` if it ended this instant."""
+    statement = (
         update(operations)
-        .where(operations.c.id == operation_id)
+        .where(operations.c.id == operation_id, _UNFINISHED)
         .values(
             status="running",
             started=func.coalesce(operations.c.started, func.now()),
@@ -81,6 +81,15 @@ def begin(connection: Connection, operation_id: str) -> None:
             not_before=None,
         )
     )
+    return connection.execute(statement).rowcount == 1
+
+
+def hold(connection: Connection, operation_id: str, attempt: int) -> bool:
+    """Lock it until the commit; ``False`` if it ended, or this is not its last attempt any more."""
+    statement = select(operations.c.id).where(
+        operations.c.id == operation_id, operations.c.status == "running", operations.c.attempts == attempt
+    )
+    return connection.execute(statement.with_for_update()).first() is not None
 
 
 def postpone(connection: Connection, operation_id: str, seconds: float, counts: bool) -> None:

@@ -10,12 +10,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping
+from sqlalchemy import Connection, RowMapping, text
+from sqlalchemy.exc import SQLAlchemyError
 
 from dm.common import timestamps
 from dm.common.errors import DmException, InternalError, InvalidObjectState, ObjectNotFound, ServiceUnavailable
@@ -34,10 +36,15 @@ _STOP_SECONDS = 1.0
 _LONGEST_DELAY = 60.0
 _SOON = 0.2
 _LISTED = 1000
+_ASK_SECONDS = 1.0
 
 
 class NotYetError(Exception):
     """Something else has to end first, and soon will."""
+
+
+class ClaimLostError(Exception):
+    """The database let go of our claim; somebody else may be at the operation."""
 
 
 @dataclass(frozen=True)
@@ -56,17 +63,28 @@ class Kind:
 
 
 class Progress:
-    """What an operation that runs tells of itself. :param stop: set when the service stops."""
+    """What an operation that runs tells of itself.
 
-    def __init__(self, store: Store, operation_id: str, stop: threading.Event) -> None:
+    :param stop: set when the service stops. :param claim: the transaction that keeps everybody else away.
+    """
+
+    def __init__(self, store: Store, operation_id: str, stop: threading.Event, claim: Connection | None = None) -> None:
         self._store = store
         self._id = operation_id
+        self._claim = claim
+        self._asked = time.monotonic()
         self.stop = stop
 
     def check(self) -> None:
-        """Return if it may go on. :raises StoppedError: the service stops."""
+        """Return if it may go on. :raises StoppedError: the service stops. :raises ClaimLostError: see there."""
         if self.stop.is_set():
             raise StoppedError
+        if self._claim is not None and time.monotonic() - self._asked > _ASK_SECONDS:
+            try:
+                self._claim.execute(text("SELECT 1"))
+            except SQLAlchemyError as error:
+                raise ClaimLostError from error
+            self._asked = time.monotonic()
 
     def note(self, **numbers: Any) -> None:
         """Show these keys in the operation's record from now on."""
@@ -234,25 +252,28 @@ class Operations:
                     return False
                 if not operation_store.is_first(connection, row):
                     return False
-                operation_store.begin(connection, operation_id)
-            self._attempt(row, self._kinds[row["name"]])
+                if not operation_store.begin(connection, operation_id):
+                    return False
+            self._attempt(row, self._kinds[row["name"]], claim)
             return True
 
-    def _attempt(self, row: RowMapping, kind: Kind) -> None:
+    def _attempt(self, row: RowMapping, kind: Kind, claim: Connection) -> None:
         operation_id, attempt = row["id"], row["attempts"] + 1
         try:
-            finish = kind.carry_out(row, Progress(self._store, operation_id, self._stop))
-            with self._store.transaction() as connection:
+            finish = kind.carry_out(row, Progress(self._store, operation_id, self._stop, claim))
+            with self._ours(operation_id, attempt) as connection:
                 finish(connection)
                 operation_store.end(connection, operation_id)
+        except ClaimLostError:
+            LOG.warning("%s of experiment %d: the database let go of it", row["name"], row["experiment_id"])
         except (StoppedError, NotYetError) as error:
-            with contextlib.suppress(DmException), self._store.transaction() as connection:
+            with contextlib.suppress(DmException, ClaimLostError), self._ours(operation_id, attempt) as connection:
                 operation_store.postpone(connection, operation_id, _SOON * isinstance(error, NotYetError), False)
             return
         except (ServiceUnavailable, OSError) as error:
             LOG.warning("%s of experiment %d, attempt %d: %s", row["name"], row["experiment_id"], attempt, error)
             if attempt < kind.attempts:
-                with self._store.transaction() as connection:
+                with contextlib.suppress(ClaimLostError), self._ours(operation_id, attempt) as connection:
                     operation_store.postpone(connection, operation_id, min(2.0**attempt, _LONGEST_DELAY), True)
                 return
             self._fail(row, kind, error if isinstance(error, DmException) else ServiceUnavailable(f"{error}"))
@@ -262,8 +283,16 @@ class Operations:
             LOG.exception("%s of experiment %d", row["name"], row["experiment_id"])
             self._fail(row, kind, InternalError(f"{type(error).__name__}; the storage log has more."))
 
-    def _fail(self, row: RowMapping, kind: Kind, error: DmException) -> None:
+    @contextlib.contextmanager
+    def _ours(self, operation_id: str, attempt: int) -> Iterator[Connection]:
+        """Run a transaction in which nobody else can begin it. :raises ClaimLostError: somebody has, or ended it."""
         with self._store.transaction() as connection:
+            if not operation_store.hold(connection, operation_id, attempt):
+                raise ClaimLostError
+            yield connection
+
+    def _fail(self, row: RowMapping, kind: Kind, error: DmException) -> None:
+        with contextlib.suppress(ClaimLostError), self._ours(row["id"], row["attempts"] + 1) as connection:
             kind.undo(connection, row, error)
             operation_store.end(connection, row["id"], str(error))
         LOG.error("%s of experiment %d failed: %s", row["name"], row["experiment_id"], error)
