@@ -150,6 +150,24 @@ def test_local_users_and_foreign_entries_are_left_alone(site: fx.Site, slapd: Sl
     assert entry(slapd, fx.ALICE) == {}  # a local user
 
 
+def test_nobody_of_a_directory_becomes_an_account_of_the_system(site: fx.Site, slapd: Slapd) -> None:
+    name = name_for(site, 30)
+    number = add_person(site, name)
+    until(lambda: entry(slapd, name), what="the entry")
+    for taken in ("root", "daemon"):
+        change(site, number, username=taken)
+        report = keeper(site).push_users([number], {taken: HASHED})
+        assert [one["user"] for one in report.refused] == [taken] and "system" in report.refused[0]["reason"]
+        assert entry(slapd, taken) == {} and entry(slapd, name)
+    change(site, number, username=name)
+    other = add_person(site, name_for(site, 31), active=False)
+    change(site, other, username="root", active=True)
+    assert keeper(site).push_users([other], {"root": HASHED}).refused
+    assert entry(slapd, "root") == {}
+    change(site, other, username=name_for(site, 31))
+    assert not keeper(site).push_users([number, other]).refused
+
+
 def test_drift_of_people_is_repaired(site: fx.Site, slapd: Slapd) -> None:
     assert site.settings.ldap is not None
     lost, changed = name_for(site, 6), name_for(site, 7)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import RowMapping
@@ -27,6 +28,8 @@ _COMPARED = (
 _CLOSED_SHELL = "/usr/sbin/nologin"
 _LOCKED_FOR_GOOD = "000001010000Z"
 _AT_ONCE = 50
+_PASSWD = Path("/etc/passwd")
+_LEAST_UID = 1000
 
 Row = Mapping[str, Any] | RowMapping
 
@@ -65,6 +68,7 @@ class Accounts:
     def __init__(self, settings: LdapSettings) -> None:
         self._settings = settings
         self._mark = f"{settings.mark}:user:"
+        self._system = _system_accounts()
         self._attributes = ["uid", "description", *_COMPARED]
         if settings.deactivation == "lock":
             self._attributes.append("pwdAccountLockedTime")
@@ -145,6 +149,9 @@ class Accounts:
         gone = self._settings.deactivation == "remove" and not row["active"]
         if taken is not None and taken["id"] != row["id"]:
             report.foreign.append(name)
+        elif name in self._system and row["active"] and (entry is None or entry["uid"] != [name]):
+            # On hosts that ask LDAP for passwords, whoever the directory calls so would be that account.
+            raise ldap.EntryRefused(f"{name} is an account of the system; the user needs another name.")
         elif row["uid_number"] is None:
             report.unnumbered.append(name)
         elif entry is None:
@@ -249,3 +256,10 @@ class Accounts:
 
     def _dn(self, username: str) -> str:
         return f"uid={ldap.escaped_dn(username)},{self._settings.people_base}"
+
+
+def _system_accounts() -> frozenset[str]:
+    """Return root and the accounts of this host itself with numbers below those of people."""
+    lines = [line.split(":") for line in _PASSWD.read_text("utf-8", "replace").splitlines()]
+    found = {parts[0] for parts in lines if len(parts) > 2 and parts[2].isdecimal() and int(parts[2]) < _LEAST_UID}
+    return frozenset(found | {"root"})
