@@ -20,6 +20,8 @@ from dm.common.errors import (
     ObjectNotFound,
 )
 from dm.common.web.routes import Who
+from dm.site.facility.selection import Selection
+from dm.site.facility.viewer import Viewer
 from tests.service.facility_fixtures import (
     BEGIN,
     RUN,
@@ -254,6 +256,15 @@ def test_people_are_found_by_their_badge_whatever_they_are_called(facility: Faci
         connection.execute(text("UPDATE users SET badge = 444444 WHERE username = 'carol'"))
     plan = facility.esafs("carol").getExperimentPlan("2BM", 200004)
     assert [(one["username"], one["lastName"]) for one in plan["users"]] == [("carol", "Last"), ("", "Badgeless")]
+
+
+def test_a_name_that_looks_like_a_badge_of_somebody_else_lets_nobody_in(facility: Facility, site: Site) -> None:
+    for name, badge in (("d888888", 5), ("d777777", 777777)):
+        site.service.use_cases.users.add(name, f"secret-of-{name}")
+        with facility.service.store.transaction() as connection:
+            connection.execute(text("UPDATE users SET badge = :b WHERE username = :n"), {"b": badge, "n": name})
+    viewer = Viewer(facility.service.store, facility.service.readings, Selection({}))
+    assert viewer.usernames(["888888", "777777", "5", "6"]) == {"777777": "d777777", "5": "d888888", "6": "d6"}
 
 
 def test_experiment_for_a_proposal_that_was_cut_off(facility: Facility, site: Site) -> None:

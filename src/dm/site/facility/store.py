@@ -138,6 +138,14 @@ def badge_of(connection: Connection, username: str) -> int | None:
     return connection.execute(select(users.c.badge).where(users.c.username == username)).scalar_one_or_none()
 
 
+def badges_of(connection: Connection, usernames: Sequence[str]) -> dict[str, int]:
+    """Return user name -> badge of those of these users who have one."""
+    rows = connection.execute(
+        select(users.c.username, users.c.badge).where(users.c.username.in_(usernames), users.c.badge.is_not(None))
+    )
+    return {row.username: row.badge for row in rows}
+
+
 def usernames_of(connection: Connection, badges: Sequence[int]) -> dict[int, str]:
     """Return badge -> user name of the active users who have these badges; of several the first."""
     rows = connection.execute(

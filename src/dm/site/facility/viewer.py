@@ -59,11 +59,17 @@ class Viewer:
             return store.fetched(connection, kind, keys)
 
     def usernames(self, badges: Iterable[str]) -> dict[str, str]:
-        """Return badge -> user name, ``d<badge>`` where nobody has the badge; what is no badge number is left out."""
+        """Return badge -> user name, ``d<badge>`` where nobody has the badge.
+
+        Left out: what is no badge number, and badges of nobody whose ``d<badge>`` is somebody with another badge.
+        """
         numbers = [int(badge) for badge in badges if badge.isascii() and badge.isdigit() and len(badge) <= 9]
         with self._store.transaction() as connection:
             found = store.usernames_of(connection, numbers)
-        return {str(number): found.get(number, f"d{number}") for number in numbers}
+            likely = {number: f"d{number}" for number in numbers if number not in found}
+            others = store.badges_of(connection, list(likely.values()))
+        found |= {number: name for number, name in likely.items() if others.get(name, number) == number}
+        return {str(number): found[number] for number in numbers if number in found}
 
     def of_station(self, station: str | None) -> Wanted:
         """Return the condition that a record belongs to a station; without one that there is a record."""
