@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import RowMapping, text
 
-from dm.common.errors import ServiceUnavailable
+from dm.common.errors import InvalidObjectState, ObjectAlreadyExists, ServiceUnavailable
 from dm.site.database.store import OPERATION_LOCK
 from dm.site.storage import operation_store
 from dm.site.storage.batches import Signal
 from dm.site.storage.directories import ExperimentDirectory, Owner, Owners
+from dm.site.storage.experiments import Reference, find
+from dm.site.storage.file_changes import COMPRESS, DELETE, _text
 from dm.site.storage.manifest import read
 from dm.site.storage.operations import Finish, Kind, Operations, Progress
 from dm.site.storage.replication import Copied, Replication
@@ -112,3 +117,97 @@ def test_an_operation_the_database_let_go_of_is_ended_once(site: fx.Site) -> Non
     with store.transaction() as connection:
         row = operation_store.get(connection, operation_id)
     assert row is not None and (row["status"], row["attempts"]) == ("done", 2)
+
+
+def begun(site: fx.Site, name: str, number: int, **details: Any) -> tuple[RowMapping, Progress]:
+    """Return an operation that was asked for, and whose end is up to the test."""
+    operation_id, store = str(uuid.uuid4()), site.service.store
+    with store.transaction() as connection:
+        values = {"id": operation_id, "name": name, "experiment_id": number, "username": fx.MANAGER}
+        operation_store.add(connection, values | {"details": details})
+        row = operation_store.get(connection, operation_id)
+        operation_store.end(connection, operation_id)  # for everybody else
+    assert row is not None
+    return row, Progress(store, operation_id, threading.Event())
+
+
+def anew(site: fx.Site, name: str, contents: dict[str, bytes]) -> None:
+    """Publish files a second time."""
+    grant = site.station(fx.MANAGER).addGrant(name, "daq", fx.STATION)
+    assert {one["status"] for one in fx.publish(site.station(), grant, contents).values()} == {"stored"}
+    site.station().deleteGrant(grant["id"])
+
+
+def test_what_is_published_anew_before_a_compression_is_done_again_stays(site: fx.Site) -> None:
+    made, store, files = filled(site, named()), site.service.store, site.service.use_cases.life.files
+    data = Path(made["dataDirectory"])
+    details = {"root": "data", "source": _text(b"run1/b"), "target": _text(b"run1/b.gz"), "compression": "gz"}
+    row, progress = begun(site, COMPRESS, made["id"], **details)
+    finish = files._repack(row, progress)
+    with pytest.raises(ZeroDivisionError), store.transaction() as connection:
+        finish(connection)
+        raise ZeroDivisionError  # as a crash: the files are changed, the records are not
+    anew(site, made["name"], {"run1/b": b"measured anew"})
+    finish = files._repack(row, progress)
+    with pytest.raises(ObjectAlreadyExists), store.transaction() as connection:
+        finish(connection)
+    assert (data / "run1/b").read_bytes() == b"measured anew"
+    assert gzip.decompress((data / "run1/b.gz").read_bytes()) == b"beta" and not list(data.rglob(".dm-*"))
+    assert site.files(fx.MANAGER).statFile("run1/b", made["name"], fx.STATION)["readyForProcessing"]
+
+
+def test_what_is_published_after_its_deletion_was_asked_for_stays(site: fx.Site) -> None:
+    made, store, files = filled(site, named()), site.service.store, site.service.use_cases.life.files
+    data = Path(made["dataDirectory"])
+    row, progress = begun(site, DELETE, made["id"], root="data", paths=[_text(b"a"), _text(b"run1/b")])
+    anew(site, made["name"], {"a": b"measured anew"})
+    finish = files._delete(row, progress)
+    with store.transaction() as connection:
+        finish(connection)
+        ended = operation_store.get(connection, row["id"])
+    assert ended is not None
+    assert ended["details"]["shown"] == {"countFiles": 1, "countMissing": 0, "countNewer": 1}
+    assert (data / "a").read_bytes() == b"measured anew" and not (data / "run1/b").exists()
+
+
+def test_files_are_not_deleted_in_what_begins_to_move(site: fx.Site) -> None:
+    made, refused = filled(site, named()), threading.Event()
+
+    def ask() -> None:
+        with pytest.raises(InvalidObjectState, match="is moving now"):
+            site.files(fx.MANAGER).deleteFiles(["a"], made["name"], fx.STATION)
+        refused.set()
+
+    thread = threading.Thread(target=ask)
+    with site.service.store.transaction() as connection:
+        find(connection, Reference(id=made["id"]), lock=True)
+        operation_store.set_state(connection, made["id"], "moving")
+        thread.start()
+        until_waiting(site)
+    thread.join(60)
+    assert refused.is_set() and Path(made["dataDirectory"], "a").exists()
+
+
+def until_waiting(site: fx.Site) -> None:
+    """Return when somebody waits for a lock in the site's database."""
+    deadline = time.monotonic() + 30
+    while True:
+        with site.service.store.transaction() as connection:
+            statement = (
+                "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+            )
+            if connection.execute(text(statement)).scalar_one():
+                return
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_compressed_file_published_anew_is_a_file_like_others(site: fx.Site) -> None:
+    made, api, files = filled(site, named()), site.experiments(fx.MANAGER), site.files(fx.MANAGER)
+    where = made["name"], fx.STATION
+    finished(api, files.compressFile("run1/b", *where))
+    anew(site, made["name"], {"run1/b.gz": gzip.compress(b"measured anew")})
+    record = files.statFile("run1/b.gz", *where)
+    assert record["compression"] == "" and "contentDigests" not in record and "contentSize" not in record
+    finished(api, files.decompressFile("run1/b.gz", *where))
+    assert Path(made["dataDirectory"], "run1/b").read_bytes() == b"measured anew"

@@ -122,14 +122,15 @@ class FileChanges:
         """Delete files, published or not, from storage; the catalog is the station's.
 
         :param wanted: paths below ``root``, at most 1,000. :param root: ``data`` or ``analysis``.
-        :returns: the operation, done or under way, with ``countFiles`` and ``countMissing`` when it is done.
+        :returns: the operation, done or under way, with ``countFiles`` and ``countMissing`` when it is done, and
+            ``countNewer`` if some were published anew since it was asked for, and kept.
         :raises InvalidArgument: a path that cannot be. :raises InvalidObjectState: the directory is frozen.
         """
         if not 1 <= len(wanted) <= MOST:
             raise InvalidArgument(f"{len(wanted)} paths are not 1 to {MOST}; delete in parts.")
         found = list(dict.fromkeys(paths.relative(path) for path in wanted))
         with self._store.transaction() as connection:
-            experiment = find(connection, reference)
+            experiment = find(connection, reference, lock=True)  # what moves or deletes it comes before, or after
             chosen = checked_root(root)
             _refuse_closed(experiment, chosen)
             operation_id = self._operations.submit(
@@ -148,7 +149,7 @@ class FileChanges:
         connection: Connection, reference: Reference, path: str, root: str | None
     ) -> tuple[RowMapping, RowMapping]:
         relative = paths.relative(path)
-        experiment = find(connection, reference)
+        experiment = find(connection, reference, lock=True)
         for candidate in (checked_root(root),) if root else ROOTS:
             row = file_store.one(connection, experiment["id"], candidate, relative)
             if row is not None:
@@ -193,7 +194,9 @@ class FileChanges:
         )  # fmt: skip
         with Tree(f"{step.directory}/{step.root}", step.owner) as tree:
             line = lines_of(step.directory, step.operation).get(paths.decode(step.target))
-            if line is None or not _is_there(tree, step.target, line):
+            # Made from what is recorded now; of what was published anew after a crash it would be the end.
+            ours = line is not None and line["version"] == known["version"] + 1
+            if line is None or not ours or not _is_there(tree, step.target, line):
                 line = self._make(tree, step, progress)
         return lambda connection: self._switch(connection, step, line)
 
@@ -266,12 +269,16 @@ class FileChanges:
         file_change_store.replace(connection, now, step.target, line)
 
     def _delete(self, row: RowMapping, progress: Progress) -> Finish:
-        root, wanted = row["details"]["root"], [_bytes(text) for text in row["details"]["paths"]]
+        root, asked = row["details"]["root"], [_bytes(text) for text in row["details"]["paths"]]
         number, directory, owner = row["experiment_id"], row["storage_directory"], self._owners.of_experiment(row)
 
         def finish(connection: Connection) -> None:
             lock(connection, PUBLISH_LOCK, number)
-            known = file_store.by_paths(connection, number, root, wanted)
+            known = dict(file_store.by_paths(connection, number, root, asked))
+            # What was published after it was asked for is another file of that name.
+            newer = {path for path, found in known.items() if found["published"] > row["submitted"]}
+            wanted = [path for path in asked if path not in newer]
+            known = {path: found for path, found in known.items() if path not in newer}
             with Tree(f"{directory}/{root}", owner) as tree:
                 there = [path for path in wanted if _plain(tree, path)]
                 told = [path for path in wanted if path in known or path in set(there)]
@@ -285,6 +292,7 @@ class FileChanges:
                 tree.sync()
             file_change_store.forget(connection, number, root, list(known))
             counts = {"countFiles": len(told), "countMissing": len(wanted) - len(told)}
+            counts |= {"countNewer": len(newer)} if newer else {}
             operation_store.note(connection, row["id"], {"shown": counts})
 
         return finish

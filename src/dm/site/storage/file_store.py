@@ -25,6 +25,10 @@ _UPSERT = text(
     " ON CONFLICT (experiment_id, root, path_key) DO UPDATE SET size = excluded.size,"
     "  mtime_ns = excluded.mtime_ns, digest = excluded.digest, md5 = excluded.md5, version = excluded.version,"
     "  source = excluded.source, batch_id = excluded.batch_id, published = excluded.published, damaged = NULL"
+    # What is known of compressed contents is not known of others.
+    ", compression = CASE WHEN published_files.digest = excluded.digest THEN published_files.compression END"
+    ", content_size = CASE WHEN published_files.digest = excluded.digest THEN published_files.content_size END"
+    ", content_digest = CASE WHEN published_files.digest = excluded.digest THEN published_files.content_digest END"
 )
 _BY_PATHS = select(published_files).where(
     published_files.c.experiment_id == bindparam("experiment"),
