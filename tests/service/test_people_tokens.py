@@ -247,6 +247,21 @@ def test_whose_tokens_one_may_make_see_and_revoke(site: fx.Site) -> None:
     assert token["id"] in {one["id"] for one in manager.getTokens(includeEnded=True)}
 
 
+def test_a_station_s_account_does_not_become_its_manager_by_a_token(site: fx.Site) -> None:
+    """It uses grants and gives none; by a manager's token it could."""
+    body = {"name": "mine", "scopes": ["all"], "stationName": fx.STATION}
+    own = site.rest(fx.SERVICE).post("/tokens", body)
+    assert own["username"] == fx.SERVICE
+    with pytest.raises(AuthorizationError, match="managers make them"):
+        site.rest(fx.SERVICE).post("/tokens", body | {"username": fx.MANAGER})
+    managers = site.rest(fx.MANAGER).post("/tokens", body)
+    listed = [one["id"] for one in site.rest(fx.SERVICE).get("/tokens")]
+    assert own["id"] in listed and managers["id"] not in listed
+    with pytest.raises(ObjectNotFound):
+        site.rest(fx.SERVICE).delete(f"/tokens/{managers['id']}")
+    assert site.rest(fx.MANAGER).delete(f"/tokens/{own['id']}")["status"] == "revoked"
+
+
 def test_what_a_token_cannot_be(site: fx.Site) -> None:
     alice = api(site, fx.ALICE)
     for scopes, options in ((["root"], {}), ([], {}), (["read"], {"days": 0}), (["read"], {"days": 101})):

@@ -157,7 +157,7 @@ class Tokens:
             "Tokens are made for oneself; managers make them for their station's own accounts (name the station), "
             "administrators for those of all stations."
         )
-        if not principal.is_admin and not any(principal.manages(name) for name in principal.station_roles):
+        if not principal.is_admin and not _led_by(principal):
             raise AuthorizationError(refusal)
         if user is None:
             raise ObjectNotFound(f"User {username[:80]!a} does not exist.")
@@ -165,7 +165,7 @@ class Tokens:
         places = {name for name, roles in account.station_roles.items() if roles} & ({station} if station else set())
         if principal.is_admin and station is None:
             places = set(account.station_roles)
-        if user["badge"] is not None or not any(principal.manages(name) for name in places):
+        if user["badge"] is not None or not (places if principal.is_admin else places & _led_by(principal)):
             raise AuthorizationError(refusal)
         return user
 
@@ -174,10 +174,9 @@ class Tokens:
 
         :param username: only those of this account. :param dead: also revoked and expired ones.
         """
-        stations = [name for name in principal.station_roles if principal.manages(name)]
         who = None if principal.is_admin else principal.username
         with self._store.transaction() as connection:
-            rows = token_store.listing(connection, who, stations, dead)
+            rows = token_store.listing(connection, who, sorted(_led_by(principal)), dead)
         return [record(row) for row in rows if username in (None, row["username"])]
 
     def revoke(self, principal: Principal, token_id: str) -> dict[str, Any]:
@@ -236,7 +235,13 @@ def _scopes(scopes: Sequence[str]) -> list[str]:
     return sorted(set(scopes))
 
 
+def _led_by(principal: Principal) -> set[str]:
+    """Return the stations somebody is manager of, without being the station's service account as well.
+
+    That one gives no grants, and must not get at them by the token of an account that does.
+    """
+    return {name for name, roles in principal.station_roles.items() if "manager" in roles and "service" not in roles}
+
+
 def _rules_over(principal: Principal, row: RowMapping) -> bool:
-    if principal.username == row["username"] or principal.is_admin:
-        return True
-    return row["station"] is not None and principal.manages(row["station"])
+    return principal.username == row["username"] or principal.is_admin or row["station"] in _led_by(principal)
