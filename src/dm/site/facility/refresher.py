@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import threading
-
+from dm.common.caller import Caller
 from dm.common.errors import DmException
+from dm.common.rounds import Rounds
 from dm.site.facility.adapters.base import LOG
 from dm.site.facility.reading import Readings
 
@@ -21,31 +21,25 @@ class Refresher:
     def __init__(self, readings: Readings, look_seconds: float = _LOOK_SECONDS) -> None:
         self._readings = readings
         self._look_seconds = look_seconds
-        self._stopping = threading.Event()
-        self._thread: threading.Thread | None = None
+        caller = Caller(actor="facility-refresher", service="facility")
+        self._rounds = Rounds("facility refresher", self._round, retry_seconds=look_seconds, caller=caller)
 
     def start(self) -> None:
         """Begin; the first look is at once."""
-        self._stopping.clear()
-        self._thread = threading.Thread(target=self._run, name="facility refresher", daemon=True)
-        self._thread.start()
+        self._rounds.start()
 
     def stop(self) -> None:
         """End; a reading that goes on is waited for, but not for long: what it did not finish is undone."""
-        self._stopping.set()
-        if self._thread is not None:
-            self._thread.join(_STOP_SECONDS)
-            self._thread = None
+        self._rounds.stop(_STOP_SECONDS)
 
-    def _run(self) -> None:
-        while not self._stopping.is_set():
-            for adapter, kind in list(self._readings.pairs()):
-                if self._stopping.is_set():
-                    return
-                try:
-                    self._readings.read(adapter, kind, due=True)
-                except DmException as error:
-                    LOG.warning("facility records not read: %s", error)
-                except Exception:  # the other lists are to be read all the same
-                    LOG.exception("reading %s of adapter %s", kind, adapter)
-            self._stopping.wait(self._look_seconds)
+    def _round(self) -> float:
+        for adapter, kind in list(self._readings.pairs()):
+            if self._rounds.stopping.is_set():
+                break
+            try:
+                self._readings.read(adapter, kind, due=True)
+            except DmException as error:
+                LOG.warning("facility records not read: %s", error)
+            except Exception:  # the other lists are to be read all the same
+                LOG.exception("reading %s of adapter %s", kind, adapter)
+        return self._look_seconds

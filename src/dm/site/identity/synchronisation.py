@@ -22,6 +22,7 @@ from dm.common import timestamps
 from dm.common.caller import CALLER, Caller, calling
 from dm.common.errors import DmException, InvalidArgument, InvalidObjectState, ObjectNotFound
 from dm.common.health import Health, Level
+from dm.common.rounds import Rounds
 from dm.common.texts import storable
 from dm.site.database.store import USER_SYNC_LOCK, Store, try_lock
 from dm.site.identity import audit, sync_plan, sync_store
@@ -105,9 +106,10 @@ class UserSynchronisation:
         self._sources = sources
         self._settings = settings
         self._push = push
-        self._stop = threading.Event()
+        caller = Caller(actor=ACTOR, service="facility")
+        self._rounds = Rounds(ACTOR, self._round, retry_seconds=_TICK_SECONDS, first_seconds=1.0, caller=caller)
+        self._stop = self._rounds.stopping
         self._ended = threading.Condition()
-        self._worker: threading.Thread | None = None
         self._runs: dict[str, tuple[str, threading.Thread]] = {}
 
     # --- use cases -------------------------------------------------------------------------------------------
@@ -330,34 +332,30 @@ class UserSynchronisation:
     def start(self) -> None:
         """Begin to run whenever a run is due."""
         if self.names and self._settings.every_hours > 0:
-            self._worker = threading.Thread(target=self._run, name="user-sync", daemon=True)
-            self._worker.start()
+            self._rounds.start()
 
     def stop(self) -> None:
         """End; a run under way is given a moment, and undone by the database if it takes longer."""
         self._stop.set()
         with self._ended:
-            threads = [thread for _, thread in self._runs.values()] + ([self._worker] if self._worker else [])
+            threads = [thread for _, thread in self._runs.values()]
             self._ended.notify_all()
         for thread in threads:
             thread.join(_STOP_SECONDS)
+        self._rounds.stop(_STOP_SECONDS)
 
-    def _run(self) -> None:
-        while not self._stop.wait(1.0):
-            for name in self.names:
-                if self._stop.is_set():
-                    return
-                try:
-                    if self._due(name):
-                        with calling(Caller(actor=ACTOR, service="facility")):
-                            self.run(ACTOR, name)
-                except InvalidObjectState:
-                    LOG.debug("users of %s are being synchronised by somebody else", name)
-                except DmException as error:
-                    LOG.warning("user synchronisation waits: %s", error)
-                except Exception:
-                    LOG.exception("user synchronisation")
-            self._stop.wait(_TICK_SECONDS)
+    def _round(self) -> float:
+        for name in self.names:
+            if self._stop.is_set():
+                break
+            try:
+                if self._due(name):
+                    self.run(ACTOR, name)
+            except InvalidObjectState:
+                LOG.debug("users of %s are being synchronised by somebody else", name)
+            except DmException as error:  # the other directories are to be read all the same
+                LOG.warning("user synchronisation waits: %s", error)
+        return _TICK_SECONDS
 
     def _due(self, name: str) -> bool:
         """Whether it is time: after the interval, or after a failed try a while later."""

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import logging
-import threading
-
-from dm.common.errors import DmException
 from dm.common.health import Health, Level
-from dm.site.identity import audit
+from dm.common.rounds import Rounds
 from dm.site.storage.globus_groups import GlobusGroups
 
-LOG = logging.getLogger(__name__)
-ACTOR = "globus-groups"
 _STOP_SECONDS = 2.0
 
 
@@ -23,32 +17,22 @@ class GlobusWorker:
 
     def __init__(self, groups: GlobusGroups, health: Health) -> None:
         self.groups = groups
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
+        pause = groups.sync_seconds if groups.configured else 0.0
+        self._rounds = Rounds("globus-groups", self._round, retry_seconds=pause, first_seconds=pause)
         watch(health, groups)
 
     def start(self) -> None:
         """Begin."""
         if self.groups.configured:
-            self._thread = threading.Thread(target=self._run, name="globus-groups", daemon=True)
-            self._thread.start()
+            self._rounds.start()
 
     def stop(self) -> None:
         """End within seconds; a call to Globus that hangs is not waited for."""
-        self._stop.set()
-        if self._thread is not None:
-            self._thread.join(_STOP_SECONDS)
-            self._thread = None
+        self._rounds.stop(_STOP_SECONDS)
 
-    def _run(self) -> None:
-        with audit.acting(ACTOR):
-            while not self._stop.wait(self.groups.sync_seconds):
-                try:
-                    self.groups.round(self._stop)
-                except DmException as error:
-                    LOG.warning("Globus groups wait: %s", error)
-                except Exception:
-                    LOG.exception("Globus groups")
+    def _round(self) -> float:
+        self.groups.round(self._rounds.stopping)
+        return self.groups.sync_seconds
 
 
 def watch(health: Health, groups: GlobusGroups) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import threading
 
-from dm.common.errors import DmException, ServiceUnavailable
+from dm.common.caller import Caller
+from dm.common.errors import ServiceUnavailable
 from dm.common.health import Health, Level
-from dm.site.identity import audit
+from dm.common.rounds import Rounds
 from dm.site.identity.ldap.connection import Attempt
 from dm.site.identity.ldap.keeper import ACTOR, DirectoryKeeper
 from dm.site.identity.ldap.login import DirectoryLogin
@@ -25,30 +25,20 @@ class DirectoryWorker:
 
     def __init__(self, keeper: DirectoryKeeper) -> None:
         self._keeper = keeper
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._rounds = Rounds("directory", self._round, retry_seconds=_PAUSE_SECONDS, caller=Caller(actor=ACTOR))
         self._attempt = Attempt()
         self._away = False
 
     def start(self) -> None:
         """Give experiments their numbers and begin. :raises ConfigurationError: ``gid_first`` was changed."""
         self._keeper.prepare()
-        self._thread = threading.Thread(target=self._run, name="directory", daemon=True)
-        self._thread.start()
+        self._rounds.start()
 
     def stop(self) -> None:
         """End within seconds; what is not written yet is written after the next start."""
-        self._stop.set()
-        if self._thread is not None:
-            self._thread.join(_STOP_SECONDS)
+        if not self._rounds.stop(_STOP_SECONDS):
             self._attempt.abort()
-            self._thread.join(_STOP_SECONDS)
-            self._thread = None
-
-    def _run(self) -> None:
-        with audit.acting(ACTOR):
-            while not self._stop.is_set():
-                self._stop.wait(self._round())
+            self._rounds.stop(_STOP_SECONDS)
 
     def _round(self) -> float:
         """Do what there is to do; return how many seconds to wait."""
@@ -59,12 +49,6 @@ class DirectoryWorker:
             if not self._away:
                 LOG.warning("the directory will be told later: %s", error)
             self._away = True
-            return _PAUSE_SECONDS
-        except DmException as error:
-            LOG.warning("the directory waits: %s", error)
-            return _PAUSE_SECONDS
-        except Exception:
-            LOG.exception("telling the directory")
             return _PAUSE_SECONDS
         if self._away:
             LOG.info("the directory answers again")
