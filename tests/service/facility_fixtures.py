@@ -7,18 +7,16 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
-from dm.common.client import RestClient
 from dm.common.tls import server_context
-from dm.common.web.server import Server
 from dm.site.facility.api import BssApsDbApi, EsafApsDbApi, ServiceMonitorApsDbApi
 from dm.site.facility.service import FacilityService, build_from_settings, build_server
 from dm.site.facility.settings import FacilitySettings
-from tests.service.storage_fixtures import password_of
+from tests.service.storage_fixtures import Running, password_of
 
 TODAY = date.today()
 RUN = f"{TODAY.year}-1"
@@ -137,26 +135,11 @@ def http_settings(web: Web, certificates: Path, **more: Any) -> dict[str, Any]:
 
 
 @dataclass
-class Facility:
-    """A running Facility Service and ways to talk to it."""
+class Facility(Running):
+    """A running Facility Service."""
 
     settings: FacilitySettings
-    ca_file: Path
     service: FacilityService
-    server: Server
-    clients: list[Any] = field(default_factory=list)
-
-    @property
-    def url(self) -> str:
-        return self.server.url
-
-    def _made(self, client: Any) -> Any:
-        self.clients.append(client)
-        return client
-
-    def rest(self, username: str | None = None) -> RestClient:
-        password = password_of(username) if username else None
-        return self._made(RestClient(self.url, username, password, ca_file=self.ca_file))
 
     def bss(self, username: str) -> BssApsDbApi:
         return self._made(BssApsDbApi(username, password_of(username), self.url, ca_file=self.ca_file))
@@ -172,12 +155,6 @@ class Facility:
         self.service.application.health.clear()
         checks = self.rest().get("/status")["checks"]
         return next(check for check in checks if check["name"] == "facility")
-
-    def close(self) -> None:
-        for client in self.clients:
-            client.close()
-        self.server.stop()
-        self.service.stop()
 
 
 @contextmanager

@@ -34,15 +34,17 @@ def password_of(username: str) -> str:
 
 
 @dataclass
-class Site:
-    """A running storage service and ways to talk to it."""
+class Running:
+    """A running service of the site and ways to talk to it.
 
-    settings: StorageSettings
+    :param clients: what was made to talk to it, closed with it.
+    """
+
+    settings: Any
     ca_file: Path
-    root: Path
-    service: StorageService
+    service: Any
     server: Server
-    clients: list[Any] = field(default_factory=list)
+    clients: list[Any] = field(default_factory=list, kw_only=True)
 
     @property
     def url(self) -> str:
@@ -56,6 +58,24 @@ class Site:
         """Return a REST client of a user, or of nobody."""
         password = password_of(username) if username else None
         return self._made(RestClient(self.url, username, password, ca_file=self.ca_file))
+
+    def stop(self) -> None:
+        self.server.stop()
+        self.service.stop()
+
+    def close(self) -> None:
+        for client in self.clients:
+            client.close()
+        self.stop()
+
+
+@dataclass
+class Site(Running):
+    """A running storage service."""
+
+    settings: StorageSettings
+    service: StorageService
+    root: Path
 
     def experiments(self, username: str) -> ExperimentDsApi:
         return self._made(ExperimentDsApi(username, password_of(username), self.url, ca_file=self.ca_file))
@@ -74,15 +94,6 @@ class Site:
         self.stop()
         self.settings = settings or self.settings
         self.service, self.server = start(self.settings)
-
-    def stop(self) -> None:
-        self.server.stop()
-        self.service.stop()
-
-    def close(self) -> None:
-        for client in self.clients:
-            client.close()
-        self.stop()
 
 
 def start(settings: StorageSettings) -> tuple[StorageService, Server]:
@@ -129,7 +140,7 @@ def running_site(database_url: str, certificates: Path, directory: Path, **chang
         ],
     )
     service, server = start(settings)
-    site = Site(settings, certificates / "ca.pem", directory / "storage", service, server)
+    site = Site(settings, certificates / "ca.pem", service, server, directory / "storage")
     try:
         for username in PEOPLE:
             service.use_cases.users.add(username, password_of(username), first_name="Test", last_name=username)
