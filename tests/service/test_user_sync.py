@@ -198,6 +198,10 @@ def test_an_outage_in_the_middle_changes_nothing(sync: UserSynchronisation, stor
     directory.outage = "The directory does not answer."
     failed = sync.run("dmadmin", force=True)
     assert failed["status"] == "failed" and "does not answer" in failed["message"]
+    health = Health("facility")
+    sync.watch(health)
+    (told,) = health.status()["checks"]  # which strangers may read
+    assert told["status"] == "warning" and "hr: failed" in told["message"] and "answer" not in told["message"]
     assert set(rows(store, "active").values()) == {True}
     directory.outage = ""
     assert sync.run("dmadmin")["unchanged"] == 20
@@ -245,7 +249,8 @@ def test_ldap_is_told_and_told_again_after_an_outage(store: Store, directory: Di
     health = Health("facility")
     sync.watch(health)
     assert "LDAP does not answer" in sync.run("dmadmin")["remark"]
-    assert health.status()["status"] == "warning"
+    (shown,) = health.status()["checks"]
+    assert (shown["status"], "2 users" in shown["message"], "answer" in shown["message"]) == ("warning", True, False)
     outage.clear()
     assert "remark" not in sync.run("dmadmin")
     assert {(one.username, one.person.password_hash) for one in told} == {("d1", "{SSHA512}one"), ("d2", None)}

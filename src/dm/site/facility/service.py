@@ -172,7 +172,8 @@ def _checks(health: Health, store: Store, readings: Readings, settings: Facility
 
 
 def _because(problem: str) -> str:
-    return f" ({problem.rstrip('.')})" if problem else ""
+    # Strangers may read this; addresses, directories and accounts of the facility's systems are not for them.
+    return " (the last try failed, GET /facility/readings says why)" if problem else ""
 
 
 def _ago(seconds: float) -> str:

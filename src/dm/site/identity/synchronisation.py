@@ -367,7 +367,10 @@ class UserSynchronisation:
         return (done is None or done >= interval) and tried >= min(interval, _RETRY_SECONDS)
 
     def watch(self, health: Health) -> None:
-        """Add a check: a warning where the last run was refused or failed, or none was made in time."""
+        """Add a check: a warning where the last run was refused or failed, or none was made in time.
+
+        Strangers may read it: of what went wrong it says where to look.
+        """
 
         def check() -> tuple[Level, str]:
             if not self.names:
@@ -389,9 +392,9 @@ class UserSynchronisation:
         ended = [row for row in rows if row["status"] != "running"]
         interval = self._settings.every_hours * 3600
         if ended and ended[-1]["status"] != "done":
-            return "warning", f"{name}: {ended[-1]['status']}: {ended[-1]['message']}"
-        if ended and ended[-1]["summary"].get("remark"):
-            return "warning", f"{name}: {ended[-1]['summary']['remark']}"
+            return "warning", f"{name}: {ended[-1]['status']}; dm-list-user-syncs says why."
+        if ended and (remark := ended[-1]["summary"].get("remark")):
+            return "warning", f"{name}: {remark.partition(':')[0]}; dm-list-user-syncs says why."
         if interval and (done is None or done > 2 * interval):
             return "warning" if ended else "ok", f"{name}: not synchronised yet." if done is None else (
                 f"{name}: synchronised {done / 3600:.0f} h ago, wanted every {self._settings.every_hours:g} h."
