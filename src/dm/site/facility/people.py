@@ -6,28 +6,15 @@ from typing import Any
 
 from sqlalchemy import RowMapping
 
-from dm.common import timestamps
 from dm.common.errors import ObjectNotFound
 from dm.site.database.store import Store
 from dm.site.identity import sync_store
+from dm.site.identity.users import user_record
 
 
 def record(row: RowMapping) -> dict[str, Any]:
-    """Return the published record of a person: the keys of users, ``institution``, ``active``, ``source``."""
-    return {
-        "id": row["id"],
-        "username": row["username"],
-        "badge": row["badge"],
-        "firstName": row["first_name"],
-        "middleName": row["middle_name"],
-        "lastName": row["last_name"],
-        "email": row["email"],
-        "institution": row["institution"],
-        "active": row["active"],
-        "isLocalUser": False,
-        "source": row["source"],
-        "lastUpdate": timestamps.iso(row["last_update"]),
-    }
+    """Return the published record of a person: that of a user, ``institution``, ``source``."""
+    return user_record(row) | {"institution": row["institution"], "source": row["source"]}
 
 
 class People:

@@ -20,6 +20,7 @@ from sqlalchemy import Connection, RowMapping
 from dm.common import timestamps
 from dm.common.errors import InvalidArgument, InvalidObjectState, ObjectAlreadyExists, ObjectNotFound
 from dm.common.globus import on_collection
+from dm.common.texts import storable
 from dm.common.web.routes import Principal
 from dm.site.database.store import GLOBUS_LOCK, Store, lock, try_lock
 from dm.site.identity import audit
@@ -243,7 +244,7 @@ class GlobusGroups:
             except Exception as error:
                 if not dry_run:
                     with self._store.transaction() as other:
-                        globus_store.failed(other, experiment_id, str(error), row["failures"])
+                        globus_store.failed(other, experiment_id, storable(str(error)), row["failures"])
                 raise
 
     def _compared(self, connection: Connection, row: RowMapping, whole: bool, dry_run: bool) -> dict[str, Any]:
