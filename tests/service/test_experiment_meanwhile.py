@@ -16,16 +16,18 @@ from sqlalchemy import RowMapping, text
 
 from dm.common.errors import InvalidObjectState, ObjectAlreadyExists, ServiceUnavailable
 from dm.site.database.store import OPERATION_LOCK
-from dm.site.storage import operation_store
+from dm.site.storage import experiment_store, inspection_store, operation_store, relocation
 from dm.site.storage.batches import Signal
 from dm.site.storage.directories import ExperimentDirectory, Owner, Owners
 from dm.site.storage.experiments import Reference, find
 from dm.site.storage.file_changes import COMPRESS, DELETE, _text
+from dm.site.storage.inspection_round import LeaseLostError, Round
 from dm.site.storage.manifest import read
 from dm.site.storage.operations import Finish, Kind, Operations, Progress
+from dm.site.storage.pace import Pace
 from dm.site.storage.replication import Copied, Replication
 from tests.service import storage_fixtures as fx
-from tests.service.experiment_fixtures import filled, finished, named
+from tests.service.experiment_fixtures import filled, finished, named, whole
 
 
 @pytest.fixture(scope="module")
@@ -186,6 +188,75 @@ def test_files_are_not_deleted_in_what_begins_to_move(site: fx.Site) -> None:
         until_waiting(site)
     thread.join(60)
     assert refused.is_set() and Path(made["dataDirectory"], "a").exists()
+
+
+def test_an_altered_file_does_not_replace_its_archived_copy(site: fx.Site) -> None:
+    made, api = filled(site, named()), site.experiments(fx.MANAGER)
+    where, data = (made["name"], fx.STATION), Path(made["dataDirectory"])
+    finished(api, api.archiveExperiment(*where))
+    (data / "a").write_bytes(b"overwritten")
+    (data / "notes").write_bytes(b"new")
+    assert site.settings.archive_directory is not None
+    copy = site.settings.archive_directory / fx.STATION / str(made["id"]) / "data"
+    operation = finished(api, api.archiveExperiment(*where), "failed")
+    assert "1 files are not what was published" in operation["errorMessage"]
+    assert (copy / "a").read_bytes() == b"alpha" and (copy / "notes").read_bytes() == b"new"
+    anew(site, made["name"], {"run1/b": b"measured anew"})
+    (data / "a").unlink()
+    finished(api, api.archiveExperiment(*where))
+    assert (copy / "run1/b").read_bytes() == b"measured anew"
+
+
+def test_what_lies_beside_the_data_is_not_left_behind(site: fx.Site) -> None:
+    admin, made = site.experiments(fx.ADMIN), filled(site, named())
+    second = site.root.parent / "second"
+    second.mkdir(mode=0o711)
+    admin.addStorage("SECOND", "localhost", str(second))
+    (stray := Path(made["storageDirectory"], "notes")).write_text("by hand")
+    operation = finished(admin, admin.moveExperiment(made["name"], "SECOND", fx.STATION), "failed")
+    assert "'notes'" in operation["errorMessage"] and stray.read_text() == "by hand"
+    stray.unlink()
+    finished(admin, admin.moveExperiment(made["name"], "SECOND", fx.STATION))
+
+
+def test_nothing_counts_as_deleted_while_its_file_system_is_away(site: fx.Site) -> None:
+    made, api = filled(site, named()), site.experiments(fx.MANAGER)
+    station, away = site.root / fx.STATION, site.root / "away"
+    station.rename(away)
+    operation = api.deleteExperimentById(made["id"])
+    deadline, tried = time.monotonic() + 30, False
+    while not tried:
+        with site.service.store.transaction() as connection:
+            row = operation_store.get(connection, operation["id"])
+        assert row is not None and row["status"] in ("pending", "running") and time.monotonic() < deadline
+        tried = row["not_before"] is not None
+    with pytest.raises(ServiceUnavailable, match="mount its file system"):
+        relocation.discard(str(site.root), made["storageDirectory"], made["id"])
+    away.rename(station)
+    finished(api, operation)
+    finished(api, api.restoreDeletedExperiment(made["id"]))
+    whole(site, api.getExperimentById(made["id"]))
+
+
+def test_an_inspection_leaves_alone_who_took_the_name(site: fx.Site) -> None:
+    made, api, store = filled(site, named()), site.experiments(fx.MANAGER), site.service.store
+    with store.transaction() as connection:
+        experiment = experiment_store.by_id(connection, made["id"])
+    assert experiment is not None
+    finished(api, api.deleteExperimentById(made["id"]))
+    other = Path(filled(site, made["name"])["dataDirectory"], "a")
+    other.chmod(0o600)
+    for phase in ("tree", "records"):
+        inspection: Any = {"options": {"repair": True}, "counts": {}, "position": {"phase": phase}, "rounds": 0}
+        pace = Pace(1e9, threading.Event(), lambda: None)
+        one = Round(
+            store, Owners(site.settings), experiment, inspection, files=pace, reading=pace, hold=lambda connection: True
+        )
+        with pytest.raises(LeaseLostError):
+            one.run()
+        assert other.stat().st_mode & 0o777 == 0o600
+    with store.transaction() as connection:
+        assert not inspection_store.findings(connection, made["id"], 0, 10)
 
 
 def until_waiting(site: fx.Site) -> None:

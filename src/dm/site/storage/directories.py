@@ -37,7 +37,7 @@ ROOTS = ("data", "analysis")
 STAGING = ".staging"
 MARKER = "experiment.json"
 _NEW_MARKER = ".experiment.json.new"
-_PARTS = ("data", "analysis", "system")
+PARTS = ("data", "analysis", "system")
 _FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 Row = Mapping[str, Any] | RowMapping
@@ -330,7 +330,7 @@ class ExperimentDirectory:
                 stack.callback(os.close, current)
                 if not made:
                     self._adopt(current, experiment_id)
-                for part in _PARTS:
+                for part in PARTS:
                     inner, _ = enter(current, part.encode(), self.owner, DIRECTORY_MODE)
                     stack.callback(os.close, inner)
                 inner, _ = enter(current, STAGING.encode(), self.owner, PRIVATE_MODE)

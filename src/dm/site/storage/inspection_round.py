@@ -255,6 +255,10 @@ class Round:
     def _still_there(self, connection: Connection) -> None:
         """Keep publications away until the transaction ends. :raises LeaseLostError: the experiment moved or went."""
         lock(connection, PUBLISH_LOCK, self._id)
+        self._in_place(connection)
+
+    def _in_place(self, connection: Connection) -> None:
+        """Return if what lies there is this experiment. :raises LeaseLostError: by now it may be another's."""
         now = experiment_store.by_id(connection, self._id)
         if now is None or now["state"] != "active" or now["storage_directory"] != self._top:
             raise LeaseLostError
@@ -424,6 +428,8 @@ class Round:
         """Return the finding about permissions, after setting them right if that is wanted and possible."""
         finding = Finding(path, "permissions", "; ".join(faults))
         if self._repair and repair is not None:
+            with self._store.transaction() as connection:
+                self._in_place(connection)
             try:
                 repair()
             except OSError as error:
@@ -449,6 +455,7 @@ class Round:
             yield connection
 
     def _note(self, connection: Connection, found: Sequence[Finding], position: dict[str, Any]) -> None:
+        self._in_place(connection)
         inspection_store.add_findings(connection, self._id, self._row["rounds"] + 1, found)
         inspection_store.note(connection, self._id, position, self._counts)
 

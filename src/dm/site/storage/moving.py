@@ -17,7 +17,7 @@ from dm.site.database import registry_store
 from dm.site.database.store import CREATE_LOCK, Store, lock
 from dm.site.identity import audit
 from dm.site.storage import file_store, operation_store, relocation, storages
-from dm.site.storage.directories import ROOTS, ExperimentDirectory, Owners
+from dm.site.storage.directories import PARTS, ROOTS, STAGING, ExperimentDirectory, Owners
 from dm.site.storage.experiments import Reference, find, refuse_nesting
 from dm.site.storage.operations import Finish, Kind, Operations, Progress, refuse_busy
 from dm.site.storage.replication import Copied, Known, Replication
@@ -76,6 +76,7 @@ class Moving:
         owner = self._owners.of_experiment(row)
         hidden = _hidden(target, number)
         if not os.path.lexists(target) or os.path.lexists(hidden):
+            _refuse_others(old)
             ExperimentDirectory(hidden, owner).make(root, number, self._owners)
             tell = Teller(progress, details["shown"])
             Replication(old, hidden, owner, known=known(self._store, number), go_on=tell).run()
@@ -131,6 +132,14 @@ def known(store: Store, experiment_id: int) -> Known:
             return file_store.by_paths(connection, experiment_id, root, wanted)
 
     return look
+
+
+def _refuse_others(directory: str) -> None:
+    """Return if all that is in an experiment's directory would come along. :raises InvalidObjectState: it would not."""
+    if others := sorted(set(os.listdir(directory)) - {*PARTS, STAGING}):  # noqa: PTH208
+        raise InvalidObjectState(
+            f"Directory {directory!a} has {others[0][:100]!a}, which is none of ours; move it to analysis or elsewhere."
+        )
 
 
 def _elsewhere(directory: str, root: str, other: str) -> str:

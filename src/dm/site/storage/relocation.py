@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from dm.common.errors import InvalidObjectState
+from dm.common.errors import InvalidObjectState, ServiceUnavailable
 from dm.site.storage.directories import PASSAGE_MODE, ExperimentDirectory, Owner, enter, opened_directory
 
 ASIDE = ".deleted"
@@ -24,10 +24,11 @@ def put_aside(storage_root: str, storage_directory: str, experiment_id: int) -> 
     """Rename an experiment's directory to where nobody reaches it; one that is gone already is fine.
 
     :raises InvalidObjectState: it lies outside the storage, is reached through a link, or bears no mark, or another
-        mark, than this experiment's; nothing was touched.
+        mark, than this experiment's; nothing was touched. :raises ServiceUnavailable: its file system is away.
     """
     directory = Path(storage_directory)
     _refuse_detours(storage_root, storage_directory)
+    _refuse_absence(storage_root, storage_directory)
     if not directory.parent.is_dir():
         return
     with opened_directory(str(directory.parent)) as parent:
@@ -89,8 +90,10 @@ def discard(storage_root: str, former: str, experiment_id: int) -> None:
     """Remove what was put aside from ``former`` for good, following no link; gone already is fine.
 
     :raises InvalidObjectState: what is there bears the mark of another experiment; kept.
+    :raises ServiceUnavailable: its file system is away.
     """
     _refuse_detours(storage_root, former)
+    _refuse_absence(storage_root, former)
     place = Path(former).parent / ASIDE
     if not place.is_dir():
         return
@@ -135,6 +138,15 @@ def _refuse_detours(storage_root: str, directory: str) -> None:
     path, root = Path(directory), Path(storage_root)
     if root not in path.parents or os.path.realpath(path.parent) != str(path.parent):
         raise InvalidObjectState(f"Directory {directory!a} is not plainly beneath {storage_root!a}; kept.")
+
+
+def _refuse_absence(storage_root: str, directory: str) -> None:
+    """Tell what is gone from what is not mounted: nobody removes the directory of a station."""
+    station = Path(storage_root, Path(directory).relative_to(storage_root).parts[0])
+    if not station.is_dir():
+        raise ServiceUnavailable(
+            f"Directory {str(station)!a} is not there; mount its file system, or make the directory if all is lost."
+        )
 
 
 def _marked(directory: str, experiment_id: int) -> bool:

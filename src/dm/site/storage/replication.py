@@ -28,11 +28,16 @@ Known = Callable[[str, list[bytes]], Mapping[bytes, RowMapping]]
 
 @dataclass
 class Copied:
-    """How far it is. :param files: that are there. :param size: their bytes. :param made: files copied this time."""
+    """How far it is.
+
+    :param files: that are there. :param size: their bytes. :param made: files copied this time. :param kept: files
+        that are there as they were published, and here no longer.
+    """
 
     files: int = 0
     size: int = 0
     made: int = 0
+    kept: int = 0
 
 
 class Replication:
@@ -41,6 +46,7 @@ class Replication:
     :param owner: of all that is made. :param known: root (``data``, ``analysis``) and paths below it -> the records of
         those that are published. :param go_on: called now and then, with how far it is; raises to stop.
     :param only_missing: whatever is there already stays as it is; else what differs is copied again.
+    :param keep_published: what is there as it was published stays, if what is here is not.
     :param alone: entered while a file that was missing is given its name; keeps away whoever else might.
     """
 
@@ -53,6 +59,7 @@ class Replication:
         known: Known,
         go_on: Callable[[Copied], None],
         only_missing: bool = False,
+        keep_published: bool = False,
         alone: Callable[[], AbstractContextManager[object]] = contextlib.nullcontext,
     ) -> None:
         self._source = source
@@ -61,6 +68,7 @@ class Replication:
         self._known = known
         self._go_on = go_on
         self._only_missing = only_missing
+        self._keep_published = keep_published
         self._alone = alone
         self._done = Copied()
 
@@ -110,7 +118,10 @@ class Replication:
         with paths.opened_file(self._source, path) as source:
             before = os.fstat(source)
             there = tree.status(path)
-            if there is None or (not self._only_missing and _identity(there) != _identity(before)):
+            published = there is not None and row is not None and _identity(there) == _recorded(row)
+            if self._keep_published and published and there is not None and _identity(there) != _identity(before):
+                self._done.kept += 1
+            elif there is None or (not self._only_missing and _identity(there) != _identity(before)):
                 self._done.made += self._copy(tree.directory(above), name, source, path, row)
                 tree.changed(above)
             # What is appended to the manifest meanwhile belongs to files that are not in this copy.
@@ -129,7 +140,7 @@ class Replication:
         target = os.open(hidden, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=directory)
         try:
             digest = self._read(source, target)
-            published = row is not None and (before.st_size, before.st_mtime_ns) == (row["size"], row["mtime_ns"])
+            published = row is not None and _identity(before) == _recorded(row)
             if published and row is not None and digest != bytes(row["digest"]):
                 raise TransferError(f"File {shown} is damaged: its digest is not the one it was published with.")
             dress_file(target, self._owner, stat.S_IMODE(before.st_mode))
@@ -172,3 +183,7 @@ def _exists(directory: int, name: bytes) -> bool:
 
 def _identity(status: os.stat_result) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
+
+
+def _recorded(row: RowMapping) -> tuple[int, int]:
+    return row["size"], row["mtime_ns"]

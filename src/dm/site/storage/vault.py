@@ -101,9 +101,17 @@ class Vault:
         if (top.marker() or {}).get("experimentId") != number:
             top.make(str(self._directory), number, self._owners)
         tell = Teller(progress, {})
-        copy = Replication(row["storage_directory"], str(place), Owner(), known=known(self._store, number), go_on=tell)
+        copy = Replication(
+            row["storage_directory"], str(place), Owner(),
+            known=known(self._store, number), go_on=tell, keep_published=True,
+        )  # fmt: skip
         done = copy.run()
         progress.note(countFiles=done.files, countBytes=done.size, countCopied=done.made)
+        if done.kept:
+            raise InvalidObjectState(
+                f"{done.kept} files are not what was published and archived; the archive keeps that and has all else. "
+                "dm-inspect-experiment tells which."
+            )
         return lambda connection: None
 
     def _restore(self, row: RowMapping, progress: Progress) -> Finish:
