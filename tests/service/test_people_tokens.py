@@ -412,3 +412,19 @@ def test_guessing_tokens_touches_nothing(site: fx.Site) -> None:
         with pytest.raises((AuthenticationError, InvalidSession)):
             bearer(site, tokens.new().text).get("/session")
     assert client.get("/session")
+
+
+def test_guesses_with_large_bodies_lock_nobody_out_elsewhere(site: fx.Site) -> None:
+    token = made(site, fx.ALICE, "storage")
+    wrong = token[:37] + "A" * 43
+    number = site.experiments(fx.ALICE).getExperimentByName("exp1", fx.STATION)["id"]
+    body = {"root": "data", "paths": ["x" * 200] * 500}
+
+    def ask(text: str, address: str) -> int:
+        transport = httpx.HTTPTransport(verify=tls.client_context(site.ca_file), local_address=address)
+        with httpx.Client(transport=transport) as client:
+            url = f"{site.url}/experimentsById/{number}/files/check"
+            return client.post(url, json=body, headers={"Authorization": f"Bearer {text}"}).status_code
+
+    assert [ask(wrong, "127.0.0.2") for _ in range(11)] == [401] * 10 + [429]
+    assert ask(token, "127.0.0.1") == 200

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, cast, runtime_checkable
 
 from dm.common import interface
-from dm.common.caller import CALLER, Caller, typed_name
+from dm.common.caller import CALLER, Caller, calling, typed_name
 from dm.common.errors import (
     AuthenticationError,
     AuthorizationError,
@@ -152,10 +152,12 @@ class Application(Shell):
         self._seconds = health.histogram("request_seconds", "Seconds until the reply began.", ("method", "route"))
         self._children: dict[tuple[str, str, int], Any] = {}
 
-    def admit(self, method: str, target: str, headers: Mapping[str, str], length: int | None) -> tuple[int, bool]:
+    def admit(
+        self, method: str, target: str, headers: Mapping[str, str], length: int | None, remote: str
+    ) -> tuple[int, bool]:
         """Say how many body bytes the server may read for a request, knowing only its head.
 
-        :param length: the announced length, ``None`` when unknown.
+        :param length: the announced length, ``None`` when unknown. :param remote: the caller's address.
         :returns: the limit, and whether the caller has a session (a large body without one is for public routes only).
         :raises DmException: a large body for a route that needs a session, without one.
         """
@@ -166,7 +168,8 @@ class Application(Shell):
         if route.access.who is Who.PUBLIC:
             return route.body_limit, False
         if length is None or length > SMALL_BODY:
-            self._find_session(headers)
+            with calling(Caller(remote=remote, service=self.name)):
+                self._find_session(headers, remote)
             return route.body_limit, True
         return min(route.body_limit, SMALL_BODY), False
 
@@ -254,7 +257,7 @@ class Application(Shell):
         )
         return Request(call.id, principal, call.headers, call.remote, session_id)
 
-    def _find_session(self, headers: Mapping[str, str], remote: str = "") -> tuple[str | None, Principal]:
+    def _find_session(self, headers: Mapping[str, str], remote: str) -> tuple[str | None, Principal]:
         """Return the first of the request's session ids that is alive, and whose it is.
 
         An API token in the Authorization header comes first, and then cookies are not looked at: a page of another

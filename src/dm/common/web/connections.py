@@ -222,7 +222,8 @@ class Connection(_HTTPConnection):
         """Ask the application about the body to come."""
         self._release()
         try:
-            limit, known = self.server.wsgi_app.admit(head.method, head.target, head.headers, head.length)
+            remote = self.server.proxies.caller(self.remote_addr, head.headers)
+            limit, known = self.server.wsgi_app.admit(head.method, head.target, head.headers, head.length, remote)
         except DmException as error:
             raise Refused(error, error.http_status) from error
         budget = self.server.known_budget if known else self.server.public_budget
