@@ -98,7 +98,7 @@ def test_a_revoked_token_is_of_no_use_anywhere(suite: Suite) -> None:
     assert f"id={parsed.id} name=short " in suite.dm("dm-list-tokens")
     assert " status=revoked " in suite.dm("dm-revoke-token", "--id", parsed.id)
     assert parsed.id not in suite.dm("dm-list-tokens")
-    assert parsed.id in suite.dm("dm-list-tokens", "--ended", "--user", suite.manager[0])
+    assert parsed.id in suite.dm("dm-list-tokens", "--ended", "--username", suite.manager[0])
     suite.dm(*services[0], user="revoked", status=InvalidSession.code)  # at the site at once
     deadline = time.monotonic() + SECONDS
     for words in services[1:]:  # at stations when what they know is five seconds old
@@ -148,7 +148,7 @@ def test_the_audit_log_says_who_did_what(suite: Suite) -> None:
     rows = [
         ast.literal_eval(line)
         for line in suite.dm(
-            "dm-list-audit-events", "--user", manager, "--event=token", "--since=2020-01-01", "--until=2100-01-01",
+            "dm-list-audit-events", "--username", manager, "--event=token", "--since=2020-01-01", "--until=2100-01-01",
             "--limit=2000", "--display-format=dict", "-a", user=ADMINISTRATOR,
         ).splitlines()
     ]  # fmt: skip

@@ -24,7 +24,7 @@ def station(run_directory: Path) -> Iterator[Suite]:
     new = Path(f"{file}.new")
     made.dm(
         "dm-add-token", "--name=services", "--scopes=storage,catalog,acquisition,processing", "--station", STATION,
-        "--user", account, "--login-file", new,
+        "--username", account, "--login-file", new,
     )  # fmt: skip
     os.chown(new, file.stat().st_uid, file.stat().st_gid)
     new.replace(file)

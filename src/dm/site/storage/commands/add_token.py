@@ -21,7 +21,7 @@ from dm.site.storage.commands.options import Names
 )
 @option("--station", metavar="NAME", help="Only for this station; default: for all that its owner may.")
 @option("--days", type=int, help="How long it lives; default: 90.")
-@option("--user", "username", metavar="ACCOUNT", help="Of this account of the station (managers); default: oneself.")
+@option("--username", metavar="ACCOUNT", help="Of this account of the station (managers); default: oneself.")
 @option(
     "--login-file",
     type=click.Path(dir_okay=False),

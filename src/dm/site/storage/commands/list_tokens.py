@@ -7,7 +7,7 @@ from dm.site.storage.api import Token, TokenDsApi
 
 
 @command("dm-list-tokens", api="dm.site.storage.api:TokenDsApi")
-@option("--user", "username", metavar="ACCOUNT", help="Only of this account.")
+@option("--username", metavar="ACCOUNT", help="Only of this account.")
 @option("--ended", is_flag=True, help="Also those that are revoked or expired.")
 def main(api: TokenDsApi, username: str | None, ended: bool) -> list[Token]:
     """List one's own API tokens and those for stations one manages; administrators see all."""
