@@ -9,20 +9,21 @@ import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from sqlalchemy import RowMapping, text
 
 from dm.common.errors import InvalidObjectState, ObjectAlreadyExists, ServiceUnavailable
 from dm.site.database.store import OPERATION_LOCK
-from dm.site.storage import experiment_store, inspection_store, operation_store, relocation
+from dm.site.storage import batch_store, experiment_store, inspection_store, operation_store, relocation
 from dm.site.storage.batches import Signal
 from dm.site.storage.directories import ExperimentDirectory, Owner, Owners
 from dm.site.storage.experiments import Reference, find
 from dm.site.storage.file_changes import COMPRESS, DELETE, _text
 from dm.site.storage.inspection_round import LeaseLostError, Round
 from dm.site.storage.manifest import read
+from dm.site.storage.moving import DISCARD
 from dm.site.storage.operations import Finish, Kind, Operations, Progress
 from dm.site.storage.pace import Pace
 from dm.site.storage.replication import Copied, Replication
@@ -236,6 +237,27 @@ def test_nothing_counts_as_deleted_while_its_file_system_is_away(site: fx.Site) 
     finished(api, operation)
     finished(api, api.restoreDeletedExperiment(made["id"]))
     whole(site, api.getExperimentById(made["id"]))
+
+
+def test_the_last_copy_is_never_the_former_one(site: fx.Site) -> None:
+    made, moving = filled(site, named()), site.service.use_cases.life.moving
+    directory = made["storageDirectory"]
+    row, progress = begun(site, DISCARD, made["id"], root=str(site.root), directory=directory)
+    records = {**row, "storage_directory": f"{directory}-elsewhere"}  # as a backup has it
+    with pytest.raises(ServiceUnavailable, match="the former one is kept"):
+        moving._discard(cast(RowMapping, records), progress)
+    whole(site, made)
+
+
+def test_what_was_handed_over_is_not_abandoned_as_forsaken(site: fx.Site) -> None:
+    name, batch = filled(site, named())["name"], str(uuid.uuid4())
+    grant = site.station(fx.MANAGER).addGrant(name, "daq", fx.STATION)
+    opened = site.station().openBatch(grant, batch, source="daq-2")
+    site.station().submitBatch(grant, batch, fx.staged(opened["stagingDirectory"], {"later": b"1"}))
+    fx.outcome(site.station(), batch)
+    with site.service.store.transaction() as connection:
+        batch_store.abandon(connection, batch)
+        assert batch_store.state(connection, batch) == "committed"
 
 
 def test_an_inspection_leaves_alone_who_took_the_name(site: fx.Site) -> None:

@@ -74,9 +74,11 @@ def queue(connection: Connection, batch_id: str, request: str, request_hash: byt
 
 
 def abandon(connection: Connection, batch_id: str) -> None:
-    """End a batch without publishing."""
+    """End a batch without publishing; one that is being published, or has ended, stays as it is."""
     connection.execute(
-        update(batches).where(batches.c.id == batch_id).values(state="abandoned", ended=func.now(), request=None)
+        update(batches)
+        .where(batches.c.id == batch_id, batches.c.state.in_(("open", "queued")))
+        .values(state="abandoned", ended=func.now(), request=None)
     )
 
 

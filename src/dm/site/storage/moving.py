@@ -11,13 +11,13 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping
 
-from dm.common.errors import DmException, InvalidArgument, InvalidObjectState
+from dm.common.errors import DmException, InvalidArgument, InvalidObjectState, ServiceUnavailable
 from dm.common.web.routes import Principal
 from dm.site.database import registry_store
 from dm.site.database.store import CREATE_LOCK, Store, lock
 from dm.site.identity import audit
 from dm.site.storage import file_store, operation_store, relocation, storages
-from dm.site.storage.directories import PARTS, ROOTS, STAGING, ExperimentDirectory, Owners
+from dm.site.storage.directories import PARTS, ROOTS, STAGING, ExperimentDirectory, Owner, Owners
 from dm.site.storage.experiments import Reference, find, refuse_nesting
 from dm.site.storage.operations import Finish, Kind, Operations, Progress, refuse_busy
 from dm.site.storage.replication import Copied, Known, Replication
@@ -101,6 +101,9 @@ class Moving:
         details, number = row["details"], row["experiment_id"]
         if details["directory"] == row["storage_directory"]:
             raise InvalidObjectState(f"Experiment {row['experiment_name']!a} lies there again; kept.")
+        # The records may be older than the files, from a backup: the last copy stays.
+        if (ExperimentDirectory(row["storage_directory"], Owner()).marker() or {}).get("experimentId") != number:
+            raise ServiceUnavailable(f"Directory {row['storage_directory']!a} is not there; the former one is kept.")
         relocation.put_aside(details["root"], details["directory"], number)
         relocation.discard(details["root"], details["directory"], number)
         relocation.forget_passages(details["root"], details["directory"])
