@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from sqlalchemy import RowMapping, text
+from sqlalchemy import Connection, RowMapping, text
 
-from dm.common.errors import InvalidObjectState, ObjectAlreadyExists, ServiceUnavailable
+from dm.common.errors import DmException, InvalidObjectState, ObjectAlreadyExists, ServiceUnavailable
 from dm.site.database.store import OPERATION_LOCK
 from dm.site.storage import batch_store, experiment_store, inspection_store, operation_store, relocation
 from dm.site.storage.batches import Signal
@@ -120,6 +120,29 @@ def test_an_operation_the_database_let_go_of_is_ended_once(site: fx.Site) -> Non
     with store.transaction() as connection:
         row = operation_store.get(connection, operation_id)
     assert row is not None and (row["status"], row["attempts"]) == ("done", 2)
+
+
+def test_an_operation_that_cannot_even_fail_keeps_no_other_waiting(site: fx.Site) -> None:
+    store, ids, done = site.service.store, list[str](), list[str]()
+
+    def carry_out(row: RowMapping, progress: Progress) -> Finish:
+        if row["name"] == "fails":
+            raise InvalidObjectState("No.")
+        return lambda connection: done.append(row["id"])
+
+    def undo(connection: Connection, row: RowMapping, error: DmException) -> None:
+        raise ZeroDivisionError
+
+    operations = Operations(store, Signal())
+    for name in ("fails", "works"):
+        operations.register(name, Kind(carry_out, undo))
+        number = filled(site, named())["id"]
+        with store.transaction() as connection:
+            ids.append(operations.submit(connection, name, number, fx.MANAGER))
+    operations.round()
+    assert done == ids[1:]
+    with store.transaction() as connection:
+        operation_store.end(connection, ids[0])
 
 
 def begun(site: fx.Site, name: str, number: int, **details: Any) -> tuple[RowMapping, Progress]:

@@ -236,8 +236,13 @@ class Operations:
         for operation_id, experiment_id in found:
             if self._stop.is_set():
                 break
-            with audit.acting("housekeeper"):
-                begun += self._carry_out(operation_id, experiment_id)
+            try:
+                with audit.acting("housekeeper"):
+                    begun += self._carry_out(operation_id, experiment_id)
+            except DmException:
+                raise
+            except Exception:  # the others' turn comes all the same
+                LOG.exception("operation %s", operation_id)
         return begun
 
     def _carry_out(self, operation_id: str, experiment_id: int) -> bool:
