@@ -9,6 +9,7 @@ import io
 import json
 import os
 import shutil
+import socket
 import subprocess
 import tarfile
 from collections.abc import Iterator
@@ -141,8 +142,11 @@ def test_backup_destroy_restore(away: Suite, run_directory: Path) -> None:
     backups.mkdir()
     said = control("site", "backup", backups, suite=away)
     assert "written and read back" in said and "1 experiments" in said and "mode 0600" in said and "not in it" in said
+    others = backups / f"dm-station-{socket.gethostname()}-2-20250101T000000.dmbackup"
+    others.write_text("of another host")
     control("station", "backup", backups, "--keep", "1", suite=away)
     control("station", "backup", backups, "--keep", "1", "--quiet", suite=away)
+    others.unlink()
     (site,) = backups.glob("dm-site-*.dmbackup")
     (station,) = backups.glob("dm-station-*.dmbackup")
     assert {path.stat().st_mode & 0o777 for path in (site, station)} == {0o600}

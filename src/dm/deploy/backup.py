@@ -156,7 +156,9 @@ def make(what: str, config: Path, target: Path, keep: int | None = None) -> tupl
         _files(installation, directory, manifest)
         backup_archive.write(target, manifest, directory, checker(directory))
     if keep is not None:
-        for old in sorted(target.parent.glob(f"{prefix}*{SUFFIX}"))[: -max(keep, 1)]:
+        # Another host's name may begin with this one's.
+        time = f"{'[0-9]' * 8}T{'[0-9]' * 6}"
+        for old in sorted(target.parent.glob(f"{prefix}{time}{SUFFIX}"))[: -max(keep, 1)]:
             old.unlink()
     return target, manifest
 
