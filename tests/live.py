@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +22,7 @@ STATION = "25IDC"
 PEOPLE = "key,badge,firstName,lastName,email,institution\n" + "".join(
     f"P{badge},{badge},First{badge},Last{badge},d{badge}@example.org,Example\n" for badge in range(960001, 960006)
 )
-PROGRAMS = Path(os.sys.executable).parent
+PROGRAMS = Path(sys.executable).parent
 
 
 # Routes that need what the suite of the tests does not have (Globus, LDAP): answered by services of single tests, which

@@ -125,6 +125,15 @@ def opened_file(root: str | bytes, path: bytes) -> Iterator[int]:
         os.close(descriptor)
 
 
+def exists(directory: int, name: str | bytes) -> bool:
+    """Whether an open directory has an entry of this name, a link that leads nowhere included."""
+    try:
+        os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
+
+
 def _refusal(error: OSError, sentence: str) -> DmException:
     """Return the exception for an ``OSError`` that a path met."""
     if error.errno == errno.ENOENT:

@@ -250,12 +250,12 @@ class FileChanges:
             directory = tree.directory(step.target.rpartition(b"/")[0])
             old, new = step.source.rpartition(b"/")[2], step.target.rpartition(b"/")[2]
             published = _is_as_published(tree, step)
-            if _exists(directory, step.hidden):
+            if paths.exists(directory, step.hidden):
                 if not published:
                     os.unlink(step.hidden, dir_fd=directory)
                     raise _other_now(step)
                 taken = file_store.one(connection, step.experiment, step.root, step.target) is not None
-                if taken or _exists(directory, new):
+                if taken or paths.exists(directory, new):
                     os.unlink(step.hidden, dir_fd=directory)
                     raise ObjectAlreadyExists(f"File {paths.display(step.target)[:300]!a} exists; move it away.")
                 manifest.append([line])
@@ -346,14 +346,6 @@ def _is_there(tree: Tree, path: bytes, line: dict[str, Any]) -> bool:
     if status is None or not stat.S_ISREG(status.st_mode) or status.st_size != line["size"]:
         return False
     return tree.digest(path) == line["digests"][digests.VERIFICATION]
-
-
-def _exists(directory: int, name: bytes) -> bool:
-    try:
-        os.stat(name, dir_fd=directory, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    return True
 
 
 def _text(path: bytes) -> str:

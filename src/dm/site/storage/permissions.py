@@ -58,13 +58,13 @@ class Permissions:
             if path.split(b"/")[0] == STAGING.encode():
                 raise InvalidArgument("Staging areas keep their own permissions.")
             with paths.opened_parent(top, path) as (parent, name):
-                if not _exists(parent, name):
+                if not paths.exists(parent, name):
                     raise ObjectNotFound(f"Path {paths.display(path)!a} does not exist in the experiment.")
                 walk.entry(parent, name, path)
         else:
             with opened_directory(top) as descriptor:
                 for name in (b"data", b"analysis", b"system"):
-                    if _exists(descriptor, name):
+                    if paths.exists(descriptor, name):
                         walk.entry(descriptor, name, name)
                 self._outer(descriptor, owner)
         result = {
@@ -175,10 +175,3 @@ class _Walk:
         self.count_skipped += 1
         if len(self.skipped) < _SHOWN:
             self.skipped.append(paths.decode(path))
-
-
-def _exists(parent: int, name: bytes) -> bool:
-    with contextlib.suppress(FileNotFoundError):
-        os.stat(name, dir_fd=parent, follow_symlinks=False)
-        return True
-    return False

@@ -130,7 +130,7 @@ def take(batch: Batch) -> str:
     with opened_directory(batch.directory) as top:
         name = f"{STAGING}/{batch.id}"
         with contextlib.suppress(FileNotFoundError):
-            if not _exists(top, name + TAKEN):
+            if not paths.exists(top, name + TAKEN):
                 os.rename(name, name + TAKEN, src_dir_fd=top, dst_dir_fd=top)
         staging, _ = enter(top, STAGING.encode(), Owner(), PRIVATE_MODE)
         try:
@@ -143,14 +143,6 @@ def take(batch: Batch) -> str:
         finally:
             os.close(descriptor)
     return f"{batch.directory}/{name}{TAKEN}"
-
-
-def _exists(directory: int, name: str) -> bool:
-    try:
-        os.stat(name, dir_fd=directory, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    return True
 
 
 class _Commit:

@@ -154,7 +154,7 @@ class Replication:
         finally:
             os.close(target)
         with self._alone():
-            if self._only_missing and _exists(directory, name):
+            if self._only_missing and paths.exists(directory, name):
                 os.unlink(hidden, dir_fd=directory)  # published meanwhile
                 return False
             os.rename(hidden, name, src_dir_fd=directory, dst_dir_fd=directory)
@@ -171,14 +171,6 @@ class Replication:
                 rest = rest[os.write(target, rest) :]
             self._go_on(self._done)
         return made.digest()
-
-
-def _exists(directory: int, name: bytes) -> bool:
-    try:
-        os.stat(name, dir_fd=directory, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    return True
 
 
 def _identity(status: os.stat_result) -> tuple[int, int]:
