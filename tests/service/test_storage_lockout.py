@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from dm.common.errors import AuthenticationError, ServiceLimit
+from dm.common.errors import ServiceLimit
 from dm.common.web import throttle as kit
-from dm.common.web.throttle import LoginThrottle, TooManyLogins
+from dm.common.web.throttle import LoginThrottle
 from dm.site.database.store import Store
 from dm.site.identity import lockout
 from dm.site.identity.lockout import Lockouts, SqlTally
+from tests.guesses import fail
 from tests.service import storage_fixtures as fx
 
 
@@ -35,17 +36,6 @@ def fresh(store: Store) -> None:
 def process(store: Store) -> LoginThrottle:
     """The throttle of one more service process."""
     return LoginThrottle(SqlTally(store), patience=5)
-
-
-def fail(throttle: LoginThrottle, username: str = "d123456", remote: str = "10.0.0.1") -> bool:
-    """Try a wrong password; return whether it was even looked at."""
-    try:
-        with throttle.attempt(username, remote):
-            raise AuthenticationError("Incorrect username or password.")
-    except AuthenticationError:
-        return True
-    except TooManyLogins:
-        return False
 
 
 def later(store: Store, seconds: float) -> None:

@@ -6,11 +6,12 @@ import threading
 
 import pytest
 
-from dm.common.errors import AuthenticationError, InvalidSession, ServiceLimit
+from dm.common.errors import InvalidSession, ServiceLimit
 from dm.common.web import cookies
 from dm.common.web.routes import Principal
 from dm.common.web.sessions import MemorySessionStore, session_key
 from dm.common.web.throttle import LoginThrottle, MemoryTally, TokenGuesses, TooManyLogins, UndecidedLogin
+from tests.guesses import fail
 
 
 class Clock:
@@ -106,17 +107,6 @@ def test_set_cookie_text():
     text = cookies.set_session("abc", 0)
     assert text == "SESSIONID=abc; expires=Thu, 01 Jan 1970 00:00:00 GMT; Path=/; Secure; HttpOnly; SameSite=Strict"
     assert cookies.session_ids(cookies.set_session(ID, 1e9)) == [ID]
-
-
-def fail(throttle: LoginThrottle, username: str = "d123456", remote: str = "10.0.0.1") -> bool:
-    """Try a wrong password; return whether it was even looked at."""
-    try:
-        with throttle.attempt(username, remote):
-            raise AuthenticationError("Incorrect username or password.")
-    except AuthenticationError:
-        return True
-    except TooManyLogins:
-        return False
 
 
 def test_ten_failures_then_slow_then_the_right_password_again_in_time():
