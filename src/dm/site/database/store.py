@@ -42,9 +42,10 @@ class Store:
 
     :param url: SQLAlchemy URL, driver psycopg2.
     :param pool_size: connections kept; twice as many are opened under load.
+    :param name: what PostgreSQL shows of them in ``pg_stat_activity``.
     """
 
-    def __init__(self, url: str, pool_size: int = 10) -> None:
+    def __init__(self, url: str, pool_size: int = 10, name: str = "dm-storage") -> None:
         self.engine: Engine = create_engine(
             url,
             pool_pre_ping=True,
@@ -53,7 +54,7 @@ class Store:
             pool_timeout=5,
             connect_args={
                 "connect_timeout": 5,
-                "application_name": "dm-storage",
+                "application_name": name,
                 "options": f"-c statement_timeout={_STATEMENT_MILLISECONDS} -c timezone=UTC",
             },
         )

@@ -122,7 +122,7 @@ def build_from_settings(settings: FacilitySettings, file: Path | str = "settings
 
     :param file: the settings file. :raises ConfigurationError: an adapter that cannot be made.
     """
-    store = Store(settings.database_url, settings.database_connections)
+    store = Store(settings.database_url, settings.database_connections, "dm-facility")
     adapters = load(settings, file)
 
     def maker(name: str) -> Callable[[], Source]:
