@@ -55,6 +55,31 @@ def test_what_is_published_while_files_come_back_stays(tmp_path: Path) -> None:
     assert {path.name: path.read_bytes() for path in (there / "data").iterdir()} == {"a": b"new"}
 
 
+def test_records_of_a_large_directory_are_looked_up_in_parts(tmp_path: Path) -> None:
+    (tmp_path / "from/data").mkdir(parents=True)
+    (tmp_path / "to").mkdir()
+    for number in range(1001):
+        (tmp_path / f"from/data/{number:04d}").touch()
+    asked: list[int] = []
+
+    def known(root: str, wanted: list[bytes]) -> dict[bytes, RowMapping]:
+        asked.append(len(wanted))
+        return {}
+
+    copy = Replication(str(tmp_path / "from"), str(tmp_path / "to"), Owner(), known=known, go_on=lambda done: None)
+    assert (copy.run(["data"]).made, asked) == (1001, [1000, 1])
+
+
+def test_links_do_not_keep_files_from_coming_back(site: fx.Site) -> None:
+    made, api = filled(site, named()), site.experiments(fx.MANAGER)
+    where, data = (made["name"], fx.STATION), Path(made["dataDirectory"])
+    (data / "latest").symlink_to("a")
+    finished(api, api.archiveExperiment(*where))
+    site.files(fx.MANAGER).deleteFiles(["a"], *where)
+    finished(api, api.restoreArchivedExperiment(*where))
+    assert site.files(fx.MANAGER).statFile("a", *where)["readyForProcessing"]
+
+
 def test_what_came_back_is_told_of_both_directories(site: fx.Site) -> None:
     api, name = site.experiments(fx.MANAGER), named()
     made = filled(site, name)

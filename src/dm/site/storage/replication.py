@@ -23,6 +23,7 @@ from dm.site.storage.packing import CHUNK
 from dm.site.storage.placement import Tree
 from dm.site.storage.verification import digests_name
 
+_AT_ONCE = 1000
 Known = Callable[[str, list[bytes]], Mapping[bytes, RowMapping]]
 
 
@@ -107,9 +108,12 @@ class Replication:
                     )
         tree.changed(path)
         root, _, _ = path.partition(b"/")
-        known = self._known(root.decode(), [file.partition(b"/")[2] for file in files]) if files else {}
-        for file in sorted(files):
-            self._file(tree, file, known.get(file.partition(b"/")[2]))
+        files.sort()
+        while part := files[:_AT_ONCE]:  # however many there are
+            del files[:_AT_ONCE]
+            known = self._known(root.decode(), [file.partition(b"/")[2] for file in part])
+            for file in part:
+                self._file(tree, file, known.get(file.partition(b"/")[2]))
         return sorted(inner, reverse=True)
 
     def _file(self, tree: Tree, path: bytes, row: RowMapping | None) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import Connection, RowMapping
 
 from dm.common import digests, paths
-from dm.common.errors import ConfigurationError, DmException, InvalidObjectState, ObjectNotFound
+from dm.common.errors import ConfigurationError, DmException, InvalidArgument, InvalidObjectState, ObjectNotFound
 from dm.common.web.routes import Principal
 from dm.site.database.store import PUBLISH_LOCK, Store, lock
 from dm.site.identity import audit
@@ -152,21 +152,27 @@ class Vault:
     ) -> Iterator[file_store.Published]:
         """Yield the files that are there as the archive has them and that storage has no record of."""
         for above, _, names in os.walk(os.fsencode(f"{place}/{root}")):
-            progress.check()
             below = os.path.relpath(above, os.fsencode(f"{place}/{root}"))
-            wanted = [name if below == b"." else below + b"/" + name for name in names]
-            recorded = known(self._store, number)(root, wanted) if wanted else {}
-            for path in wanted:
-                if path in recorded or path.rpartition(b"/")[2].startswith(b".dm-"):
-                    continue
-                with paths.opened_file(f"{place}/{root}", path) as kept:
-                    copy = os.fstat(kept)
-                with paths.opened_file(f"{directory}/{root}", path) as descriptor:
-                    status = os.fstat(descriptor)
-                    if (status.st_size, status.st_mtime_ns) != (copy.st_size, copy.st_mtime_ns):
-                        continue
-                    value = bytes.fromhex(digest(descriptor, {digests.VERIFICATION})[1][digests.VERIFICATION])
-                yield file_store.Published(path, status.st_size, status.st_mtime_ns, value, None, 1)
+            all_paths = iter([name if below == b"." else below + b"/" + name for name in names])
+            while wanted := list(itertools.islice(all_paths, _AT_ONCE)):
+                recorded = known(self._store, number)(root, wanted)
+                for path in wanted:
+                    progress.check()
+                    if path not in recorded and not path.rpartition(b"/")[2].startswith(b".dm-"):
+                        with contextlib.suppress(ObjectNotFound, InvalidArgument):  # links are no files
+                            yield from self._same(f"{place}/{root}", f"{directory}/{root}", path)
+
+    @staticmethod
+    def _same(place: str, directory: str, path: bytes) -> Iterator[file_store.Published]:
+        """Yield what is to be recorded of a file, if it is the same in the archive."""
+        with paths.opened_file(place, path) as kept:
+            copy = os.fstat(kept)
+        with paths.opened_file(directory, path) as descriptor:
+            status = os.fstat(descriptor)
+            if (status.st_size, status.st_mtime_ns) != (copy.st_size, copy.st_mtime_ns):
+                return
+            value = bytes.fromhex(digest(descriptor, {digests.VERIFICATION})[1][digests.VERIFICATION])
+        yield file_store.Published(path, status.st_size, status.st_mtime_ns, value, None, 1)
 
 
 def _line(batch: str, root: str, file: file_store.Published) -> dict[str, Any]:
