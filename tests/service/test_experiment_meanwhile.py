@@ -16,7 +16,7 @@ from sqlalchemy import Connection, RowMapping, text
 
 from dm.common.errors import DmException, InvalidObjectState, ObjectAlreadyExists, ServiceUnavailable
 from dm.site.database.store import OPERATION_LOCK
-from dm.site.storage import batch_store, experiment_store, inspection_store, operation_store, relocation
+from dm.site.storage import batch_store, experiment_store, file_store, inspection_store, operation_store, relocation
 from dm.site.storage.batches import Signal
 from dm.site.storage.directories import ExperimentDirectory, Owner, Owners
 from dm.site.storage.experiments import Reference, find
@@ -306,6 +306,13 @@ def test_what_was_handed_over_is_not_abandoned_as_forsaken(site: fx.Site) -> Non
     with site.service.store.transaction() as connection:
         batch_store.abandon(connection, batch)
         assert batch_store.state(connection, batch) == "committed"
+
+
+def test_forgetting_millions_of_files_may_take_its_time(site: fx.Site) -> None:
+    with site.service.store.transaction() as connection:
+        assert connection.execute(text("SHOW statement_timeout")).scalar_one() == "1min"
+        file_store.forget(connection, 0)
+        assert connection.execute(text("SHOW statement_timeout")).scalar_one() == "0"
 
 
 def test_an_inspection_leaves_alone_who_took_the_name(site: fx.Site) -> None:
