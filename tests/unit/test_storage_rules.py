@@ -15,8 +15,9 @@ from dm.common.errors import DmException, InvalidArgument, ServiceLimit, Transfe
 from dm.site import rules
 from dm.site.identity import passwords
 from dm.site.storage.batches import checked_file
+from dm.site.storage.directories import file_mode
 from dm.site.storage.experiments import Changes, auth_group_name
-from dm.site.storage.verification import Staged, explain
+from dm.site.storage.verification import explain
 
 
 @given(st.text(max_size=140))
@@ -115,7 +116,7 @@ def test_errors_of_the_system_name_the_file_system(number: int, cls: type[DmExce
 
 @pytest.mark.parametrize(("mode", "expected"), [(0, 0o640), (0o7777, 0o750), (0o600, 0o640), (0o010, 0o750)])
 def test_published_modes_keep_only_executability(mode: int, expected: int) -> None:
-    assert Staged(b"f", b"0", {"mode": mode}).mode == expected
+    assert file_mode(mode) == expected
 
 
 JSON = st.recursive(
