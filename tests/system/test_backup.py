@@ -71,6 +71,8 @@ def test_a_running_suite_is_there_again(suite: Suite, run_directory: Path) -> No
     source.mkdir()
     (source / "a.dat").write_bytes(b"a")
     suite.dm("dm-upload", "--experiment", EXPERIMENT, "--data-directory", source, "--wait", "sample:gold")
+    suite.dm("dm-add-experiment", "--experiment", "backup-deleted", "--station", STATION, "--type", "TEST")
+    suite.dm("dm-delete-experiment", "--experiment", "backup-deleted", "--yes", "--wait")
     file = run_directory / "all.dmbackup"
     mine = Installation.at("all", suite.installed.layout.settings)
     made, manifest = make("all", mine.config, file)
@@ -95,6 +97,8 @@ def test_a_running_suite_is_there_again(suite: Suite, run_directory: Path) -> No
         engine = create_engine(theirs.postgres_urls["storage"])
         with engine.connect() as connection:  # numbers given since the backup are not given again
             assert connection.execute(text("SELECT last_value FROM experiments_id_seq")).scalar_one() > 1000
+            soonest = "SELECT min(purge_after) > now() + interval '13 days' FROM experiments WHERE state = 'deleted'"
+            assert connection.execute(text(soonest)).scalar_one()
         engine.dispose()
         assert backup_postgres.described(theirs.postgres_urls["storage"])["experiments"] == next(
             part.about["experiments"] for part in manifest.of("postgres")

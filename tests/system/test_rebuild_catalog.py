@@ -27,18 +27,24 @@ def uploaded(suite: Suite, run_directory: Path) -> Listing:
     for number in range(30):
         (source / "scan" / f"f{number:03d}.dat").write_bytes(b"x" * number)
     (source / os.fsdecode(b"odd \xff\n name.dat")).write_bytes(b"odd")
+    _whole_seconds(source)
     suite.dm("dm-upload", "--experiment", EXPERIMENT, "--data-directory", source, "--wait")
     (source / "a.dat").write_bytes(b"second, longer")
+    _whole_seconds(source)
     suite.dm("dm-upload", "--experiment", EXPERIMENT, "--data-directory", source, "--wait", "onConflict:replace")
 
     def listing() -> dict[str, dict[str, object]]:
         text = suite.dm("dm-list-experiment-files", "--experiment", EXPERIMENT, "--display-format", "json", "--all")
         found = [json.loads(line) for line in text.splitlines()]
-        for record in found:  # the embedded database keeps 15 digits of a number that is changed
-            record["fileModificationTime"] = round(record["fileModificationTime"], 4)
         return {record["experimentFilePath"]: {key: record.get(key) for key in KEYS} for record in found}
 
     return listing
+
+
+def _whole_seconds(source: Path) -> None:
+    """The embedded database keeps 15 digits of a number that is changed; times of these files have fewer."""
+    for path in source.rglob("*.dat"):
+        os.utime(path, (1_770_000_000 + len(path.name), 1_770_000_000 + path.stat().st_size))
 
 
 def rebuilt(suite: Suite, *words: str) -> dict[str, int]:

@@ -18,6 +18,15 @@ _WITHOUT_DATA = ("sessions",)
 _DEBIAN = Path("/usr/lib/postgresql")
 # Numbers given since the backup must not be given again: catalogs, groups and directories know experiments by number.
 _LEAP = 1000
+# What waited for its purge when the backup was made may have been restored since: people get time to look.
+_NO_PURGE = """DO $$ BEGIN
+  IF EXISTS (SELECT FROM information_schema.columns WHERE table_name = 'experiments' AND column_name = 'purge_after')
+  THEN
+    UPDATE public.experiments SET purge_after = greatest(purge_after, now() + interval '14 days')
+    WHERE state = 'deleted' AND purged IS NULL;
+  END IF;
+END $$;
+"""
 _NUMBERED = ("experiments", "users", "stations", "storages")
 _BOOTSTRAPPED = 3  # users of a new installation
 
@@ -80,7 +89,7 @@ def listed(dumped: Path, server: int) -> None:
 def restore(dumped: Path, url: str, server: int) -> None:
     """Replace everything in a database by a dump, in one transaction: all of it or nothing.
 
-    Numbers of experiments and users go on well above those of the dump.
+    Numbers of experiments and users go on well above those of the dump; deleted experiments are kept 14 days more.
 
     :param server: version of the server that was dumped. :raises ConfigurationError: this one is older.
     """
@@ -95,7 +104,7 @@ def restore(dumped: Path, url: str, server: int) -> None:
     before.write_text("SET lock_timeout = '30s';\nDROP SCHEMA IF EXISTS public CASCADE;\nCREATE SCHEMA public;\n")
     after = dumped.with_name(f"{dumped.name}.last.sql")
     sequences = [f"pg_get_serial_sequence('public.{table}', 'id')" for table in _NUMBERED]
-    after.write_text("".join(f"SELECT setval({one}, nextval({one}) + {_LEAP});\n" for one in sequences))
+    after.write_text("".join(f"SELECT setval({one}, nextval({one}) + {_LEAP});\n" for one in sequences) + _NO_PURGE)
     psql = [_tool("psql", mine), "--quiet", "--no-psqlrc", "--set=ON_ERROR_STOP=1", "--single-transaction"]
     try:
         _run([*psql, "--output=/dev/null", *(f"--file={file}" for file in (before, script, after))], url)

@@ -116,10 +116,15 @@ class Service(Component):
         for directory in (self.var / "run", self.var / "log"):
             directory.mkdir(parents=True, exist_ok=True)
         with self._locked():
-            if self.pid_file.alive() is None:
+            if self.pid_file.alive() is not None and self._answers():
+                return
+            # Not there, or just dying: what was killed a moment ago can still be seen.
+            self.pid_file.reap()
+            self._launch()
+            if not self._answers():
                 self.pid_file.reap()
-                self._launch()
-            self._wait()
+                self.pid_file.remove()
+                raise ServiceUnavailable(f"{self.name} ended while starting: {self._said()}")
 
     def stop(self) -> None:
         if self.pid_file.path.parent.is_dir():
@@ -163,20 +168,19 @@ class Service(Component):
         self.pid_file.write(process.pid)
         process.returncode = 0  # followed by its pid file from here on
 
-    def _wait(self) -> None:
+    def _answers(self) -> bool:
+        """Wait until it answers; ``False`` when it ends instead. :raises ServiceUnavailable: it takes too long."""
         deadline = time.monotonic() + START_SECONDS
         while (pid := self.pid_file.alive()) is not None:
             # The port must be its own: whoever else has it may answer as well.
             if not self.port or listens(pid, self.port):
                 with contextlib.suppress(OSError, http.client.HTTPException, ValueError):
                     if not self.port or self.status():
-                        return
+                        return True
             if time.monotonic() > deadline:
                 raise ServiceUnavailable(f"{self.name} (pid {pid}) does not answer on port {self.port}; {self._said()}")
             time.sleep(_POLL)
-        self.pid_file.reap()
-        self.pid_file.remove()
-        raise ServiceUnavailable(f"{self.name} ended while starting: {self._said()}")
+        return False
 
     def _said(self) -> str:
         """Return the last line of its output and log, whichever is newer."""
