@@ -515,7 +515,7 @@ def journal(spool: Path) -> str:
 def test_after_a_restart_of_the_host_all_that_had_not_ended_is_lost(spool: Path, work: Path) -> None:
     async def main() -> None:
         scripts = {
-            "runs": f"touch {work}/runs; sleep 1000",
+            "runs": f"touch {work}/runs; exec sleep 1000",
             "ended": f"echo e; touch {work}/ended; exit 6",
         }
         await abandoned(spool, scripts, lambda: len(list(work.iterdir())) == 2 and "E ended" in journal(spool))
