@@ -514,7 +514,7 @@ def test_inspections(suite: Suite, uploaded: str) -> None:
 
 def test_explained_access(suite: Suite, uploaded: str, user: str) -> None:
     words = ["dm-explain-access", "--experiment", uploaded]
-    line = suite.dm(*words, "--username", user, "--path=data/a.dat")
+    line = suite.dm(*words, "--user", user, "--path=data/a.dat")
     assert " httpsAllowed=False " in line and f"httpsRule={user} has no role in experiment {uploaded}" in line
     assert " diskAllowed=False diskRule=the storage host knows no account " in line
     suite.dm(*words, user=user, status=ObjectNotFound.code)

@@ -11,7 +11,7 @@ from dm.site.storage.commands.options import experiment_option, station_option
 
 
 @command("dm-explain-access", api="dm.site.storage.api:InspectionDsApi")
-@option("--username", help="Login name of whom it is about; default: oneself.")
+@option("--username", "--user", help="Login name of whom it is about; default: oneself.")
 @experiment_option
 @option("--path", default="", help="Below the experiment's directory, e.g. data/run1; default: data.")
 @option("--components", is_flag=True, help="Print also every directory on the way, with the rule that applies there.")
